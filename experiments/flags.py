@@ -1,0 +1,23 @@
+"""The flags that the commands share. Only this folder reads flags; the library takes arguments."""
+
+from absl import flags
+
+MODEL = flags.DEFINE_string(
+    "model",
+    "gemma-3-270m",
+    "gemma-3-270m (fetched without an account), a Hugging Face id, a model folder or a GGUF file.",
+)
+LAYER = flags.DEFINE_string(
+    "layer", None, "Zero-based block whose output is probed, or `embed`. Default: the SAE's layer."
+)
+TASKS = flags.DEFINE_list("tasks", ["demo"], "Tasks: `demo`, `all`, names or globs.")
+TASKS_DIR = flags.DEFINE_string(
+    "tasks_dir", None, "Folder with <task>.csv files (prompt,target) that take precedence."
+)
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Dtype of the model.")
+MAX_LENGTH = flags.DEFINE_integer(
+    "max_length", 1024, "Tokens kept of a prompt, BOS included; the beginning is cut.", 2
+)
+CACHE_DIR = flags.DEFINE_string(
+    "cache_dir", None, "Where downloads and activations live. Default: $PROBEJAX_CACHE."
+)

@@ -1,0 +1,87 @@
+"""Trains a JumpReLU SAE on token activations of the tasks' prompts.
+
+    python -m experiments.train_sae --layer=9 --sae_out=my_sae
+
+Writes `params.npz` in Gemma Scope's layout and `training.json` with what was measured on held-out
+tokens. Killed at any moment, the same command goes on where it was.
+"""
+
+import functools
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags
+
+from experiments import flags as common
+from experiments.entry import run
+from probejax import activations, models, storage, tasks
+from probejax.saes import fit, gemma_scope, train
+
+_OUT = flags.DEFINE_string("sae_out", None, "Folder for the SAE and its checkpoints.", required=True)
+_TOKENS = flags.DEFINE_integer("tokens", 1_000_000, "Tokens to harvest, over all tasks.", 1)
+_D_SAE = flags.DEFINE_integer("d_sae", 4096, "Number of latents.", 1)
+_TARGET_L0 = flags.DEFINE_float("target_l0", 76.0, "Active latents per token to aim at.", 1.0)
+_STEPS = flags.DEFINE_integer("steps", 4000, "Optimiser steps.", 1)
+_BATCH = flags.DEFINE_integer("batch", 2048, "Tokens per step.", 1)
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Peak learning rate.", 0.0)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the initial weights and the order of the tokens.")
+
+
+def main(argv: list[str]) -> None:
+    """Harvests, trains, measures and saves."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
+    out, layer = Path(_OUT.value), int(common.LAYER.value or 9)
+    names = tasks.match(common.TASKS.value)
+    checkpoint = models.find(common.MODEL.value, cache_dir=common.CACHE_DIR.value)
+    checkpoint.config.check_layers((layer,))
+    recipe = activations.Recipe(
+        checkpoint.name,
+        checkpoint.fingerprint,
+        common.DTYPE.value,
+        common.MAX_LENGTH.value,
+        positions="all",
+    )
+    model = functools.cache(
+        lambda: models.load(
+            common.MODEL.value, (layer,), dtype=recipe.dtype, cache_dir=common.CACHE_DIR.value
+        )
+    )
+    read = lambda name: tasks.load(
+        name, tasks_dir=common.TASKS_DIR.value, cache_dir=common.CACHE_DIR.value
+    )
+    x, held_out = activations.sample_tokens(
+        [read(name) for name in names],
+        _TOKENS.value,
+        layer,
+        recipe,
+        model,
+        cache_dir=common.CACHE_DIR.value,
+    )
+    options = train.TrainOptions(
+        d_sae=_D_SAE.value,
+        target_l0=_TARGET_L0.value,
+        steps=_STEPS.value,
+        batch=_BATCH.value,
+        learning_rate=_LEARNING_RATE.value,
+        seed=_SEED.value,
+    )
+    params, scale = fit.fit(x, options, out / "checkpoints")
+    storage.write_atomic(out / "params.npz", gemma_scope.to_bytes(train.fold(params, scale)))
+    measured = train.quality(gemma_scope.load(out / "params.npz"), held_out)
+    provenance = {
+        "model": checkpoint.name,
+        "layer": layer,
+        "training_tokens": len(x),
+        "device": jax.devices()[0].device_kind,
+        "command": " ".join(["python -m experiments.train_sae", *sys.argv[1:]]),
+    }
+    storage.write_atomic(
+        out / "training.json", fit.report_json(measured._asdict(), options, **provenance)
+    )
+    print(measured)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,226 @@
+"""Activations on the disk: harvested once per task, layer and recipe, in resumable parts.
+
+    <cache>/activations/<key>/x.npy          [distinct rows, d_model], in the model's dtype
+                             /rows.npz       prompt -> its rows in x
+                             /manifest.json  written last: without it the rest does not count
+    <cache>/activations/<key>.parts/         the batches of an unfinished harvest
+
+The key hashes everything that changes the numbers, and nothing else.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from tqdm import tqdm
+
+from probejax import storage
+from probejax.activations import harvest as harvests
+from probejax.artifacts import cache_dir as artifacts_cache_dir
+from probejax.models import tokens as tokenizers
+from probejax.models.checkpoint import LanguageModel
+
+FORMAT = 1  # raise it when the meaning of the stored numbers changes
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What, besides the prompts and the layer, changes the activations.
+
+    Attributes:
+      model: name of the checkpoint.
+      fingerprint: hash of its weights.
+      dtype: `float32` or `bfloat16`.
+      max_length: tokens kept of a prompt, BOS included; longer prompts lose their beginning.
+      positions: `last` token of each prompt, or `all`.
+    """
+
+    model: str
+    fingerprint: str
+    dtype: str = "float32"
+    max_length: int = 1024
+    positions: harvests.Positions = "last"
+
+
+@dataclasses.dataclass(frozen=True)
+class Activations:
+    """The residual stream of a list of prompts at one layer.
+
+    Attributes:
+      x: [rows, d_model], memory-mapped, in the dtype of the recipe; equal prompts share rows.
+      starts: int [n_prompts], first row of each prompt.
+      counts: int [n_prompts], its number of rows (1 when only the last token was kept).
+    """
+
+    x: np.ndarray
+    starts: np.ndarray
+    counts: np.ndarray
+
+    def last(self) -> np.ndarray:
+        """Returns float32 [n_prompts, d_model]: the last row of each prompt."""
+        return self.x[self.starts + self.counts - 1].astype(np.float32)
+
+
+def key(recipe: Recipe, layer: int, prompts: Sequence[str]) -> str:
+    """Returns the name under which these activations are kept."""
+    digest = hashlib.sha256()
+    fields = {"format": FORMAT, "bos": "prepended", "layer": layer, **dataclasses.asdict(recipe)}
+    digest.update(json.dumps(fields, sort_keys=True).encode())
+    for prompt in prompts:
+        data = prompt.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()[:24]
+
+
+def harvest(
+    prompts: Sequence[str],
+    layers: Sequence[int],
+    recipe: Recipe,
+    model: Callable[[], LanguageModel],
+    *,
+    cache_dir: str | Path | None = None,
+    label: str = "",
+    batch_tokens: int = harvests.BATCH_TOKENS,
+) -> dict[int, Activations]:
+    """Returns the activations of prompts, from the cache or by running the model.
+
+    A harvest that is killed and started again redoes at most one batch.
+
+    Args:
+      prompts: texts.
+      layers: zero-based blocks, -1 for the embedding.
+      recipe: what else decides the numbers; part of the key.
+      model: gives the loaded model; called only if something is not in the cache.
+      cache_dir: the cache, see `probejax.artifacts.cache_dir`.
+      label: what the progress bar says.
+      batch_tokens: tokens of one batch, padding included.
+
+    Raises:
+      StorageError: the cache cannot be written.
+      ValueError: the activations hold NaN or infinity, or a cached file is damaged.
+    """
+    root = Path(artifacts_cache_dir(cache_dir)) / "activations"
+    folders = {layer: root / key(recipe, layer, prompts) for layer in layers}
+    missing = tuple(layer for layer, folder in folders.items() if not _complete(folder))
+    if missing:
+        _run(prompts, {layer: folders[layer] for layer in missing}, recipe, model(), label, batch_tokens)
+    return {layer: _open(folder) for layer, folder in folders.items()}
+
+
+def _complete(folder: Path) -> bool:
+    return (folder / "manifest.json").exists()
+
+
+def _run(prompts, folders, recipe, model: LanguageModel, label: str, batch_tokens: int) -> None:
+    """Runs the model over the distinct prompts and stores every layer of `folders`."""
+    distinct = list(dict.fromkeys(prompts))
+    ids = tokenizers.encode(model.tokenizer, distinct, recipe.max_length)
+    batches = harvests.batches(ids, batch_tokens)
+    layers = tuple(sorted(folders))
+    names = [f"{'_'.join(map(str, layers))}.{batch_tokens}.{i:06d}.npz" for i in range(len(batches))]
+    parts = {layer: folder.with_suffix(".parts") for layer, folder in folders.items()}
+    first = parts[layers[0]]  # all layers of a batch lie in one file, so a batch is there or not
+    first.mkdir(parents=True, exist_ok=True)
+    todo = [i for i, name in enumerate(names) if not (first / name).exists()]
+    done = sum(int(batches[i].lengths.sum()) for i in set(range(len(batches))) - set(todo))
+    total = sum(len(t) for t in ids)
+    bar = tqdm(total=total, initial=done, unit="tok", unit_scale=True, desc=label or "harvest", leave=False)
+    stream = harvests.harvest(model.transformer, [batches[i] for i in todo], layers, recipe.positions)
+    with bar:
+        for i, part in zip(todo, stream, strict=True):
+            for layer, rows in part.rows.items():
+                if not np.isfinite(rows.astype(np.float32)).all():
+                    raise ValueError(
+                        f"The activations of {label or 'these prompts'} at layer {layer} hold NaN or "
+                        f"infinity with --dtype={recipe.dtype}; the weights may be damaged."
+                    )
+            arrays = {str(layer): _storable(rows) for layer, rows in part.rows.items()}
+            storage.write_atomic(first / names[i], _npz(arrays))
+            bar.update(part.tokens)
+    for layer in layers:
+        _join(folders[layer], first, names, batches, layer, prompts, distinct, recipe)
+    shutil.rmtree(first, ignore_errors=True)
+
+
+def _join(folder: Path, parts: Path, names, batches, layer, prompts, distinct, recipe) -> None:
+    """Writes one layer's rows into a single file, and the manifest after it."""
+    every = recipe.positions == "all"
+    counts = np.zeros(len(distinct), np.int64)
+    starts = np.zeros(len(distinct), np.int64)
+    at = 0
+    for batch in batches:
+        kept = batch.lengths if every else np.ones_like(batch.lengths)
+        starts[batch.prompts] = at + np.cumsum(kept) - kept
+        counts[batch.prompts] = kept
+        at += int(kept.sum())
+    number = {prompt: i for i, prompt in enumerate(distinct)}
+    which = np.array([number[prompt] for prompt in prompts])
+
+    def chunks():
+        for name in names:
+            with np.load(parts / name) as part:
+                yield part[str(layer)]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = _write_rows(folder / "x.npy", chunks(), at)
+    storage.write_atomic(folder / "rows.npz", _npz({"starts": starts[which], "counts": counts[which]}))
+    manifest = {"layer": layer, "prompts": len(prompts), "shape": shape, **dataclasses.asdict(recipe)}
+    storage.write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1))
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _write_rows(path: Path, chunks: Iterator[np.ndarray], rows: int) -> list[int]:
+    """Streams chunks of rows into one npy file that appears whole; returns its shape."""
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        with part.open("wb") as file:
+            shape = []
+            for chunk in chunks:
+                if not shape:
+                    shape = [rows, *chunk.shape[1:]]
+                    header = {"descr": chunk.dtype.str, "fortran_order": False, "shape": tuple(shape)}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(np.ascontiguousarray(chunk))
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise storage.StorageError(
+            f"Cannot write {path}: {error.strerror}. Free some space or choose another --cache_dir; "
+            "the finished batches are kept, and the same command resumes."
+        ) from error
+    return shape
+
+
+def _storable(rows: np.ndarray) -> np.ndarray:
+    """Returns the rows in a dtype that the npy format knows; bfloat16 travels as uint16."""
+    return rows.view(np.uint16) if rows.dtype == ml_dtypes.bfloat16 else rows
+
+
+def _open(folder: Path) -> Activations:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    try:
+        x = np.load(folder / "x.npy", mmap_mode="r")
+        with np.load(folder / "rows.npz") as rows:
+            found = Activations(x, rows["starts"], rows["counts"])
+        if list(x.shape) != manifest["shape"]:
+            raise ValueError(f"x.npy is {x.shape}, the manifest says {manifest['shape']}")
+    except (ValueError, OSError, KeyError, EOFError) as error:
+        raise ValueError(
+            f"The cached activations in {folder} are damaged ({error}); delete that folder and run again."
+        ) from error
+    if manifest["dtype"] == "bfloat16":
+        return dataclasses.replace(found, x=x.view(jnp.bfloat16))
+    return found

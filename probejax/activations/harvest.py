@@ -1,0 +1,82 @@
+"""Runs prompts through the model and keeps the residual stream at the positions that matter."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from probejax.activations.packing import Batch, pack
+from probejax.models.transformer import Transformer, residuals
+
+Positions = Literal["last", "all"]
+BATCH_TOKENS = 2048
+
+
+class Part(NamedTuple):
+    """The harvest of one batch.
+
+    Attributes:
+      prompts: int [p], which prompts.
+      counts: int [p], rows kept of each: 1 for `last`, its number of tokens for `all`.
+      rows: layer -> [sum(counts), d_model], prompt after prompt.
+      tokens: real tokens that passed the model.
+    """
+
+    prompts: np.ndarray
+    counts: np.ndarray
+    rows: dict[int, np.ndarray]
+    tokens: int
+
+
+def batches(prompts: Sequence[np.ndarray], batch_tokens: int = BATCH_TOKENS) -> list[Batch]:
+    """Returns the batches that a harvest of these token ids consists of, in their order."""
+    return pack(prompts, batch_tokens)
+
+
+def harvest(
+    transformer: Transformer,
+    todo: Sequence[Batch],
+    layers: tuple[int, ...],
+    positions: Positions = "last",
+) -> Iterator[Part]:
+    """Yields the residual stream of each batch.
+
+    Args:
+      transformer: a model that holds the layers.
+      todo: batches of packed prompts.
+      layers: zero-based blocks, -1 for the embedding.
+      positions: `last` keeps the last real token of each prompt (the study's rule), `all` keeps
+        every real token, BOS first.
+    """
+    for batch in todo:
+        if positions == "last":
+            keep, counts = batch.starts + batch.lengths - 1, np.ones_like(batch.lengths)
+        else:
+            keep, counts = _ranges(batch.starts, batch.lengths), batch.lengths
+        found = _forward(transformer, batch.tokens, batch.segments, layers)
+        rows = {layer: np.asarray(_take(x, keep))[: len(keep)] for layer, x in found.items()}
+        yield Part(batch.prompts, counts, rows, int(batch.lengths.sum()))
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns start, start + 1, ..., start + length - 1 for every prompt in turn."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
+
+
+_forward = jax.jit(residuals, static_argnames="layers")
+
+
+def _take(x: Array, keep: np.ndarray) -> Array:
+    """Gathers rows on the device; padded to a power of two, so that few shapes compile."""
+    places = np.zeros(1 << (len(keep) - 1).bit_length(), np.int32)
+    places[: len(keep)] = keep
+    return _gather(x, places)
+
+
+@jax.jit
+def _gather(x: Float[Array, "B T d_model"], places: Int[Array, " p"]) -> Float[Array, "p d_model"]:
+    return jnp.reshape(x, (-1, x.shape[-1]))[places]

@@ -1,0 +1,190 @@
+"""Reads the study's own result files into the table that our units make.
+
+The study (arXiv 2502.16681) published CSV files in `baseline_probes_<model>/` and
+`sae_probes_<model>/`. Models differ in what they have: files, methods and columns may be missing.
+"""
+
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from probejax.analysis.tables import as_results
+
+_METRICS = ("val_auc", "test_auc", "test_acc", "test_f1")
+# The wide covariate-shift file does not name its SAE probe; the paper does (section 4).
+_SHIFT_SAE = {"gemma-2-9b": ("layer_20/width_131k/average_l0_114", 128)}
+_SEED = 42  # the study's only one
+
+
+class _Regime(NamedTuple):
+    name: str
+    baselines: tuple[str, ...]  # the first that exists is read
+    saes: str
+    baseline_level: str | None
+    sae_level: str | None
+
+
+_REGIMES = (
+    _Regime("scarcity", ("scarcity/summary", "scarcity"), "scarcity", "num_train", "num_train"),
+    _Regime("imbalance", ("imbalance",), "class_imbalance", "ratio", "frac"),
+    _Regime("label_noise", ("corrupt",), "label_noise", "ratio", "corrupt_frac"),
+)
+
+
+def read(
+    folder: str | pathlib.Path,
+    model: str = "gemma-2-9b",
+    ranking: str = "old",
+    *,
+    ks: Sequence[int] | None = (16, 128),
+) -> pd.DataFrame:
+    """Returns the study's results of one model as a results table.
+
+    Numbers are parsed exactly: a value a few units in the last place off ties no more. Where the
+    standard SAE file is missing, the label-noise rows without noise stand in for it; they are the
+    same numbers. `OOD_setting/` is not read, because its test rows are in-distribution.
+
+    Args:
+        folder: holds `baseline_probes_<model>/` and `sae_probes_<model>/`.
+        model: as in the folders' names.
+        ranking: how latents were ranked: `old`, by raw mean difference (the paper's first
+            version), or `new`, each latent first divided by its mean activation.
+        ks: keep SAE probes with these numbers of latents (the study's quiver); None keeps all.
+
+    Raises:
+        FileNotFoundError: the folder has no results of this model.
+        ValueError: the ranking is unknown or was not published, or a file is damaged.
+    """
+    if ranking not in ("old", "new"):
+        raise ValueError(f"Unknown ranking {ranking!r}; there are old and new.")
+    root = pathlib.Path(folder)
+    baselines, saes = root / f"baseline_probes_{model}", root / f"sae_probes_{model}"
+    if not baselines.is_dir():
+        found = sorted(
+            p.name.removeprefix("baseline_probes_") for p in root.glob("baseline_probes_*")
+        )
+        raise FileNotFoundError(
+            f"{root} has no folder {baselines.name}; results are there of: "
+            f"{', '.join(found) or 'no model'}."
+        )
+    sae_rows = {r.name: _read_saes(saes, r.saes, r.sae_level, ranking) for r in _REGIMES}
+    sae_rows["standard"] = _read_saes(saes, "normal", None, ranking)
+    if sae_rows["standard"].empty and not sae_rows["label_noise"].empty:
+        noise = sae_rows["label_noise"]
+        sae_rows["standard"] = noise[noise["level"] == 0].assign(level=np.nan)
+    layer = _layer(baselines, sae_rows)
+    normal = baselines / "normal_settings" / f"layer{layer}_results.csv"
+    parts = [("standard", _read_csv(normal, None)), ("standard", sae_rows["standard"])]
+    for regime in _REGIMES:
+        paths = [baselines / place / "all_results.csv" for place in regime.baselines]
+        path = next((p for p in paths if p.exists()), paths[0])
+        parts += [(regime.name, _read_csv(path, regime.baseline_level))]
+        parts += [(regime.name, sae_rows[regime.name])]
+    parts += [("covariate_shift", part) for part in _read_shift(baselines, saes, model, ranking)]
+    parts = [(regime, part) for regime, part in parts if not part.empty]
+    if not parts:
+        raise FileNotFoundError(f"{baselines} and {saes} hold no result file of the study's names.")
+    table = pd.concat([part.assign(regime=name) for name, part in parts], ignore_index=True)
+    if ks is not None:
+        table = table[(table["sae_id"] == "") | table["k"].isin(list(ks))]
+    return as_results(
+        table.assign(seed=_SEED, protocol="paper", model=model, layer=layer)
+    ).reset_index(drop=True)
+
+
+def _layer(baselines: pathlib.Path, sae_rows: dict[str, pd.DataFrame]) -> str:
+    """Returns the layer of the SAE rows; without any, the only layer with baselines."""
+    layers = {x for rows in sae_rows.values() if "layer" in rows for x in rows["layer"].unique()}
+    if not layers:
+        names = (p.stem for p in (baselines / "normal_settings").glob("layer*_results.csv"))
+        layers = {n.removeprefix("layer").removesuffix("_results") for n in names}
+        layers = layers if len(layers) == 1 else {""}
+    if len(layers) > 1:
+        raise ValueError(f"{baselines.name}: SAE results of several layers: {sorted(layers)}.")
+    return layers.pop()
+
+
+def _read_saes(folder: pathlib.Path, regime: str, level: str | None, ranking: str) -> pd.DataFrame:
+    return _read_sae_file(folder / f"{regime}_setting", level, ranking)
+
+
+def _read_sae_file(folder: pathlib.Path, level: str | None, ranking: str) -> pd.DataFrame:
+    old, new = folder / "all_metrics_old.csv", folder / "all_metrics.csv"
+    if ranking == "new" and new.exists() and not old.exists():
+        # Models that were run once were run with the old ranking (the paper's appendix).
+        raise ValueError(f"{new} holds the old ranking, the only one published; use ranking='old'.")
+    path = old if ranking == "old" and old.exists() else new
+    table = _read_csv(path, level)
+    if table.empty:
+        return table
+    if "k" not in table:
+        raise ValueError(f"{path} has no column k.")
+    table["k"] = _floats(table["k"], path)
+    variants = [
+        ("reg_type", lambda value: "" if value == "l1" else f"_{value}"),
+        ("binarize", lambda value: "_binarized" if value == "True" else ""),
+    ]
+    table["method"] = "sae_k" + table["k"].astype(int).astype(str)
+    for column, suffix in variants:
+        if column in table:
+            table["method"] += table[column].map(suffix)
+    if "sae_id" not in table:
+        table["sae_id"] = "unnamed"
+    return table
+
+
+def _read_shift(
+    baselines: pathlib.Path, saes: pathlib.Path, model: str, ranking: str
+) -> list[pd.DataFrame]:
+    path = baselines / "ood" / "all_results.csv"
+    # By listing: on a file system that ignores case, the name would also open `OOD_setting`.
+    listed = saes.is_dir() and any(p.name == "ood_setting" for p in saes.iterdir())
+    probes = _read_sae_file(saes / "ood_setting", None, ranking) if listed else pd.DataFrame()
+    wide = _read_csv(path, None, needed=())
+    if "test_auc_baseline" not in wide:
+        return [wide, probes]
+    baseline = wide[["task"]].assign(
+        method="logreg", sae_id="", test_auc=_floats(wide["test_auc_baseline"], path)
+    )
+    if probes.empty and "test_auc_sae" in wide:
+        sae_id, k = _SHIFT_SAE.get(model, ("unnamed", 128))
+        auc = _floats(wide["test_auc_sae"], path)
+        probes = wide[["task"]].assign(method=f"sae_k{k}", sae_id=sae_id, k=k, test_auc=auc)
+    return [baseline, probes]
+
+
+def _read_csv(
+    path: pathlib.Path, level: str | None, needed: tuple[str, ...] = ("test_auc",)
+) -> pd.DataFrame:
+    """Reads a file with its numbers exact; an absent file gives an empty table."""
+    if not path.exists():
+        return pd.DataFrame()
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as error:  # also pandas' parser errors
+        raise ValueError(f"{path} is no CSV file: {error}.") from error
+    missing = [c for c in ("dataset", *needed, *([level] if level else [])) if c not in table]
+    if missing:
+        raise ValueError(f"{path} lacks the columns {', '.join(missing)}.")
+    table = table.rename(columns={"dataset": "task"})
+    for name in {*_METRICS, "num_train"} & set(table.columns):
+        table[name] = _floats(table[name], path)
+    if level:
+        # Ratios were stored with rounding errors (0.15000000000000002); all are steps of 0.05.
+        steps: Callable[[float], float] = lambda x: round(round(x, 2) * 20) / 20
+        values = _floats(table[level], path)
+        table["level"] = values if level == "num_train" else values.map(steps)
+    if "sae_id" not in table and "method" in table:
+        table["sae_id"] = ""
+    return table
+
+
+def _floats(text: pd.Series, path: pathlib.Path) -> pd.Series:
+    """Parses numbers to the nearest float, which pandas' own parser does only in some versions."""
+    try:
+        return pd.Series([float(x) if x else np.nan for x in text], text.index, dtype="float64")
+    except ValueError as error:
+        raise ValueError(f"{path}, column {text.name}: {error}.") from error

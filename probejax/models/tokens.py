@@ -1,0 +1,166 @@
+"""Text to token ids: Gemma's tokenizer from a GGUF header or a folder, and the study's rule."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+from probejax.models.gguf_header import read_header
+
+BOS = "<bos>"
+_SPACE = "▁"  # how SentencePiece spells a space
+_CONTROL, _USER_DEFINED = 3, 4  # token types of GGUF
+_CHUNK = 256  # prompts per call: an encoding takes some hundred bytes per token
+
+
+def tokenizer_from_gguf(path: str | Path) -> tokenizers.Tokenizer:
+    """Rebuilds Gemma's byte-pair tokenizer from the header of a GGUF file, in a few seconds.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file is damaged, or holds another kind of tokenizer.
+    """
+    fields = read_header(path).fields
+    kind = fields.get("tokenizer.ggml.model")
+    if kind != "llama" or fields.get("tokenizer.ggml.add_space_prefix"):
+        raise ValueError(
+            f"{path} holds a {kind!r} tokenizer (tokenizer.ggml.model) with add_space_prefix="
+            f"{fields.get('tokenizer.ggml.add_space_prefix')}; Gemma's is 'llama' with False, and "
+            "probejax knows no other: use a GGUF file of a Gemma 2 or Gemma 3 model."
+        )
+    return _gemma(
+        _field(fields, "tokens", path),
+        _field(fields, "token_type", path),
+        _field(fields, "unknown_token_id", path),
+    )
+
+
+def _field(fields: dict[str, Any], name: str, path: str | Path) -> Any:
+    key = f"tokenizer.ggml.{name}"
+    if key not in fields:
+        raise ValueError(f"The header of {path} has no {key}; is the file complete?")
+    return fields[key]
+
+
+def _gemma(tokens: list[str], types: list[int], unknown: int) -> tokenizers.Tokenizer:
+    # GGUF spells runs of spaces as they are, all other tokens with the space sign.
+    tokens = [_SPACE * len(t) if t and not t.strip(" ") else t for t in tokens]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    tokenizer = tokenizers.Tokenizer(
+        models.BPE(
+            vocab=vocab,
+            merges=_merges(vocab),
+            unk_token=tokens[unknown],
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    tokenizer.normalizer = normalizers.Replace(" ", _SPACE)
+    # No space is left to split at, but without this a Gemma tokenizer.json would not be the same.
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    typed = list(zip(tokens, types, strict=True))
+    tokenizer.add_special_tokens([_whole(t) for t, kind in typed if kind == _CONTROL])
+    # A run of spaces is user-defined too, but takes part in merges like any learned token.
+    user_defined = [t for t, kind in typed if kind == _USER_DEFINED and t.strip(_SPACE)]
+    tokenizer.add_tokens([_whole(t) for t in user_defined])
+    return tokenizer
+
+
+def _merges(vocab: dict[str, int]) -> list[tuple[str, str]]:
+    """Returns every way to make a token of two, best first.
+
+    Gemma's vocabulary is in the order in which training made its tokens, so a lower id merges
+    first; among the ways to make one token, the longer left part does. (The stored scores give
+    the same order for learned tokens only: runs of newlines and tags all have -1000.)
+    """
+    return [
+        (left, right)
+        for token in vocab
+        for cut in range(len(token) - 1, 0, -1)
+        if (left := token[:cut]) in vocab and (right := token[cut:]) in vocab
+    ]
+
+
+def _whole(token: str) -> tokenizers.AddedToken:
+    return tokenizers.AddedToken(token, normalized=False)
+
+
+def tokenizer_from_folder(path: str | Path) -> tokenizers.Tokenizer:
+    """Reads `tokenizer.json`, or `tokenizer.model` (through transformers), of a model's folder.
+
+    Raises:
+      FileNotFoundError: the folder has neither.
+      ValueError: the file is damaged, or transformers cannot read it.
+    """
+    path = Path(path)
+    if (file := path / "tokenizer.json").is_file():
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the package raises nothing narrower
+            raise ValueError(f"{file} is damaged ({error}); download it again.") from error
+    elif (file := path / "tokenizer.model").is_file():
+        tokenizer = _from_sentencepiece(file)
+    else:
+        raise FileNotFoundError(
+            f"{path} has neither tokenizer.json nor tokenizer.model; copy one of them there from "
+            "the place the weights come from."
+        )
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _from_sentencepiece(file: Path) -> tokenizers.Tokenizer:
+    import transformers  # slow to import, and rarely needed
+
+    try:
+        return transformers.AutoTokenizer.from_pretrained(file.parent).backend_tokenizer
+    except Exception as error:  # whatever its many converters raise
+        raise ValueError(
+            f"transformers cannot read {file} ({error}); put the model's tokenizer.json beside it."
+        ) from error
+
+
+def encode(
+    tokenizer: tokenizers.Tokenizer,
+    prompts: Sequence[str],
+    max_length: int,
+    bos_id: int | None = None,
+) -> list[np.ndarray]:
+    """Returns the token ids of each prompt: BOS, then its last `max_length - 1` tokens.
+
+    The study's rule (docs/paper.md 1.1). The text of a special token counts as that token, as in
+    transformers: a prompt that itself says `<bos>` holds it once more.
+
+    Args:
+      tokenizer: what it adds of its own accord (BOS, padding) is left out.
+      prompts: texts; an empty one gives BOS alone.
+      max_length: tokens kept, BOS included.
+      bos_id: id of the BOS token; by default, that of `<bos>`.
+
+    Returns:
+      One int32 array [n_tokens] per prompt.
+
+    Raises:
+      ValueError: `max_length` is below 1, or the tokenizer has no `<bos>` and no id was given.
+    """
+    if max_length < 1:
+        raise ValueError(
+            f"max_length is {max_length}; expected at least 1 (BOS itself is a token)."
+        )
+    bos_id = tokenizer.token_to_id(BOS) if bos_id is None else bos_id
+    if bos_id is None:
+        raise ValueError(f"The tokenizer has no {BOS} token; give the id of its BOS as bos_id.")
+    rows = []
+    for start in range(0, len(prompts), _CHUNK):
+        chunk = list(prompts[start : start + _CHUNK])
+        for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
+            ids = encoding.ids
+            rows.append(np.array([bos_id, *ids[max(len(ids) - max_length + 1, 0) :]], np.int32))
+    return rows

@@ -1,0 +1,43 @@
+"""The names of the methods."""
+
+import difflib
+import re
+from collections.abc import Callable
+
+from probejax.probes import logreg
+from probejax.probes.rows import Rows
+from probejax.probes.scores import Scores
+
+# Methods on the raw features; each is `fit(features, rows) -> Scores`.
+BASELINES: dict[str, Callable[..., Scores]] = {"logreg": logreg.fit}
+_SAE = re.compile(r"^sae_k([1-9]\d*)$")
+
+
+def sae_k(method: str) -> int:
+    """Returns k of `sae_k<k>`."""
+    found = _SAE.match(method)
+    if not found:
+        raise ValueError(unknown_method(method))
+    return int(found[1])
+
+
+def is_sae_method(method: str) -> bool:
+    """Tells a method on SAE latents from one on raw features.
+
+    Raises:
+      ValueError: there is no such method.
+    """
+    if method in BASELINES:
+        return False
+    sae_k(method)
+    return True
+
+
+def unknown_method(method: str) -> str:
+    """Returns the sentence for a method that does not exist."""
+    names = [*BASELINES, "sae_k<k>"]
+    near = difflib.get_close_matches(method, [*names, "sae_k16", "sae_k128"], 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"There is no method {method!r}; the methods are {', '.join(names)}.{hint}"
+
+

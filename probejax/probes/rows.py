@@ -1,0 +1,99 @@
+"""Conditions as padded lanes: what every probe takes beside the feature matrix."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Bool, Int32
+
+from probejax.probes.folds import paper_folds
+from probejax.tasks.splits import Condition
+
+GROUPS = (16, 64, 128, 256, 512, 1024)
+"""Padded training sizes: few, so that few shapes compile."""
+
+_TEST_MULTIPLE = 512
+_FOLD_COUNTS = (1, 6, 36)  # one hold-out; six folds; all mixed pairs of twelve balanced rows
+
+
+class Rows(NamedTuple):
+    """Rows of one feature matrix for L lanes, each padded with row 0 and mask False.
+
+    `val[l, f]` marks the validation rows of fold f of lane l; the fold trains on
+    `train_mask[l] & ~val[l, f]`. Folds where `fold_mask` is False are padding.
+    """
+
+    train: Int32[Array | np.ndarray, "L n"]
+    train_mask: Bool[Array | np.ndarray, "L n"]
+    y_train: Int32[Array | np.ndarray, "L n"]
+    val: Bool[Array | np.ndarray, "L F n"]
+    fold_mask: Bool[Array | np.ndarray, "L F"]
+    test: Int32[Array | np.ndarray, "L m"]
+    test_mask: Bool[Array | np.ndarray, "L m"]
+    y_test: Int32[Array | np.ndarray, "L m"]
+
+
+def batches(
+    conditions: Sequence[Condition], groups: Sequence[int] | None = None
+) -> list[tuple[tuple[int, ...], Rows]]:
+    """Packs conditions into one batch of lanes per padded training size.
+
+    Within a batch the test rows are padded to a multiple of 512 and the folds to 1, 6 or 36.
+
+    Args:
+        conditions: what to fit; the order within a batch is theirs.
+        groups: the padded training sizes; `GROUPS` when None.
+
+    Returns:
+        For every size that occurs, ascending: which conditions the lanes are, as indices into
+        `conditions`, and their rows.
+
+    Raises:
+        ValueError: a condition has more training rows than the largest group.
+    """
+    groups = sorted(GROUPS if groups is None else groups)
+    members: dict[int, list[int]] = {size: [] for size in groups}
+    for index, condition in enumerate(conditions):
+        n = len(condition.train)
+        size = next((size for size in groups if size >= n), None)
+        if size is None:
+            raise ValueError(
+                f"a {condition.regime} condition has {n} training rows; the largest padded size is "
+                f"{groups[-1]}"
+            )
+        members[size].append(index)
+    return [
+        (tuple(lanes), _pack([conditions[lane] for lane in lanes], size))
+        for size, lanes in members.items()
+        if lanes
+    ]
+
+
+def _pack(conditions: list[Condition], n: int) -> Rows:
+    folds = [paper_folds(condition.y_train, condition.seed) for condition in conditions]
+    most = max(len(masks) for masks in folds)
+    f = next((count for count in _FOLD_COUNTS if count >= most), most)
+    longest = max(len(condition.test) for condition in conditions)
+    m = -(-longest // _TEST_MULTIPLE) * _TEST_MULTIPLE
+    lanes = len(conditions)
+    rows = Rows(
+        train=np.zeros((lanes, n), np.int32),
+        train_mask=np.zeros((lanes, n), bool),
+        y_train=np.zeros((lanes, n), np.int32),
+        val=np.zeros((lanes, f, n), bool),
+        fold_mask=np.zeros((lanes, f), bool),
+        test=np.zeros((lanes, m), np.int32),
+        test_mask=np.zeros((lanes, m), bool),
+        y_test=np.zeros((lanes, m), np.int32),
+    )
+    for lane, (condition, masks) in enumerate(zip(conditions, folds, strict=True)):
+        trained, tested = len(condition.train), len(condition.test)
+        rows.train[lane, :trained] = condition.train
+        rows.train_mask[lane, :trained] = True
+        rows.y_train[lane, :trained] = condition.y_train
+        rows.val[lane, : len(masks), :trained] = masks
+        rows.fold_mask[lane, : len(masks)] = True
+        rows.test[lane, :tested] = condition.test
+        rows.test_mask[lane, :tested] = True
+        rows.y_test[lane, :tested] = condition.y_test
+    return rows

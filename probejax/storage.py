@@ -1,0 +1,207 @@
+"""Write-once results on a disk or in a bucket: a file is there whole or not at all.
+
+Nothing is appended and nothing is locked, because a bucket can do neither. A finished unit is one
+object; to resume is to subtract the names that are there from the names that are wanted.
+"""
+
+import hashlib
+import json
+import math
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from etils import epath
+
+
+class StorageError(OSError):
+    """A result could not be written or read; the message says which and what to do."""
+
+
+class ConfigMismatch(ValueError):
+    """The output folder belongs to a run with another configuration."""
+
+
+def encode_json(payload: Mapping[str, Any]) -> str:
+    """Returns the one JSON text of a payload: sorted keys, exact floats, NaN and inf as null."""
+    return json.dumps(_plain(payload), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # arrays and scalars of numpy and JAX
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has neither NaN nor infinity
+    return value
+
+
+def unit_id(fields: Mapping[str, Any]) -> str:
+    """Returns the name of a unit of work: 16 hex digits of the SHA-256 of its fields."""
+    return hashlib.sha256(encode_json(fields).encode()).hexdigest()[:16]
+
+
+def write_atomic(path: epath.PathLike, content: bytes | str) -> None:
+    """Writes a file so that readers see the old content or the new, never a part.
+
+    Raises:
+        StorageError: the place is unwritable or full; nothing half-written is left behind.
+    """
+    path = epath.Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if _in_bucket(path):
+            path.write_bytes(data)  # one PUT is atomic
+        else:
+            part = _write_part(path, data)
+            os.replace(part, path)
+    except (OSError, ImportError) as error:
+        raise _unwritable(path, error) from error
+
+
+def write_config(out: epath.PathLike, config: Mapping[str, Any]) -> None:
+    """Writes `config.json` once per output folder; several processes may call it at once.
+
+    Raises:
+        ConfigMismatch: the folder already holds another configuration.
+        StorageError: the folder is unwritable, or its `config.json` is damaged.
+    """
+    path = epath.Path(out) / "config.json"
+    text = json.dumps(_plain(config), sort_keys=True, indent=2, allow_nan=False) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _create(path, text.encode())
+    except (OSError, ImportError) as error:
+        raise _unwritable(path, error) from error
+    there, here = _read_json(path, "restore it or choose another --out"), json.loads(text)
+    if there != here:
+        raise ConfigMismatch(
+            f"{out} holds a run with another configuration: {_differences(there, here)}. "
+            "Give the same flags to resume that run, or another --out to start a new one."
+        )
+
+
+class Store:
+    """The finished units of one run: `units/<name>.json`, and beside them `timings/<name>.json`.
+
+    The bytes of a unit depend on its payload alone, so that two runs can be compared file by file;
+    what a run took is kept apart.
+    """
+
+    def __init__(self, root: epath.PathLike):
+        """Names the run's folder; it is made when the first unit is written."""
+        self.root = epath.Path(root)
+        self.units = self.root / "units"
+        self.timings = self.root / "timings"
+
+    def done(self) -> set[str]:
+        """Returns the names of the finished units."""
+        return {path.name.removesuffix(".json") for path in self._paths()}
+
+    def put(
+        self, name: str, payload: Mapping[str, Any], timing: Mapping[str, Any] | None = None
+    ) -> None:
+        """Saves a finished unit.
+
+        Raises:
+            StorageError: the place is unwritable or full; the unit does not count as done.
+        """
+        if timing is not None:  # first, because the unit's file is what marks the unit as done
+            write_atomic(self.timings / f"{name}.json", encode_json(timing) + "\n")
+        write_atomic(self.units / f"{name}.json", encode_json(payload) + "\n")
+
+    def read_all(self) -> Iterator[dict[str, Any]]:
+        """Yields the payloads of all finished units, in the order of their names.
+
+        Raises:
+            StorageError: a unit's file is damaged; the message names it.
+        """
+        for path in sorted(self._paths(), key=lambda path: path.name):
+            yield _read_json(path, "delete it and run the same command again to redo that unit")
+
+    def _paths(self) -> list[epath.Path]:
+        try:
+            if not self.units.exists():
+                return []
+            return [path for path in self.units.iterdir() if _is_result(path.name)]
+        except (OSError, ImportError) as error:
+            raise StorageError(f"Cannot list {self.units}: {_reason(error)}.") from error
+
+
+def _is_result(name: str) -> bool:
+    return name.endswith(".json") and not name.startswith(".")
+
+
+def _in_bucket(path: epath.Path) -> bool:
+    return "://" in str(path)
+
+
+def _write_part(path: epath.Path, data: bytes) -> str:
+    """Writes the whole content under a temporary name in the same folder."""
+    part = os.path.join(os.path.dirname(os.fspath(path)), f".{uuid.uuid4().hex}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # a rename may reach the disk before the content does
+    except OSError:
+        if os.path.exists(part):
+            os.unlink(part)
+        raise
+    return part
+
+
+def _create(path: epath.Path, data: bytes) -> None:
+    """Writes a file unless another process has just done so."""
+    if _in_bucket(path):
+        path.write_bytes(data)
+        return
+    part = _write_part(path, data)
+    try:
+        os.link(part, path)  # unlike a rename, fails where the name is taken
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        os.replace(part, path)
+        return
+    os.unlink(part)
+
+
+def _read_json(path: epath.Path, advice: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise StorageError(f"Cannot read {path}: {_reason(error)}.") from error
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise StorageError(f"{path} is damaged ({error}); {advice}.") from error
+    if not isinstance(value, dict):
+        raise StorageError(f"{path} is damaged (it holds no JSON object); {advice}.")
+    return value
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    def shown(config: dict[str, Any], name: str) -> str:
+        return json.dumps(config[name]) if name in config else "absent"
+
+    names = [n for n in sorted({*there, *here}) if shown(there, n) != shown(here, n)]
+    return "; ".join(f"{n} is {shown(there, n)} there and {shown(here, n)} here" for n in names)
+
+
+def _unwritable(path: epath.Path, error: Exception) -> StorageError:
+    return StorageError(
+        f"Cannot write {path}: {_reason(error)}. Free some space or choose a writable --out; "
+        "what was saved before is kept, and the same command resumes."
+    )
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, ImportError):
+        text += " (pip install 'probejax[gcs]')"
+    return text.rstrip(".")

@@ -1,0 +1,39 @@
+"""Tasks (prompts with binary labels) and the regimes that turn them into training and test rows."""
+
+from probejax.tasks.catalog import (
+    Task,
+    load,
+    load_shifted,
+    match,
+    names,
+    shifted_names,
+)
+from probejax.tasks.registry import DEMO
+from probejax.tasks.splits import (
+    IMBALANCE_FRACTIONS,
+    NOISE_FRACTIONS,
+    REGIMES,
+    SCARCITY_SIZES,
+    Condition,
+    conditions,
+    flip_labels,
+    split_rows,
+)
+
+__all__ = [
+    "DEMO",
+    "IMBALANCE_FRACTIONS",
+    "NOISE_FRACTIONS",
+    "REGIMES",
+    "SCARCITY_SIZES",
+    "Condition",
+    "Task",
+    "conditions",
+    "flip_labels",
+    "load",
+    "load_shifted",
+    "match",
+    "names",
+    "shifted_names",
+    "split_rows",
+]

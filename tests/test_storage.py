@@ -1,0 +1,175 @@
+"""Write-once results: atomic, reproducible, and clear about what went wrong."""
+
+import json
+import math
+import multiprocessing
+import resource
+
+import numpy as np
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
+
+from probejax import storage
+from probejax.storage import ConfigMismatch, StorageError, Store
+
+PAYLOAD = {"unit": {"task": "87_glue_cola", "k": None}, "fits": {"val_auc": [0.1 + 0.2, math.nan]}}
+
+
+def test_a_unit_comes_back_exactly_and_its_bytes_do_not_depend_on_the_timing(tmp_path):
+    first, second = Store(tmp_path / "a"), Store(tmp_path / "b")
+    first.put("u1", PAYLOAD, timing={"seconds": 1.5})
+    second.put("u1", {"fits": PAYLOAD["fits"], "unit": PAYLOAD["unit"]}, timing={"seconds": 9})
+    assert first.done() == {"u1"}
+    assert list(first.read_all()) == [
+        {"unit": {"task": "87_glue_cola", "k": None}, "fits": {"val_auc": [0.30000000000000004, None]}}
+    ]
+    name = "units/u1.json"
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert json.loads((tmp_path / "a/timings/u1.json").read_text()) == {"seconds": 1.5}
+
+
+def test_arrays_and_numpy_scalars_are_stored_as_plain_numbers():
+    text = storage.encode_json({"b": np.float32(0.1), "a": np.array([1, 2]), "c": (np.inf,)})
+    assert text == '{"a":[1,2],"b":0.10000000149011612,"c":[null]}'
+
+
+def test_unit_id_depends_on_the_fields_and_not_on_their_order():
+    name = storage.unit_id({"task": "a", "k": 16})
+    assert name == storage.unit_id({"k": 16, "task": "a"}) == "a517655901a1949e"
+    assert name != storage.unit_id({"task": "a", "k": 128})
+
+
+def test_an_empty_store_has_nothing_done_and_reading_makes_no_folder(tmp_path):
+    store = Store(tmp_path / "new")
+    assert store.done() == set() and list(store.read_all()) == []
+    assert not (tmp_path / "new").exists()
+
+
+def test_stale_temporary_files_are_no_results(tmp_path):
+    store = Store(tmp_path)
+    store.put("u1", PAYLOAD)
+    for name in (".0123.part", ".u2.json", "u3.txt"):
+        (tmp_path / "units" / name).write_text("{")
+    assert store.done() == {"u1"}
+    assert len(list(store.read_all())) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b'{"unit": {"ta', b"[1]", b"\xff\xfe"])
+def test_a_damaged_unit_is_named_with_what_to_do(tmp_path, content):
+    store = Store(tmp_path)
+    store.put("u1", PAYLOAD)
+    (tmp_path / "units" / "u2.json").write_bytes(content)
+    with pytest.raises(StorageError, match=r"units/u2\.json is damaged \(.*delete it and run"):
+        list(store.read_all())
+
+
+def test_an_unwritable_place_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"Cannot write .*file/units/u1\.json: Not a dir.*--out"):
+        Store(tmp_path / "file").put("u1", PAYLOAD)
+    with pytest.raises(StorageError, match=r"Cannot write .*file/run/config\.json: "):
+        storage.write_config(tmp_path / "file" / "run", {})
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "results.csv"
+    storage.write_atomic(path, "old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(StorageError, match=r"Cannot write .*results\.csv: File too large\. Free"):
+            storage.write_atomic(path, "new" * 10_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["results.csv"]
+
+
+def test_the_same_config_is_accepted_and_its_file_is_not_touched(tmp_path):
+    storage.write_config(tmp_path / "run", {"layer": 9, "seeds": (42,), "sae": {"id": None}})
+    path = tmp_path / "run" / "config.json"
+    before = path.stat()
+    storage.write_config(tmp_path / "run", {"sae": {"id": None}, "seeds": [42], "layer": 9})
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    assert json.loads(path.read_text()) == {"layer": 9, "seeds": [42], "sae": {"id": None}}
+    assert [p.name for p in path.parent.iterdir()] == ["config.json"]
+
+
+def test_another_config_is_refused_with_each_difference(tmp_path):
+    storage.write_config(tmp_path, {"layer": 9, "seeds": [42], "dtype": "float32"})
+    with pytest.raises(ConfigMismatch) as raised:
+        storage.write_config(tmp_path, {"layer": 12, "seeds": [42], "max_length": 256})
+    assert (
+        'configuration: dtype is "float32" there and absent here; layer is 9 there and 12 here; '
+        "max_length is absent there and 256 here. Give the same flags to resume" in str(raised.value)
+    )
+    assert json.loads((tmp_path / "config.json").read_text())["layer"] == 9
+
+
+def test_a_damaged_config_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"layer":')
+    with pytest.raises(StorageError, match=r"config\.json is damaged .*another --out"):
+        storage.write_config(tmp_path, {"layer": 9})
+
+
+def _write_config(arguments):
+    out, layer = arguments
+    try:
+        storage.write_config(out, {"layer": layer})
+    except ConfigMismatch:
+        return None
+    return layer
+
+
+def test_of_processes_that_write_different_configs_at_once_one_wins(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        for trial in range(20):
+            out = tmp_path / str(trial)
+            accepted = pool.map(_write_config, [(out, 1), (out, 2), (out, 3)], chunksize=1)
+            kept = json.loads((out / "config.json").read_text())["layer"]
+            assert [layer for layer in accepted if layer is not None] == [kept]
+
+
+class _Bucket(MemoryFileSystem):
+    """Stands in for Google Cloud Storage: objects in memory."""
+
+    protocol = ("gcs", "gs")
+    store: dict = {}
+    pseudo_dirs: list = [""]
+
+    def __init__(self, finalize_on_close=True, **options):
+        super().__init__(**options)
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return "/" + str(path).removeprefix("gs://").strip("/")
+
+
+def test_a_bucket_works_like_a_disk(monkeypatch):
+    monkeypatch.setitem(_registry, "gcs", _Bucket)
+    store = Store("gs://bucket/run")
+    assert store.done() == set()
+    store.put("u1", PAYLOAD, timing={"seconds": 1})
+    store.put("u2", PAYLOAD)
+    assert store.done() == {"u1", "u2"} and len(list(store.read_all())) == 2
+    storage.write_config("gs://bucket/run", {"layer": 9})
+    with pytest.raises(ConfigMismatch, match="layer is 9 there and 12 here"):
+        storage.write_config("gs://bucket/run", {"layer": 12})
+    assert sorted(_Bucket.store) == [
+        "/bucket/run/config.json",
+        "/bucket/run/timings/u1.json",
+        "/bucket/run/units/u1.json",
+        "/bucket/run/units/u2.json",
+    ]
+
+
+def test_a_bucket_without_its_package_says_which_one(monkeypatch):
+    class Missing:
+        def __init__(self, *_, **__):
+            raise ImportError("Please install gcsfs to access Google Storage")
+
+    # Not `gs`: epath keeps the file systems that it has found.
+    monkeypatch.setitem(_registry, "az", Missing)
+    with pytest.raises(StorageError, match=r"install gcsfs .*pip install 'probejax\[gcs\]'"):
+        Store("az://bucket/run").put("u1", PAYLOAD)
