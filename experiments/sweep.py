@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from experiments import flags as common
 from experiments.entry import run
-from experiments.report import write_report
 from probejax import artifacts, devices, saes, storage, sweep, tasks
+from probejax.analysis import report
 
 _OUT = flags.DEFINE_string("out", None, "Folder or gs:// prefix for the results.", required=True)
 _SAE = flags.DEFINE_multi_string(
@@ -22,10 +22,14 @@ _SAE = flags.DEFINE_multi_string(
 )
 _REGIMES = flags.DEFINE_list("regimes", list(tasks.REGIMES), "Regimes.")
 _METHODS = flags.DEFINE_list("methods", list(sweep.Config.methods), "Methods.")
-_RANKING = flags.DEFINE_enum("ranking", "normalised", list(saes.RANKINGS), "How latents are ranked.")
+_RANKING = flags.DEFINE_enum(
+    "ranking", "normalised", list(saes.RANKINGS), "How latents are ranked."
+)
 _PROTOCOL = flags.DEFINE_enum("protocol", "paper", list(sweep.PROTOCOLS), "Rules of validation.")
 _SEEDS = flags.DEFINE_list("seeds", ["42"], "One set of draws for each; the study's is 42.")
-_MULTIHOST = flags.DEFINE_bool("multihost", False, "Share the units among the processes of a slice.")
+_MULTIHOST = flags.DEFINE_bool(
+    "multihost", False, "Share the units among the processes of a slice."
+)
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "Address, where JAX cannot find a cluster.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes, likewise.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process, likewise.")
@@ -49,7 +53,9 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
     config = config_from_flags()
-    devices.initialize(_MULTIHOST.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    devices.initialize(
+        _MULTIHOST.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
     devices.compilation_cache(artifacts.cache_dir(common.CACHE_DIR.value))
     job = sweep.Sweep(config, common.CACHE_DIR.value)
     storage.write_config(_OUT.value, dataclasses.asdict(config) | {"layer": job.layer_name})
@@ -70,7 +76,7 @@ def main(argv: list[str]) -> None:
     if missing:
         print(f"{len(missing)} of {len(units)} units are still missing; other processes run them.")
     else:
-        print(write_report(_OUT.value))
+        print(report.report(_OUT.value))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ from experiments.entry import run
 from probejax import activations, models, storage, tasks
 from probejax.saes import fit, gemma_scope, train
 
-_OUT = flags.DEFINE_string("sae_out", None, "Folder for the SAE and its checkpoints.", required=True)
+_OUT = flags.DEFINE_string(
+    "sae_out", None, "Folder for the SAE and its checkpoints.", required=True
+)
 _TOKENS = flags.DEFINE_integer("tokens", 1_000_000, "Tokens to harvest, over all tasks.", 1)
 _D_SAE = flags.DEFINE_integer("d_sae", 4096, "Number of latents.", 1)
 _TARGET_L0 = flags.DEFINE_float("target_l0", 76.0, "Active latents per token to aim at.", 1.0)

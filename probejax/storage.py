@@ -201,6 +201,8 @@ def _unwritable(path: epath.Path, error: Exception) -> StorageError:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        return "a file is where a folder should be"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if isinstance(error, ImportError):
         text += " (pip install 'probejax[gcs]')"

@@ -13,6 +13,7 @@ import numpy as np
 
 from probejax import activations, models, probes, saes, storage, tasks
 from probejax.models import EMBED
+from probejax.tasks import REGIMES
 
 RECIPE = 1  # raise it when the numbers of a unit change, so that old units are not reused
 PROTOCOLS = ("paper",)
@@ -42,7 +43,7 @@ class Config:
     layer: str | None = None
     sae: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ("demo",)
-    regimes: tuple[str, ...] = tasks.REGIMES
+    regimes: tuple[str, ...] = REGIMES
     methods: tuple[str, ...] = ("logreg", "sae_k16", "sae_k128")
     ranking: str = "normalised"
     protocol: str = "paper"
@@ -54,14 +55,16 @@ class Config:
     def __post_init__(self):
         """Raises ValueError for a regime, method, ranking or protocol that does not exist."""
         for flag, values, known in (
-            ("regimes", self.regimes, tasks.REGIMES),
+            ("regimes", self.regimes, REGIMES),
             ("ranking", (self.ranking,), saes.RANKINGS),
             ("protocol", (self.protocol,), PROTOCOLS),
             ("dtype", (self.dtype,), ("float32", "bfloat16")),
         ):
             for value in values:
                 if value not in known:
-                    raise ValueError(f"--{flag}={value} does not exist; choose from {', '.join(known)}.")
+                    raise ValueError(
+                        f"--{flag}={value} does not exist; choose from {', '.join(known)}."
+                    )
         for flag in ("tasks", "regimes", "methods", "seeds"):
             if not getattr(self, flag):
                 raise ValueError(f"--{flag} is empty; give at least one.")
@@ -171,7 +174,9 @@ class Sweep:
         d_model = self.checkpoint.config.d_model
         for sae in self.saes.values():
             if sae.layer not in (None, self.layer):
-                raise ValueError(f"{sae.sae_id} reads layer {sae.layer}, the run is at {self.layer_name}.")
+                raise ValueError(
+                    f"{sae.sae_id} reads layer {sae.layer}, the run is at {self.layer_name}."
+                )
             width = saes.gemma_scope.memory_map(sae.path)["W_enc"].shape[0]
             if width != d_model:
                 raise ValueError(
@@ -252,7 +257,9 @@ class Sweep:
             loaded.labels, config.regimes, config.seeds, None if shifted is None else shifted.labels
         )
         features = [self._activations(each) for each in (loaded, shifted) if each is not None]
-        return TaskData(conditions, probes.batches(conditions), jnp.asarray(np.concatenate(features)))
+        return TaskData(
+            conditions, probes.batches(conditions), jnp.asarray(np.concatenate(features))
+        )
 
     def _activations(self, task: tasks.Task) -> np.ndarray:
         config = self.config

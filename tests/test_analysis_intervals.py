@@ -30,8 +30,11 @@ def test_values_of_one_task_are_drawn_together():
 
 
 def test_tasks_with_more_cells_weigh_more():
-    mean, low, high = intervals.paired_bootstrap(np.array([1.0, 1.0, 1.0, 0.0]), np.array(list("aaab")))
-    assert (mean, low, high) == (0.75, 0.0, 1.0)
+    values, tasks = np.array([1.0] * 9 + [0.0]), np.array(list("aaaaaaaaab"))
+    assert intervals.paired_bootstrap(values, tasks) == (0.9, 0.0, 1.0)
+    # Half of the draws take each task once: then nine cells stand against one.
+    middle = intervals.paired_bootstrap(values, tasks, confidence=0.4)
+    assert middle == (0.9, 0.9, 0.9)
 
 
 def test_the_seed_decides_the_interval():

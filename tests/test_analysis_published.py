@@ -195,7 +195,9 @@ def test_another_model_with_fewer_files_methods_and_columns(folder):
         f"{saes}/ood_setting/all_metrics.csv",
         "dataset,k,layer,sae_id,test_auc,val_auc\n5_hist,16,16,l16r_32x,0.4,0.9",
     )
-    _write(folder, f"{base}/ood/all_results.csv", "dataset,method,test_auc,val_auc\n5_hist,logreg,1,1")
+    _write(
+        folder, f"{base}/ood/all_results.csv", "dataset,method,test_auc,val_auc\n5_hist,logreg,1,1"
+    )
     table = quiver(read(folder, "llama-3.1-8b")).query("level != level").set_index("regime")
     assert table["layer"].unique().tolist() == ["16"]  # the SAEs' layer, so not 8
     assert table["baseline"].to_dict() == {"standard": 0.7, "scarcity": 0.6, "covariate_shift": 1.0}
@@ -336,7 +338,7 @@ SCARCITY = """
 2 .688432 .605216 -.083215 113|3 .708133 .626844 -.081289 113|4 .706440 .706786 .000346 111
 5 .724256 .712495 -.011760 107|7 .732562 .733908 .001346 103|10 .749412 .754691 .005279 100
 14 .776666 .777776 .001110 108|20 .791652 .798629 .006977 104|28 .818120 .814670 -.003450 101
-38 .831753 .825073 -.006680 101|53 .851570 .846656 -.004915 103|74 .870974 .866353 -.004620 94
+38 .831753 .825073 -.006680 100|53 .851570 .846656 -.004915 103|74 .870974 .866353 -.004620 94
 103 .888232 .876447 -.011786 84|143 .884374 .877809 -.006565 87|198 .896712 .891996 -.004716 81
 275 .909219 .902954 -.006265 72|382 .914943 .912378 -.002565 71|531 .922378 .919720 -.002658 61
 737 .931832 .928105 -.003727 57|1024 .941137 .939026 -.002112 43

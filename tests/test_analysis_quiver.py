@@ -150,6 +150,14 @@ def test_cells_that_lack_a_method_are_counted():
     assert (row["cells"], row["incomplete"], row["unpaired"]) == (2, 1, 0)
 
 
+@pytest.mark.parametrize("auc", ["val_auc", "test_auc"])
+def test_a_fit_without_an_auc_is_not_chosen_and_shows(auc):
+    lost = _fit("sae_k128", 0.95, 0.9, sae_id=WIDE, k=128) | {auc: np.nan}
+    table = _table(lost, _fit("logreg", 0.5, 0.5), _fit("sae_k16", 0.9, 0.6, sae_id=NARROW, k=16))
+    row = quiver(table).iloc[-1]
+    assert (row["with_sae"], row["cells"], row["incomplete"], row["unpaired"]) == (0.6, 1, 1, 0)
+
+
 def test_rows_of_different_seeds_protocols_models_or_layers_are_never_compared():
     for other in ({"seed": 1}, {"protocol": "strict"}, {"model": "n"}, {"layer": 9}):
         table = _table(

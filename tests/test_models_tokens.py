@@ -1,3 +1,5 @@
+import json
+
 import gguf
 import numpy as np
 import pytest
@@ -170,6 +172,24 @@ def header_only(path, *additions):
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def test_small_vocabulary_merges_by_id_then_by_longer_left_part(tmp_path):
+    vocab = ["<pad>", "<eos>", "<bos>", "<unk>", "bc", "a", "b", "c", "ab", "abc", "bb", "  "]
+    path = header_only(
+        tmp_path / "small.gguf",
+        lambda w: w.add_tokenizer_model("llama"),
+        lambda w: w.add_token_list(vocab),
+        lambda w: w.add_token_types([3, 3, 3, 2, 1, 1, 1, 1, 1, 1, 1, 4]),
+        lambda w: w.add_unk_token_id(3),
+    )
+    small = tokens.tokenizer_from_gguf(path)
+    merges = json.loads(small.to_str())["model"]["merges"]
+    assert merges == [["b", "c"], ["a", "b"], ["ab", "c"], ["a", "bc"], ["b", "b"]]
+    found = tokens.encode(small, ["abc", "bbc", "azzb", "  "], 8)
+    # bc before ab and bb; letters out of the vocabulary become one <unk> together
+    assert [ids.tolist() for ids in found] == [[2, 9], [2, 6, 4], [2, 5, 3, 6], [2, 3]]
+    assert small.token_to_id("▁▁") == 11
 
 
 def test_other_tokenizers_are_refused(tmp_path):

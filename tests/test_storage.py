@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import resource
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,7 +23,10 @@ def test_a_unit_comes_back_exactly_and_its_bytes_do_not_depend_on_the_timing(tmp
     second.put("u1", {"fits": PAYLOAD["fits"], "unit": PAYLOAD["unit"]}, timing={"seconds": 9})
     assert first.done() == {"u1"}
     assert list(first.read_all()) == [
-        {"unit": {"task": "87_glue_cola", "k": None}, "fits": {"val_auc": [0.30000000000000004, None]}}
+        {
+            "unit": {"task": "87_glue_cola", "k": None},
+            "fits": {"val_auc": [0.30000000000000004, None]},
+        }
     ]
     name = "units/u1.json"
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -66,7 +70,9 @@ def test_a_damaged_unit_is_named_with_what_to_do(tmp_path, content):
 
 def test_an_unwritable_place_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"Cannot write .*file/units/u1\.json: Not a dir.*--out"):
+    with pytest.raises(
+        StorageError, match=r"Cannot write .*file/units/u1\.json: a file is where a folder .*--out"
+    ):
         Store(tmp_path / "file").put("u1", PAYLOAD)
     with pytest.raises(StorageError, match=r"Cannot write .*file/run/config\.json: "):
         storage.write_config(tmp_path / "file" / "run", {})
@@ -78,7 +84,9 @@ def test_a_write_that_fails_half_way_leaves_the_old_file_and_no_other(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with pytest.raises(StorageError, match=r"Cannot write .*results\.csv: File too large\. Free"):
+        with pytest.raises(
+            StorageError, match=r"Cannot write .*results\.csv: File too large\. Free"
+        ):
             storage.write_atomic(path, "new" * 10_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -102,7 +110,8 @@ def test_another_config_is_refused_with_each_difference(tmp_path):
         storage.write_config(tmp_path, {"layer": 12, "seeds": [42], "max_length": 256})
     assert (
         'configuration: dtype is "float32" there and absent here; layer is 9 there and 12 here; '
-        "max_length is absent there and 256 here. Give the same flags to resume" in str(raised.value)
+        "max_length is absent there and 256 here. Give the same flags to resume"
+        in str(raised.value)
     )
     assert json.loads((tmp_path / "config.json").read_text())["layer"] == 9
 
@@ -135,8 +144,8 @@ class _Bucket(MemoryFileSystem):
     """Stands in for Google Cloud Storage: objects in memory."""
 
     protocol = ("gcs", "gs")
-    store: dict = {}
-    pseudo_dirs: list = [""]
+    store: ClassVar = {}
+    pseudo_dirs: ClassVar = [""]
 
     def __init__(self, finalize_on_close=True, **options):
         super().__init__(**options)

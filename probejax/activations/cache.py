@@ -111,7 +111,14 @@ def harvest(
     folders = {layer: root / key(recipe, layer, prompts) for layer in layers}
     missing = tuple(layer for layer, folder in folders.items() if not _complete(folder))
     if missing:
-        _run(prompts, {layer: folders[layer] for layer in missing}, recipe, model(), label, batch_tokens)
+        _run(
+            prompts,
+            {layer: folders[layer] for layer in missing},
+            recipe,
+            model(),
+            label,
+            batch_tokens,
+        )
     return {layer: _open(folder) for layer, folder in folders.items()}
 
 
@@ -125,22 +132,28 @@ def _run(prompts, folders, recipe, model: LanguageModel, label: str, batch_token
     ids = tokenizers.encode(model.tokenizer, distinct, recipe.max_length)
     batches = harvests.batches(ids, batch_tokens)
     layers = tuple(sorted(folders))
-    names = [f"{'_'.join(map(str, layers))}.{batch_tokens}.{i:06d}.npz" for i in range(len(batches))]
+    names = [
+        f"{'_'.join(map(str, layers))}.{batch_tokens}.{i:06d}.npz" for i in range(len(batches))
+    ]
     parts = {layer: folder.with_suffix(".parts") for layer, folder in folders.items()}
     first = parts[layers[0]]  # all layers of a batch lie in one file, so a batch is there or not
     first.mkdir(parents=True, exist_ok=True)
     todo = [i for i, name in enumerate(names) if not (first / name).exists()]
     done = sum(int(batches[i].lengths.sum()) for i in set(range(len(batches))) - set(todo))
     total = sum(len(t) for t in ids)
-    bar = tqdm(total=total, initial=done, unit="tok", unit_scale=True, desc=label or "harvest", leave=False)
-    stream = harvests.harvest(model.transformer, [batches[i] for i in todo], layers, recipe.positions)
+    bar = tqdm(
+        total=total, initial=done, unit="tok", unit_scale=True, desc=label or "harvest", leave=False
+    )
+    stream = harvests.harvest(
+        model.transformer, [batches[i] for i in todo], layers, recipe.positions
+    )
     with bar:
         for i, part in zip(todo, stream, strict=True):
             for layer, rows in part.rows.items():
                 if not np.isfinite(rows.astype(np.float32)).all():
                     raise ValueError(
-                        f"The activations of {label or 'these prompts'} at layer {layer} hold NaN or "
-                        f"infinity with --dtype={recipe.dtype}; the weights may be damaged."
+                        f"The activations of {label or 'these prompts'} at layer {layer} hold NaN "
+                        f"or infinity with --dtype={recipe.dtype}; the weights may be damaged."
                     )
             arrays = {str(layer): _storable(rows) for layer, rows in part.rows.items()}
             storage.write_atomic(first / names[i], _npz(arrays))
@@ -171,8 +184,15 @@ def _join(folder: Path, parts: Path, names, batches, layer, prompts, distinct, r
 
     folder.mkdir(parents=True, exist_ok=True)
     shape = _write_rows(folder / "x.npy", chunks(), at)
-    storage.write_atomic(folder / "rows.npz", _npz({"starts": starts[which], "counts": counts[which]}))
-    manifest = {"layer": layer, "prompts": len(prompts), "shape": shape, **dataclasses.asdict(recipe)}
+    storage.write_atomic(
+        folder / "rows.npz", _npz({"starts": starts[which], "counts": counts[which]})
+    )
+    manifest = {
+        "layer": layer,
+        "prompts": len(prompts),
+        "shape": shape,
+        **dataclasses.asdict(recipe),
+    }
     storage.write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1))
 
 
@@ -191,15 +211,19 @@ def _write_rows(path: Path, chunks: Iterator[np.ndarray], rows: int) -> list[int
             for chunk in chunks:
                 if not shape:
                     shape = [rows, *chunk.shape[1:]]
-                    header = {"descr": chunk.dtype.str, "fortran_order": False, "shape": tuple(shape)}
+                    header = {
+                        "descr": chunk.dtype.str,
+                        "fortran_order": False,
+                        "shape": tuple(shape),
+                    }
                     np.lib.format.write_array_header_1_0(file, header)
                 file.write(np.ascontiguousarray(chunk))
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise storage.StorageError(
-            f"Cannot write {path}: {error.strerror}. Free some space or choose another --cache_dir; "
-            "the finished batches are kept, and the same command resumes."
+            f"Cannot write {path}: {error.strerror}. Free some space or choose another "
+            "--cache_dir; the finished batches are kept, and the same command resumes."
         ) from error
     return shape
 
@@ -219,7 +243,8 @@ def _open(folder: Path) -> Activations:
             raise ValueError(f"x.npy is {x.shape}, the manifest says {manifest['shape']}")
     except (ValueError, OSError, KeyError, EOFError) as error:
         raise ValueError(
-            f"The cached activations in {folder} are damaged ({error}); delete that folder and run again."
+            f"The cached activations in {folder} are damaged ({error}); delete that folder and run "
+            "again."
         ) from error
     if manifest["dtype"] == "bfloat16":
         return dataclasses.replace(found, x=x.view(jnp.bfloat16))

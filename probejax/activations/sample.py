@@ -40,7 +40,9 @@ def sample_tokens(
     train, test = [], []
     for task in tqdm(tasks, desc="tasks", unit="task"):
         prompts = _draw(task, tokens // len(tasks), recipe.max_length, seed)
-        found = harvest(prompts, [layer], recipe, model, cache_dir=cache_dir, label=task.name)[layer]
+        found = harvest(prompts, [layer], recipe, model, cache_dir=cache_dir, label=task.name)[
+            layer
+        ]
         keep_out = np.array([_held_out(prompt, held_out) for prompt in prompts])
         for rows, where in ((train, ~keep_out), (test, keep_out)):
             rows.append(_without_bos(found, where))

@@ -82,9 +82,10 @@ def write_figures(out: epath.PathLike, results: pd.DataFrame) -> list[epath.Path
 def draw(results: pd.DataFrame, regime: str) -> Figure | None:
     """Returns the figure of one regime, or None where no cell can be compared."""
     rows = results[results["regime"] == regime]
-    if rows["level"].notna().any():
-        return _draw_levels(rows, regime)
-    return _draw_tasks(rows, regime)
+    with matplotlib.rc_context(_STYLE):
+        if rows["level"].notna().any():
+            return _draw_levels(rows, regime)
+        return _draw_tasks(rows, regime)
 
 
 def _draw_levels(rows: pd.DataFrame, regime: str) -> Figure | None:
@@ -183,7 +184,7 @@ def _task_pairs(rows: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, str]]:
     if is_sae.sum() != 1:
         return table, ("", "")
     sae, method = arrows[is_sae].iloc[0], arrows[~is_sae].iloc[0]["method"]
-    table = pairs(rows, method, sae["sae_id"], sae["k"]).rename(columns={"sae": "with_sae"})
+    table = pairs(rows, method, sae["sae_id"], int(sae["k"])).rename(columns={"sae": "with_sae"})
     return table[table["delta"].notna()], (method, f"SAE probe (k={sae['k']})")
 
 

@@ -67,8 +67,8 @@ class GemmaConfig:
         wrong = [layer for layer in layers if not -1 <= layer < self.n_layers]
         if wrong or not layers:
             raise ValueError(
-                f"Layer {', '.join(map(str, wrong)) or '(none)'} was asked for, but {self.name} has "
-                f"layers 0 to {self.n_layers - 1}, and `embed` after the embedding."
+                f"Layer {', '.join(map(str, wrong)) or '(none)'} was asked for, but {self.name} "
+                f"has layers 0 to {self.n_layers - 1}, and `embed` after the embedding."
             )
 
 
@@ -95,6 +95,10 @@ def from_hf(fields: Mapping[str, Any], name: str) -> GemmaConfig:
             f"{name} is a {kind or 'model of unknown type'!r}; probejax runs {', '.join(kinds)}."
         )
     hf = kinds[kind](**{k: v for k, v in fields.items() if k != "model_type"})
+    if getattr(hf, "use_bidirectional_attention", False):
+        raise ValueError(
+            f"{name} attends in both directions; probejax runs causal language models only."
+        )
     ropes = _ropes(hf)
     for rope in ropes.values():
         if rope.get("rope_type", "default") not in ("default", "linear"):

@@ -59,9 +59,7 @@ class Gguf:
         """
         tensor = self._tensors[name]
         rows = tensor.shape[0]
-        data = np.memmap(
-            self._path, np.uint8, "r", tensor.offset, (rows, tensor.n_bytes // rows)
-        )
+        data = np.memmap(self._path, np.uint8, "r", tensor.offset, (rows, tensor.n_bytes // rows))
         values = gguf.quants.dequantize(data[cuts[0]], tensor.kind)
         values = values.reshape(-1, *tensor.shape[1:])[(slice(None), *cuts[1:])]
         return values - 1.0 if name.endswith("norm.weight") else values

@@ -14,6 +14,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from probejax.models.config import GLOBAL, GemmaConfig
@@ -25,7 +26,7 @@ _einsum = functools.partial(jnp.einsum, precision="highest")  # float32 means fl
 class RMSNorm(nnx.Module):
     """Root-mean-square norm with the gain `1 + weight`."""
 
-    def __init__(self, width: int, eps: float, dtype: jnp.dtype):
+    def __init__(self, width: int, eps: float, dtype: DTypeLike):
         self.weight = nnx.Param(jnp.zeros(width, dtype))
         self.eps = eps
 
@@ -60,7 +61,7 @@ def softcap(x: Float[Array, "*shape"], cap: float | None) -> Float[Array, "*shap
 class Attention(nnx.Module):
     """Grouped-query attention; a sliding block sees only the last `sliding_window` keys."""
 
-    def __init__(self, config: GemmaConfig, layer: int, dtype: jnp.dtype):
+    def __init__(self, config: GemmaConfig, layer: int, dtype: DTypeLike):
         c = config
         self.q_proj = nnx.Param(jnp.zeros((c.n_heads, c.d_head, c.d_model), dtype))
         self.k_proj = nnx.Param(jnp.zeros((c.n_kv_heads, c.d_head, c.d_model), dtype))
@@ -109,7 +110,7 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
     """Gated MLP with the tanh form of GELU."""
 
-    def __init__(self, config: GemmaConfig, dtype: jnp.dtype):
+    def __init__(self, config: GemmaConfig, dtype: DTypeLike):
         self.gate_proj = nnx.Param(jnp.zeros((config.d_mlp, config.d_model), dtype))
         self.up_proj = nnx.Param(jnp.zeros((config.d_mlp, config.d_model), dtype))
         self.down_proj = nnx.Param(jnp.zeros((config.d_model, config.d_mlp), dtype))
@@ -124,7 +125,7 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     """One layer: attention and MLP, each with a norm before and a norm after."""
 
-    def __init__(self, config: GemmaConfig, layer: int, dtype: jnp.dtype):
+    def __init__(self, config: GemmaConfig, layer: int, dtype: DTypeLike):
         norm = lambda: RMSNorm(config.d_model, config.norm_eps, dtype)
         self.input_layernorm = norm()
         self.self_attn = Attention(config, layer, dtype)
@@ -148,7 +149,8 @@ class Block(nnx.Module):
 class Transformer(nnx.Module):
     """The first `n_layers` blocks of a Gemma model, with the final norm if they are all of them."""
 
-    def __init__(self, config: GemmaConfig, n_layers: int | None = None, dtype=jnp.float32):
+    def __init__(self, config: GemmaConfig, n_layers: int | None = None, dtype: DTypeLike = jnp.float32
+    ):
         n_layers = config.n_layers if n_layers is None else n_layers
         self.embed_tokens = nnx.Param(jnp.zeros((config.d_vocab, config.d_model), dtype))
         self.layers = nnx.List([Block(config, i, dtype) for i in range(n_layers)])

@@ -6,13 +6,14 @@ leaf is read straight into its shards: nothing holds a second copy of the model.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec as P
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from probejax.models.config import GemmaConfig
 from probejax.models.transformer import Transformer
@@ -28,6 +29,7 @@ _SPECS = {
 }
 
 
+@runtime_checkable
 class Tensors(Protocol):
     """The tensors of a checkpoint under their Hugging Face names, read on demand."""
 
@@ -95,7 +97,8 @@ def _check(model: str, wanted: Mapping, full: Mapping, tensors: Tensors) -> None
     missing, unused = sorted(wanted.keys() - given), sorted(given - full.keys())
     if missing or unused:
         raise ValueError(
-            f"The checkpoint does not fit {model}: missing {_some(missing)}; unused {_some(unused)}."
+            f"The checkpoint does not fit {model}: missing {_some(missing)}; "
+            f"unused {_some(unused)}."
         )
     wrong = [
         f"{name} is {tensors.shape(name)}, expected {leaf.shape}"
@@ -148,7 +151,7 @@ def _read(tensors: Tensors, name: str, leaf, sharding: NamedSharding) -> jax.Arr
 
 
 class Renamed:
-    """Tensors under other names: `rename` maps a file's name to ours, or to None to leave it out."""
+    """Tensors under other names: `rename` maps a file's name to ours, or None to leave it out."""
 
     def __init__(self, tensors: Tensors, rename: Callable[[str], str | None]):
         self._tensors = tensors

@@ -38,7 +38,9 @@ def fit(features: Float[Array, "N d"], rows: Rows) -> scores.Scores:
     test = scores.evaluate(test_scores, rows.y_test, rows.test_mask)
     alone = scores.evaluate(_predict(x, train, final.w, final.b), y, mask)
     val_auc = np.where(searched, val_auc, alone[0])
-    return scores.Scores(val_auc, *map(np.asarray, test), C, np.asarray(final.gap), np.asarray(final.code))
+    return scores.Scores(
+        val_auc, *map(np.asarray, test), C, np.asarray(final.gap), np.asarray(final.code)
+    )
 
 
 @jax.jit

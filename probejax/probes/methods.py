@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable
 
 from probejax.probes import logreg
-from probejax.probes.rows import Rows
 from probejax.probes.scores import Scores
 
 # Methods on the raw features; each is `fit(features, rows) -> Scores`.
@@ -39,5 +38,3 @@ def unknown_method(method: str) -> str:
     near = difflib.get_close_matches(method, [*names, "sae_k16", "sae_k128"], 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"There is no method {method!r}; the methods are {', '.join(names)}.{hint}"
-
-

@@ -45,7 +45,9 @@ def select(
     train, mask, y = np.asarray(rows.train), np.asarray(rows.train_mask), np.asarray(rows.y_train)
     latents = top_latents(sae, x, train, mask, y, k, ranking=ranking)
     union, columns = np.unique(latents, return_inverse=True)
-    return Selection(encode_columns(sae, x, _padded(union)), columns.reshape(latents.shape), latents)
+    return Selection(
+        encode_columns(sae, x, _padded(union)), columns.reshape(latents.shape), latents
+    )
 
 
 def _padded(union: np.ndarray) -> np.ndarray:
@@ -81,11 +83,15 @@ def fit(selection: Selection, rows: Rows, k: int) -> scores.Scores:
     C = np.where(searched, STRENGTHS[best], DEFAULT_C)
     final = l1.solve(z, mask, y, C)
     test = scores.evaluate(
-        _predict(values, np.asarray(rows.test), columns, final.w, final.b), rows.y_test, rows.test_mask
+        _predict(values, np.asarray(rows.test), columns, final.w, final.b),
+        rows.y_test,
+        rows.test_mask,
     )
     alone = scores.evaluate(_predict(values, train, columns, final.w, final.b), y, mask)
     val_auc = np.where(searched, val_auc, alone[0])
-    return scores.Scores(val_auc, *map(np.asarray, test), C, np.asarray(final.gap), np.asarray(final.code))
+    return scores.Scores(
+        val_auc, *map(np.asarray, test), C, np.asarray(final.gap), np.asarray(final.code)
+    )
 
 
 @jax.jit

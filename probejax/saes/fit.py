@@ -45,7 +45,9 @@ def fit(
             state = manager.restore(done, args=ocp.args.StandardRestore(abstract))
         with tqdm(total=options.steps, initial=done or 0, desc="train SAE", unit="step") as bar:
             for step in range(done or 0, options.steps):
-                state, report = train_step(options, state, jnp.asarray(_batch(x, step, options)), scale)
+                state, report = train_step(
+                    options, state, jnp.asarray(_batch(x, step, options)), scale
+                )
                 bar.update()
                 if (step + 1) % 20 == 0:
                     bar.set_postfix({name: f"{float(value):.3f}" for name, value in report.items()})

@@ -37,7 +37,9 @@ def memory_map(path: str | Path) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no SAE file {path}; --sae wants a Gemma Scope params.npz.")
+        raise FileNotFoundError(
+            f"There is no SAE file {path}; --sae wants a Gemma Scope params.npz."
+        )
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             found = {
@@ -69,7 +71,11 @@ def _map(path: Path, file, info: zipfile.ZipInfo) -> np.ndarray:
     name, extra = int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little")
     file.seek(info.header_offset + 30 + name + extra)
     version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
     shape, fortran, dtype = read(file)
     if dtype.hasobject:
         raise ValueError(f"{info.filename} holds Python objects, which are never unpickled")
@@ -83,7 +89,8 @@ def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
     missing = [name for name in _MEMBERS if name not in arrays]
     if missing:
         raise ValueError(
-            f"{path} has no {', '.join(missing)}; a Gemma Scope params.npz holds {', '.join(_MEMBERS)}."
+            f"{path} has no {', '.join(missing)}; a Gemma Scope params.npz holds "
+            f"{', '.join(_MEMBERS)}."
         )
     shape = arrays["W_enc"].shape
     d_model, d_sae = shape if len(shape) == 2 else (-1, -1)
@@ -94,7 +101,11 @@ def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
         "b_dec": (d_model,),
         "threshold": (d_sae,),
     }
-    wrong = [f"{n} is {arrays[n].shape}, expected {s}" for n, s in expected.items() if arrays[n].shape != s]
+    wrong = [
+        f"{n} is {arrays[n].shape}, expected {s}"
+        for n, s in expected.items()
+        if arrays[n].shape != s
+    ]
     if wrong:
         raise ValueError(f"{path} is not an SAE: {'; '.join(wrong)}.")
 

@@ -63,7 +63,9 @@ def top_latents(
     lane = np.nonzero(mask)[0]
     positive, count = (labels * mask).sum(axis=1), mask.sum(axis=1)
     share = np.where(
-        labels == 1, 1 / np.maximum(positive, 1)[:, None], -1 / np.maximum(count - positive, 1)[:, None]
+        labels == 1,
+        1 / np.maximum(positive, 1)[:, None],
+        -1 / np.maximum(count - positive, 1)[:, None],
     )
     contrast[lane, inverse] = share[mask]
     member[lane, inverse] = 1
@@ -84,7 +86,9 @@ def top_latents(
 
 
 @functools.partial(jax.jit, static_argnames="ranking")
-def _merge(best, piece: SAE, x: Float[Array, "n d_model"], lanes: _Lanes, start: int, ranking: Ranking):
+def _merge(
+    best, piece: SAE, x: Float[Array, "n d_model"], lanes: _Lanes, start: int, ranking: Ranking
+):
     """Scores one block of latents and keeps the best k of those seen so far."""
     product = functools.partial(jnp.matmul, precision="highest")
     latents = jumprelu(product(x, piece.W_enc) + piece.b_enc[None, :], piece.threshold[None, :])
@@ -92,7 +96,9 @@ def _merge(best, piece: SAE, x: Float[Array, "n d_model"], lanes: _Lanes, start:
     if ranking == "normalised":
         fired = product(lanes.member, (latents != 0).astype(latents.dtype))
         score = score / (product(lanes.member, latents) / (fired + 1e-6) + 1e-6)
-    index = jnp.broadcast_to(start + jnp.arange(score.shape[1], dtype=jnp.int32)[None, :], score.shape)
+    index = jnp.broadcast_to(
+        start + jnp.arange(score.shape[1], dtype=jnp.int32)[None, :], score.shape
+    )
     scores = jnp.concatenate([best[0], score], axis=1)  # earlier blocks first: ties go by index
     indices = jnp.concatenate([best[1], index], axis=1)
     top, place = jax.lax.top_k(scores, best[0].shape[1])

@@ -34,7 +34,7 @@ class TrainOptions:
       target_l0: latents per token that the penalty steers to.
       steps: optimiser steps.
       batch: tokens per step.
-      learning_rate: peak of Adam's rate; it warms up over 2 % and decays to zero over the last 25 %.
+      learning_rate: peak of Adam's rate; warms up over 2 %, decays over the last 25 %.
       l0_weight: weight of the squared relative excess of L0 over its target.
       l0_warmup: share of the steps over which that weight rises from zero.
       bandwidth: width of the kernel of the straight-through estimators, in pre-activation units.
@@ -123,7 +123,9 @@ def train_step(
     dead = state.silent > options.dead_after
     progress = state.step / options.steps
     l0_weight = options.l0_weight * jnp.minimum(progress / max(options.l0_warmup, 1e-9), 1.0)
-    gradient, (report, fired) = jax.grad(_loss, has_aux=True)(state.params, x, dead, l0_weight, options)
+    gradient, (report, fired) = jax.grad(_loss, has_aux=True)(
+        state.params, x, dead, l0_weight, options
+    )
     updates, optimiser = _optimiser(options).update(gradient, state.optimiser)
     params = optax.apply_updates(state.params, updates)
     norm = jnp.linalg.norm(params.W_dec, axis=1, keepdims=True)
@@ -146,7 +148,9 @@ def _optimiser(options: TrainOptions) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b1=0.9, b2=0.999))
 
 
-def _loss(params: Params, x: Array, dead: Bool[Array, " d_sae"], l0_weight: Array, options: TrainOptions):
+def _loss(
+    params: Params, x: Array, dead: Bool[Array, " d_sae"], l0_weight: Array, options: TrainOptions
+):
     pre = x @ params.W_enc + params.b_enc[None, :]
     threshold = jnp.exp(params.log_threshold)[None, :]
     latents = _jumprelu(pre, threshold, options.bandwidth)

@@ -1,0 +1,1 @@
+"""Batched convex solvers; every fit carries a certificate."""

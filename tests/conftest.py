@@ -1,0 +1,28 @@
+"""Settings that must be made before JAX, or a Hugging Face library, is used for the first time."""
+
+import os
+
+# No test may reach the Hub; the pinned archives come through pip and obey PROBEJAX_CACHE.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+_SETTINGS = ("jax_enable_x64", "jax_numpy_rank_promotion", "jax_default_matmul_precision")
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks():
+    """A test leaves the environment, the working folder and JAX's settings as it found them."""
+
+    def state():
+        environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
+        return environment, os.getcwd(), {name: getattr(jax.config, name) for name in _SETTINGS}
+
+    before = state()
+    yield
+    assert state() == before

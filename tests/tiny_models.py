@@ -1,0 +1,114 @@
+"""Tiny random models in which every feature of the real ones bites.
+
+The window (3) is shorter than the prompts (12), the soft caps (2.0) bend, two query heads share a
+key head, the heads are together wider than the model, and the query scale is not the head width's.
+"""
+
+import dataclasses
+
+import numpy as np
+import tokenizers
+from flax import nnx
+
+from probejax import models
+from probejax.models import weights
+
+N_LAYERS, LENGTH, VOCABULARY = 5, 12, 61
+_SHARED = dict(
+    d_model=32,
+    d_head=16,
+    d_mlp=48,
+    d_vocab=VOCABULARY,
+    n_heads=4,
+    n_kv_heads=2,
+    sliding_window=3,
+    query_pre_attn_scalar=23.0,
+    final_softcap=2.0,
+    norm_eps=1e-3,
+)
+_LOCAL, _GLOBAL = "sliding_attention", "full_attention"
+GEMMA2 = models.GemmaConfig(
+    name="tiny-gemma-2",
+    **_SHARED,
+    layer_types=(_LOCAL, _GLOBAL, _LOCAL, _GLOBAL, _LOCAL),
+    rope_base_local=50.0,
+    rope_base_global=50.0,
+    rope_scale_global=1.0,
+    qk_norm=False,
+    attn_softcap=2.0,
+)
+GEMMA3 = models.GemmaConfig(
+    name="tiny-gemma-3",
+    **_SHARED,
+    layer_types=(_LOCAL, _LOCAL, _GLOBAL, _LOCAL, _GLOBAL),
+    rope_base_local=50.0,
+    rope_base_global=200.0,
+    rope_scale_global=4.0,
+    qk_norm=True,
+    attn_softcap=None,
+)
+CONFIGS = {config.name: config for config in (GEMMA2, GEMMA3)}
+
+
+class Arrays:
+    """The tensors of a checkpoint in memory; `reads` lists what was read, in order."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]):
+        self.arrays = arrays
+        self.reads: list[tuple[str, tuple[slice, ...]]] = []
+
+    def names(self):
+        return self.arrays
+
+    def shape(self, name):
+        return self.arrays[name].shape
+
+    def read(self, name, cuts):
+        self.reads.append((name, cuts))
+        return self.arrays[name][cuts]
+
+
+def arrays(config, seed=0) -> Arrays:
+    """Random weights in the shapes of a Hugging Face checkpoint, which flattens the heads."""
+    rng = np.random.default_rng(seed)
+    state = nnx.state(nnx.eval_shape(lambda: models.Transformer(config)))
+    found = {}
+    for path, leaf in nnx.to_flat_state(state):
+        shape = leaf.shape
+        if path[-1] in ("q_proj", "k_proj", "v_proj"):
+            shape = (shape[0] * shape[1], shape[2])
+        elif path[-1] == "o_proj":
+            shape = (shape[0], shape[1] * shape[2])
+        scale = 0.5 if len(shape) == 1 else shape[-1] ** -0.5
+        found[weights.tensor_name(path)] = (scale * rng.normal(size=shape)).astype(np.float32)
+    return Arrays(found)
+
+
+def transformer(config, seed=0, **options) -> models.Transformer:
+    """A model with random weights."""
+    return weights.load(config, arrays(config, seed), **options)
+
+
+def language_model(config=GEMMA3, seed=0) -> models.LanguageModel:
+    """A model with random weights and a tokenizer that knows the words `w0`, `w1`, ..."""
+    words = {f"w{i}": i + 3 for i in range(config.d_vocab - 3)}
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({"<pad>": 0, "<unk>": 1, "<bos>": 2, **words}, "<unk>")
+    )
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    return models.LanguageModel(config, transformer(config, seed), tokenizer)
+
+
+def prompts(n, longest, seed=0, words=VOCABULARY - 3) -> list[str]:
+    """Distinct prompts of 0 to `longest` random words."""
+    rng = np.random.default_rng(seed)
+    found = {
+        " ".join(f"w{i}" for i in rng.integers(0, words, rng.integers(0, longest + 1)))
+        for _ in range(4 * n)
+    }
+    return sorted(found)[:n]
+
+
+def change(config, **fields):
+    """The config with other values in some fields."""
+    return dataclasses.replace(config, **fields)
