@@ -55,13 +55,12 @@ def test_shapes_of_the_preset(name):
     assert sum(leaf.size for leaf in leaves) == config.n_parameters
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("bfloat16")}
     tokens = jax.ShapeDtypeStruct((3, 17), jnp.int32)
-    last = config.n_layers - 1
     found = jax.eval_shape(
-        lambda model, ids: models.residuals(model, ids, ids > 0, (-1, last)), abstract, tokens
+        lambda model, ids: models.residuals(model, ids, ids > 0, (-1, 5)), abstract, tokens
     )
     assert {layer: x.shape for layer, x in found.items()} == {
         -1: (3, 17, config.d_model),
-        last: (3, 17, config.d_model),
+        5: (3, 17, config.d_model),
     }
 
 
@@ -133,7 +132,7 @@ def test_gguf_header_of_the_large_models(name):
 
 # Each field and another value for it. A new field of GemmaConfig must find its place here.
 OTHER_VALUES = {
-    "layer_types": ("full_attention",) * 5,
+    "layer_types": ("full_attention",) * 3,
     "sliding_window": 4,
     "rope_base_local": 51.0,
     "rope_base_global": 51.0,
@@ -169,7 +168,7 @@ def outputs():
 
     @jax.jit
     def run(model):
-        return models.residuals(model, ids, mask, (4,))[4], models.logits(model, ids, mask)
+        return models.residuals(model, ids, mask, (2,))[2], models.logits(model, ids, mask)
 
     def outputs(config):
         return [np.asarray(x) for x in run(models.weights.load(config, arrays))]
@@ -211,12 +210,10 @@ def test_window_of_w_sees_w_keys():
     config = tiny_models.change(tiny_models.GEMMA3, layer_types=("sliding_attention",))
     model = tiny_models.transformer(config)
     ids = np.arange(3, 15)[None]
-    run = lambda ids: np.asarray(
-        models.residuals(model, jnp.asarray(ids), jnp.ones(ids.shape, bool), (0,))[0][0]
-    )
+    run = jax.jit(lambda ids: models.residuals(model, ids, jnp.ones(ids.shape, bool), (0,))[0][0])
     changed = ids.copy()
     changed[0, 4] += 20
-    differs = np.abs(run(ids) - run(changed)).max(axis=-1) > 1e-6
+    differs = np.abs(np.asarray(run(ids)) - np.asarray(run(changed))).max(axis=-1) > 1e-6
     assert np.flatnonzero(differs).tolist() == [4, 5, 6]
 
 
@@ -237,9 +234,13 @@ def test_other_models_are_refused():
         {**golden, "use_bidirectional_attention": True},
         "some-model attends in both directions",
     )
-    with pytest.raises(ValueError, match="x holds a 'llama' model; probejax runs gemma2 and gemma3"):
+    with pytest.raises(
+        ValueError, match="x holds a 'llama' model; probejax runs gemma2 and gemma3"
+    ):
         configs.from_gguf({"general.architecture": "llama"}, "x")
-    with pytest.raises(ValueError, match=r"header of x has no gemma3\.block_count; is the file com"):
+    with pytest.raises(
+        ValueError, match=r"header of x has no gemma3\.block_count; is the file com"
+    ):
         configs.from_gguf({"general.architecture": "gemma3"}, "x")
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 from probejax import models
 from probejax.models import weights
 
-N_LAYERS, LENGTH, VOCABULARY = 5, 12, 61
+N_LAYERS, LENGTH, VOCABULARY = 3, 12, 61
 _SHARED = dict(
     d_model=32,
     d_head=16,
@@ -30,7 +30,7 @@ _LOCAL, _GLOBAL = "sliding_attention", "full_attention"
 GEMMA2 = models.GemmaConfig(
     name="tiny-gemma-2",
     **_SHARED,
-    layer_types=(_LOCAL, _GLOBAL, _LOCAL, _GLOBAL, _LOCAL),
+    layer_types=(_LOCAL, _GLOBAL, _LOCAL),
     rope_base_local=50.0,
     rope_base_global=50.0,
     rope_scale_global=1.0,
@@ -40,7 +40,7 @@ GEMMA2 = models.GemmaConfig(
 GEMMA3 = models.GemmaConfig(
     name="tiny-gemma-3",
     **_SHARED,
-    layer_types=(_LOCAL, _LOCAL, _GLOBAL, _LOCAL, _GLOBAL),
+    layer_types=(_LOCAL, _GLOBAL, _LOCAL),
     rope_base_local=50.0,
     rope_base_global=200.0,
     rope_scale_global=4.0,
@@ -112,3 +112,30 @@ def prompts(n, longest, seed=0, words=VOCABULARY - 3) -> list[str]:
 def change(config, **fields):
     """The config with other values in some fields."""
     return dataclasses.replace(config, **fields)
+
+
+def hf_config(config) -> dict:
+    """The `config.json` of a tiny Gemma 3."""
+    return {
+        "model_type": "gemma3_text",
+        "vocab_size": config.d_vocab,
+        "hidden_size": config.d_model,
+        "intermediate_size": config.d_mlp,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.d_head,
+        "layer_types": list(config.layer_types),
+        "sliding_window": config.sliding_window,
+        "query_pre_attn_scalar": int(config.query_pre_attn_scalar),
+        "rms_norm_eps": config.norm_eps,
+        "final_logit_softcapping": config.final_softcap,
+        "rope_parameters": {
+            _LOCAL: {"rope_type": "default", "rope_theta": config.rope_base_local},
+            _GLOBAL: {
+                "rope_type": "linear",
+                "rope_theta": config.rope_base_global,
+                "factor": config.rope_scale_global,
+            },
+        },
+    }

@@ -8,12 +8,13 @@
 The key hashes everything that changes the numbers, and nothing else.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
-import shutil
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -158,9 +159,17 @@ def _run(prompts, folders, recipe, model: LanguageModel, label: str, batch_token
             arrays = {str(layer): _storable(rows) for layer, rows in part.rows.items()}
             storage.write_atomic(first / names[i], _npz(arrays))
             bar.update(part.tokens)
-    for layer in layers:
-        _join(folders[layer], first, names, batches, layer, prompts, distinct, recipe)
-    shutil.rmtree(first, ignore_errors=True)
+    try:
+        for layer in layers:
+            _join(folders[layer], first, names, batches, layer, prompts, distinct, recipe)
+    except storage.StorageError:
+        # Another process may have finished the same harvest, and cleared the batches away.
+        if not all(_complete(folder) for folder in folders.values()):
+            raise
+    for name in names:
+        (first / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        first.rmdir()  # unless batches of other layers lie there
 
 
 def _join(folder: Path, parts: Path, names, batches, layer, prompts, distinct, recipe) -> None:
@@ -234,14 +243,15 @@ def _storable(rows: np.ndarray) -> np.ndarray:
 
 
 def _open(folder: Path) -> Activations:
-    manifest = json.loads((folder / "manifest.json").read_text())
     try:
+        manifest = json.loads((folder / "manifest.json").read_text())
         x = np.load(folder / "x.npy", mmap_mode="r")
-        with np.load(folder / "rows.npz") as rows:
+        # Opened here, as numpy forgets to close a damaged one.
+        with (folder / "rows.npz").open("rb") as file, np.load(file) as rows:
             found = Activations(x, rows["starts"], rows["counts"])
         if list(x.shape) != manifest["shape"]:
             raise ValueError(f"x.npy is {x.shape}, the manifest says {manifest['shape']}")
-    except (ValueError, OSError, KeyError, EOFError) as error:
+    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"The cached activations in {folder} are damaged ({error}); delete that folder and run "
             "again."

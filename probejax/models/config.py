@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 LOCAL, GLOBAL = "sliding_attention", "full_attention"  # the names of `config.json`
 
 
@@ -94,7 +96,10 @@ def from_hf(fields: Mapping[str, Any], name: str) -> GemmaConfig:
         raise ValueError(
             f"{name} is a {kind or 'model of unknown type'!r}; probejax runs {', '.join(kinds)}."
         )
-    hf = kinds[kind](**{k: v for k, v in fields.items() if k != "model_type"})
+    try:
+        hf = kinds[kind](**{k: v for k, v in fields.items() if k != "model_type"})
+    except StrictDataclassError as error:
+        raise ValueError(f"The config.json of {name} is not valid: {error}") from error
     if getattr(hf, "use_bidirectional_attention", False):
         raise ValueError(
             f"{name} attends in both directions; probejax runs causal language models only."

@@ -149,7 +149,8 @@ class Block(nnx.Module):
 class Transformer(nnx.Module):
     """The first `n_layers` blocks of a Gemma model, with the final norm if they are all of them."""
 
-    def __init__(self, config: GemmaConfig, n_layers: int | None = None, dtype: DTypeLike = jnp.float32
+    def __init__(
+        self, config: GemmaConfig, n_layers: int | None = None, dtype: DTypeLike = jnp.float32
     ):
         n_layers = config.n_layers if n_layers is None else n_layers
         self.embed_tokens = nnx.Param(jnp.zeros((config.d_vocab, config.d_model), dtype))

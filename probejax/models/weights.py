@@ -77,7 +77,7 @@ def load(
       ValueError: tensors that are missing, unknown or of another shape; all are listed.
     """
     if mesh is None:
-        mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("model",))
+        mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:1]), ("model",))
     make = lambda n: lambda: Transformer(config, n, dtype)
     names = lambda state: {tensor_name(path): leaf for path, leaf in nnx.to_flat_state(state)}
     graphdef, abstract = nnx.split(nnx.eval_shape(make(n_layers)))

@@ -6,6 +6,7 @@ be mapped in place: opening an SAE of any width costs no memory.
 """
 
 import io
+import tokenize
 import zipfile
 from pathlib import Path
 
@@ -15,6 +16,16 @@ import numpy as np
 from probejax.saes.sae import SAE
 
 _MEMBERS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+_DAMAGE = (  # what zipfile and numpy raise on damaged headers
+    zipfile.BadZipFile,
+    ValueError,
+    TypeError,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    SyntaxError,
+    tokenize.TokenError,
+)
 
 
 def load(path: str | Path) -> SAE:
@@ -40,18 +51,19 @@ def memory_map(path: str | Path) -> dict[str, np.ndarray]:
         raise FileNotFoundError(
             f"There is no SAE file {path}; --sae wants a Gemma Scope params.npz."
         )
-    try:
-        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-            found = {
-                name: _map(path, file, info)
-                for info in archive.infolist()
-                if (name := _canonical(info.filename)) in _MEMBERS
-            }
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
-        raise ValueError(
-            f"{path} is damaged or cut short ({error}; {path.stat().st_size:,} bytes); "
-            "download it again."
-        ) from error
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                found = {
+                    name: _map(path, file, info)
+                    for info in archive.infolist()
+                    if (name := _canonical(info.filename)) in _MEMBERS
+                }
+        except _DAMAGE as error:
+            raise ValueError(
+                f"{path} is damaged or cut short ({error}; {path.stat().st_size:,} bytes); "
+                "download it again."
+            ) from error
     _check(path, found)
     return {name: found[name] for name in _MEMBERS}
 
@@ -79,6 +91,8 @@ def _map(path: Path, file, info: zipfile.ZipInfo) -> np.ndarray:
     shape, fortran, dtype = read(file)
     if dtype.hasobject:
         raise ValueError(f"{info.filename} holds Python objects, which are never unpickled")
+    if dtype.kind != "f":
+        raise ValueError(f"{info.filename} is of dtype {dtype}; expected floating-point numbers")
     if file.tell() + dtype.itemsize * int(np.prod(shape)) > path.stat().st_size:
         raise ValueError(f"{info.filename} of shape {shape} ends past the end of the file")
     order = "F" if fortran else "C"
@@ -93,7 +107,9 @@ def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
             f"{', '.join(_MEMBERS)}."
         )
     shape = arrays["W_enc"].shape
-    d_model, d_sae = shape if len(shape) == 2 else (-1, -1)
+    if len(shape) != 2:
+        raise ValueError(f"{path} is not an SAE: W_enc is {shape}, expected (d_model, d_sae).")
+    d_model, d_sae = shape
     expected = {
         "W_enc": (d_model, d_sae),
         "b_enc": (d_sae,),

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve
+from jax.scipy.special import xlog1py, xlogy
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
@@ -30,6 +31,8 @@ from probejax.solvers.codes import Solution
 _TAUS = 0.5 ** np.arange(7)  # step lengths that the line search looks at, all at once
 _BOUNDARY = 0.99  # share of the way to the boundary that a step may go
 _START = 0.1  # complementarity at the start of a strength, as a share of the objective
+_FLOOR = 0.2
+_SLACK = 0.03
 _DAMPING = 1e-13  # of the diagonal, against columns that repeat each other
 _SHRINK = 4  # the batch shrinks by this factor when that many lanes are done
 
@@ -102,8 +105,11 @@ class _State(NamedTuple):
     q: Float[Array, " k"]
     yp: Float[Array, " k"]
     yq: Float[Array, " k"]
+    decrement: Float[Array, ""]  # what the next Newton step still promises
     path_w: Float[Array, "P k"]
     path_b: Float[Array, " P"]
+    path_value: Float[Array, " P"]
+    path_gap: Float[Array, " P"]
     path_trips: Int[Array, " P"]
 
 
@@ -114,8 +120,8 @@ def _solve(z, mask, y, strengths, warm, tolerance, max_trips, mesh):
         if warm is None:
             warm = (jnp.zeros((lanes, k)), jnp.full(lanes, jnp.nan))
         problems, states, frame = _prepare(z, mask, y, jnp.asarray(strengths), warm)
-        states = _walk(problems, states, 0.1 * tolerance, max_trips, mesh)
-        return _certify(problems, states, frame, tolerance)
+        states = _walk(problems, states, tolerance, max_trips, mesh)
+        return _collect(states, frame, jnp.full(lanes, tolerance))
 
 
 def _walk(problems, states, tolerance, max_trips, mesh):
@@ -177,8 +183,8 @@ def _prepare(z, mask, y, strengths, warm):
     b = jnp.where(jnp.isnan(warm[1]), odds, warm[1])
     steps, k = len(strengths), z.shape[1]
     state = _State(
-        jnp.where(usable, 0, steps), jnp.zeros((), int), w, b, *_central(problem, strengths[0], w, b),
-        jnp.zeros((steps, k)), jnp.zeros(steps), jnp.zeros(steps, int),
+        jnp.where(usable, 0, steps), jnp.zeros((), int), w, b, *_central(problem, strengths[0], w, b), jnp.zeros(()),
+        jnp.zeros((steps, k)), *(jnp.zeros(steps),) * 3, jnp.zeros(steps, int),
     )  # fmt: skip
     code = jnp.where(finite, jnp.where(usable, codes.CONVERGED, codes.DEGENERATE), codes.NON_FINITE)
     return problem, state, (scale, code)
@@ -247,7 +253,9 @@ def _trip(problem, state, *, tolerance, max_trips):
     _, dv, dp, dq = direction(0, 0)
     primal, dual = (jnp.minimum(1, r) for r in reach(dv, dp, dq))
     affine = (p + primal * dp) @ (yp + dual * dv) + (q + primal * dq) @ (yq - dual * dv)
-    mu = jnp.clip(affine / comp, 0, 1) ** 3 * comp / (2 * k)
+    objective = _objective(problem, C, w, margins)
+    floor = _FLOOR * jnp.maximum(state.decrement, tolerance * objective)
+    mu = jnp.clip(jnp.maximum((affine / comp) ** 3, floor / comp), 0, 1) * comp / (2 * k)
     # The second-order term presumes a full step: it counts only as far as the predictor reached.
     bend = primal * dual * dv
     dw, dv, dp, dq = direction(mu - bend * dp, mu + bend * dq)
@@ -260,7 +268,7 @@ def _trip(problem, state, *, tolerance, max_trips):
     shift = taus * (t * (x @ dw + balance / total))[None, :]
     rise = jax.nn.softplus(-margins[None, :] - shift) - jax.nn.softplus(-margins)[None, :]
     rise = C * rise @ t**2 + jax.vmap(smooth)(w[None, :] + taus * dw[None, :]) - smooth(w)
-    fine = rise <= 0.3 * comp + 1e-6 * _objective(problem, C, w, margins)
+    fine = rise <= _SLACK * comp + 1e-6 * objective
     tau = jnp.where(fine.any(), jnp.asarray(_TAUS)[jnp.argmax(fine)], _TAUS[-1])
     primal, dual = tau * primal, tau * dual
 
@@ -268,83 +276,55 @@ def _trip(problem, state, *, tolerance, max_trips):
     p, q, yp, yq = p + primal * dp, q + primal * dq, yp + dual * dv, yq - dual * dv
     margins = t * (problem.x @ w + b)
     force, balance = pull(margins)
-    residual = (yp - yq) / 2 + force
-    decrement = residual @ cho_solve(factor, residual) + balance**2 / total
-    trips = state.trips + 1
-    small = p @ yp + q @ yq + decrement <= tolerance * _objective(problem, C, w, margins)
-    over = small | (trips >= max_trips)
+    step = cho_solve(factor, (yp - yq) / 2 + force)
+    decrement = ((yp - yq) / 2 + force) @ step + balance**2 / total
+    pulls = C * t**2 * jax.nn.sigmoid(-margins) - curvature * t * (x @ step + balance / total)
+    bound = _dual_value(problem, C, jnp.clip(pulls, 0, C * t**2))
 
-    # A weight is zero where its own term in the matrix outweighs the data's.
+    # A weight is zero where its own term in the matrix outweighs the data's. What is judged is what
+    # is returned: the rounded numbers.
     found = jnp.where(give * diagonal > 1, w, 0)
+    found = jnp.float32(found * cost) / cost
+    found_b = jnp.float32(b)
+    value = _objective(problem, C, found, t * (problem.x @ found + found_b))
+    gap = (value - bound) / value
+    trips = state.trips + 1
+    over = (gap <= tolerance) | (trips >= max_trips)
+
     slot = jnp.where(over, state.stage, steps)  # past the end: dropped
     stage = jnp.minimum(state.stage + over, steps)
     fresh = _central(problem, strengths[jnp.minimum(stage, steps - 1)], w, b)
     return _State(
         stage, jnp.where(over, 0, trips), w, b,
         *(jnp.where(over, new, old) for new, old in zip(fresh, (p, q, yp, yq), strict=True)),
+        jnp.where(over, 0, decrement),
         state.path_w.at[slot].set(found, mode="drop"),
-        state.path_b.at[slot].set(b, mode="drop"),
+        state.path_b.at[slot].set(found_b, mode="drop"),
+        state.path_value.at[slot].set(value, mode="drop"),
+        state.path_gap.at[slot].set(gap, mode="drop"),
         state.path_trips.at[slot].set(trips, mode="drop"),
     )  # fmt: skip
 
 
-@jax.jit
-def _certify(problems, states, frame, tolerance):
-    def one(problem, frame, C, w, b, trips):
-        scale, code = frame
-        w, b = (w / scale).astype(jnp.float32), b.astype(jnp.float32)
-        objective, gap = _gap(problem, C, w * scale, b)  # of the rounded numbers
-        done = jnp.where(gap <= tolerance, codes.CONVERGED, codes.MAX_TRIPS)
-        found = Solution(w, b, objective, gap, done, trips)
-        empty = Solution(*(jnp.zeros_like(leaf) for leaf in found))._replace(code=code)
-        usable = code == codes.CONVERGED
-        chosen = jax.tree.map(lambda x, zero: jnp.where(usable, x, zero), found, empty)
-        types = (jnp.float32,) * 4 + (jnp.int32,) * 2
-        return Solution(*(leaf.astype(type_) for leaf, type_ in zip(chosen, types, strict=True)))
+def _dual_value(problem, C, pulls):
+    """Returns a lower bound on the minimum from residuals that nearly meet the dual's constraints.
 
-    def lane(args):
-        problem, state, frame = args
-        path = (problem.strengths, state.path_w, state.path_b, state.path_trips)
-        return jax.vmap(partial(one, problem, frame))(*path)
-
-    # One lane at a time: the certificate needs a Gram matrix per strength.
-    return jax.lax.map(lane, (problems, states, frame))
-
-
-def _gap(problem, C, w, b):
-    """Returns the objective at (w, b) and its relative distance to a point of the dual.
-
-    The dual of the problem is to maximise the entropy C sum_i h(a_i / C) over 0 <= a_i <= C with
-    sum_i t_i a_i = 0 and |sum_i t_i a_i x_ij| <= cost_j (Koh, Kim and Boyd 2007, section 2.3). The
-    residuals C sigmoid(-margin) nearly meet this; two Newton steps of the margins bring them in,
-    and scaling makes it exact.
+    The dual is to maximise the entropy C sum_i h(a_i / C) over 0 <= a_i <= C with sum_i t_i a_i = 0
+    and |sum_i t_i a_i x_ij| <= cost_j (Koh, Kim and Boyd 2007, section 2.3).
     """
     x, t, cost, _ = problem
-    margins = t * (x @ w + b)
-    a = C * t**2 * jax.nn.sigmoid(-margins)
-    curvature = a * jax.nn.sigmoid(margins)
-    total = jnp.maximum(curvature.sum(), 1e-300)
-    centred = x - (curvature @ x / total)[None, :]
-    root = jnp.sqrt(curvature)[:, None] * centred
-    hessian = root.T @ root
-    active = (w != 0) | (jnp.abs((t * a) @ x) > cost)
-    both = active[:, None] & active[None, :]
-    hessian = jnp.where(both, hessian, 0) + jnp.diag(
-        jnp.where(active, 1e-12 * jnp.diagonal(hessian), 1) + 1e-300
-    )
-    factor = (jnp.linalg.cholesky(hessian), True)
-    for _ in range(2):
-        pull, balance = (t * a) @ centred, (t * a).sum()
-        target = jnp.clip(pull, -cost, cost)
-        dw = cho_solve(factor, jnp.where(active, pull - target, 0))
-        moved = a - curvature * t * (centred @ dw + balance / total)
-        a = jnp.where(jnp.isfinite(moved), jnp.clip(moved, 0, C), a)
-    positive, negative = jnp.where(t > 0, a, 0).sum(), jnp.where(t < 0, a, 0).sum()
-    a = a * jnp.minimum(1, jnp.where(t > 0, negative / positive, positive / negative))
-    a = a / jnp.maximum(1, jnp.max(jnp.abs((t * a) @ x) / cost))
-    share = a / C
-    entropy = -(
-        jax.scipy.special.xlogy(share, share) + jax.scipy.special.xlog1py(1 - share, -share)
-    )
-    objective = _objective(problem, C, w, margins)
-    return objective, (objective - C * entropy.sum()) / objective
+    positive, negative = jnp.where(t > 0, pulls, 0).sum(), jnp.where(t < 0, pulls, 0).sum()
+    pulls = pulls * jnp.minimum(1, jnp.where(t > 0, negative / positive, positive / negative))
+    share = pulls / jnp.maximum(1, jnp.max(jnp.abs((t * pulls) @ x) / cost)) / C
+    return -C * (xlogy(share, share) + xlog1py(1 - share, -share)).sum()
+
+
+@jax.jit
+@jax.vmap
+def _collect(states, frame, tolerance):
+    scale, code = frame
+    done = jnp.where(states.path_gap <= tolerance, codes.CONVERGED, codes.MAX_TRIPS)
+    code = jnp.where(code == codes.CONVERGED, done, code)
+    found = (states.path_w / scale[None, :], states.path_b, states.path_value, states.path_gap)
+    found = (leaf.astype(jnp.float32) for leaf in found)
+    return Solution(*found, code.astype(jnp.int32), states.path_trips.astype(jnp.int32))

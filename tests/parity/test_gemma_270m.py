@@ -1,23 +1,28 @@
 """The real Gemma 3 270M against transformers' PyTorch classes, both reading the same GGUF file."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 import transformers
+from transformers import initialization
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-from probejax import artifacts, models
+from probejax import artifacts, models, tasks
 from probejax.models import tokens
 
+CONFIG = Path(__file__).parents[1] / "golden" / "configs" / "gemma-3-270m.json"
 RTOL = 1e-4  # of the norm of a token's residual
 PROMPTS = {
     "one token": "",
     "english": "The capital of France is Paris, and the capital of Japan is Tokyo.",
     "code": "def f(x):\n    return {x: [1, 2.5e-3]}\n",
     "scripts": "Ünïcödé 日本語のテキスト العربية 🙂",
-    "beyond the window": " ".join(f"Line {i}: {i * i} is the square of {i}." for i in range(45)),
 }
+NAMES = (*PROMPTS, "beyond the window")
 LAYERS = tuple(range(models.EMBED, 18))
 
 
@@ -33,18 +38,32 @@ def ours(path):
 
 @pytest.fixture(scope="module")
 def theirs(path):
-    return transformers.AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    """transformers' model with what transformers itself reads from the file.
+
+    `from_pretrained(gguf_file=...)` would do the same, but wants the accelerate package and parses
+    the file three times.
+    """
+    config = transformers.Gemma3TextConfig.from_json_file(CONFIG)
+    config._attn_implementation = "eager"
+    with initialization.no_init_weights():
+        model = transformers.Gemma3ForCausalLM(config)
+    loaded = load_gguf_checkpoint(path, return_tensors=True, model_to_load=model)
+    for name in ("num_hidden_layers", "hidden_size", "head_dim", "sliding_window"):
+        assert loaded["config"][name] == getattr(config, name)  # the published config is the file's
+    missing, unexpected = model.load_state_dict(loaded["tensors"], strict=False)
+    assert (missing, unexpected) in (([], []), (["lm_head.weight"], []))  # tied
+    model.tie_weights()
+    return model.float().eval()
 
 
 @pytest.fixture(scope="module")
 def ids(ours):
-    found = tokens.encode(ours.tokenizer, list(PROMPTS.values()), max_length=1024)
-    lengths = dict(zip(PROMPTS, map(len, found), strict=True))
-    assert lengths["one token"] == 1
-    assert 512 < lengths["beyond the window"] < 1000
-    return dict(zip(PROMPTS, found, strict=True))
+    # Real text: on a long made-up list, some tokens are so sensitive that transformers' own
+    # float32 is 3e-4 away from its float64.
+    long = tasks.load("100_news_fake").prompts[7]
+    found = tokens.encode(ours.tokenizer, [*PROMPTS.values(), long], max_length=640)
+    assert len(found[0]) == 1 and len(found[-1]) == 640  # the window is 512
+    return dict(zip(NAMES, found, strict=True))
 
 
 def reference(model, prompt):
@@ -62,8 +81,8 @@ def reference(model, prompt):
     return found
 
 
-@pytest.mark.parametrize("name", PROMPTS)
-def test_residual_at_every_layer(ours, theirs, ids, name, record_property):
+@pytest.mark.parametrize("name", NAMES)
+def test_residual_at_every_layer(ours, theirs, ids, name):
     expected = reference(theirs, ids[name])
     forward = jax.jit(models.residuals, static_argnames="layers")
     mask = jnp.ones((1, len(ids[name])), bool)
@@ -73,7 +92,4 @@ def test_residual_at_every_layer(ours, theirs, ids, name, record_property):
         x, y = np.asarray(found[layer])[0], expected[layer]
         assert x.shape == y.shape == (len(ids[name]), 640)
         errors[layer] = (np.linalg.norm(x - y, axis=-1) / np.linalg.norm(y, axis=-1)).max()
-    record_property("relative_errors", str(errors))
     assert max(errors.values()) < RTOL, errors
-
-

@@ -6,6 +6,7 @@ The weights go through real safetensors files and the loader that users get.
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ from probejax.models import transformer as ours_module
 
 RTOL_RESIDUAL = 1e-4  # of the norm of a token's residual; float32 gives about 1e-6
 LENGTH = tiny_models.LENGTH
+RESIDUALS = jax.jit(models.residuals, static_argnames="layers")
+LOGITS = jax.jit(models.logits)
 
 
 def hf_model(config):
@@ -105,8 +108,8 @@ def run_theirs(model, ids, mask):
 
 def run_ours(model, ids, mask):
     layers = tuple(range(models.EMBED, len(model.layers)))
-    found = models.residuals(model, jnp.asarray(ids), jnp.asarray(mask), layers)
-    logits = models.logits(model, jnp.asarray(ids), jnp.asarray(mask))
+    found = RESIDUALS(model, jnp.asarray(ids), jnp.asarray(mask), layers)
+    logits = LOGITS(model, jnp.asarray(ids), jnp.asarray(mask))
     return {layer: np.asarray(x) for layer, x in found.items()}, np.asarray(logits)
 
 
@@ -208,7 +211,7 @@ def test_residuals_and_logits(pair, case):
     ids, mask = CASES[case]()
     expected, expected_logits = run_theirs(theirs, ids, mask)
     found, logits = run_ours(ours, ids, mask)
-    assert list(found) == [-1, 0, 1, 2, 3, 4]
+    assert list(found) == [-1, 0, 1, 2]
     assert np.array_equal(found[-1][mask], expected[-1][mask])
     for layer, x in found.items():
         assert error(x, expected[layer], mask) < RTOL_RESIDUAL, layer
@@ -234,7 +237,7 @@ def test_prompts_packed_into_one_row_equal_prompts_alone(pair):
 
 
 def test_bfloat16(pair):
-    """bfloat16 keeps 8 bits: half a per cent per rounding, some per cent after five blocks."""
+    """bfloat16 keeps 8 bits: half a per cent per rounding, some per cent after three blocks."""
     theirs, _, folder = pair
     ours = models.find(str(folder)).transformer(None, jnp.bfloat16)
     ids, mask = padded("right")
@@ -255,13 +258,13 @@ def test_bfloat16_embedding_is_scaled_by_the_rounded_root(pair):
         weight = theirs.model.embed_tokens.weight.bfloat16()
         scale = torch.tensor(32**0.5).bfloat16()  # 5.65625, not 5.65685
         expected = (weight[torch.tensor(ids).long()] * scale).float().numpy()
-    found = models.residuals(ours, jnp.asarray(ids), jnp.ones((2, LENGTH), bool), (-1,))[-1]
+    found = RESIDUALS(ours, jnp.asarray(ids), jnp.ones((2, LENGTH), bool), (-1,))[-1]
     assert np.array_equal(np.asarray(found, np.float32), expected)
 
 
 def same_model(a, b):
     ids, mask = padded("right")
-    x, y = (models.residuals(m, jnp.asarray(ids), jnp.asarray(mask), (4,))[4] for m in (a, b))
+    x, y = (RESIDUALS(m, jnp.asarray(ids), jnp.asarray(mask), (2,))[2] for m in (a, b))
     return np.array_equal(x, y)
 
 

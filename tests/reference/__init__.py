@@ -1,0 +1,1 @@
+"""Plain reference implementations: slow, independent, and what the parity tests compare with."""

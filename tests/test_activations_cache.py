@@ -1,0 +1,239 @@
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_models
+
+from probejax import activations, models
+from probejax.activations import Recipe
+from probejax.models import tokens
+
+harvests = activations.cache.harvests  # the module; `activations.harvest` is the function
+MODEL = tiny_models.language_model()
+PROMPTS = tiny_models.prompts(60, 30)
+RECIPE = Recipe("tiny", "0123", positions="last")
+BATCH = 256  # tokens: two rows of 128
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Counts the batches that pass the model; `stop` makes it fail before batch number `stop`."""
+    original = harvests.harvest
+
+    class Counter:
+        ran = 0
+        stop = None
+
+    def harvest(transformer, todo, layers, positions="last"):
+        for batch in todo:
+            if Counter.ran == Counter.stop:
+                raise KeyboardInterrupt
+            Counter.ran += 1
+            yield from original(transformer, [batch], layers, positions)
+
+    monkeypatch.setattr(harvests, "harvest", harvest)
+    return Counter
+
+
+def never():
+    raise AssertionError("the model was loaded although all is in the cache")
+
+
+def get(cache_dir, prompts=PROMPTS, layers=(1,), recipe=RECIPE, model=lambda: MODEL):
+    return activations.harvest(
+        prompts, layers, recipe, model, cache_dir=cache_dir, batch_tokens=BATCH
+    )
+
+
+def n_batches(prompts=PROMPTS, max_length=1024):
+    return len(harvests.batches(tokens.encode(MODEL.tokenizer, prompts, max_length), BATCH))
+
+
+def test_rows_are_in_the_order_of_the_prompts(tmp_path):
+    found = get(tmp_path, layers=(-1, 1))
+    for layer in (-1, 1):
+        last = found[layer].last()
+        assert last.shape == (len(PROMPTS), 32) and last.dtype == np.float32
+        for i in (0, 7, 59):
+            alone = get(tmp_path / str(i), [PROMPTS[i]], (layer,))[layer].last()
+            np.testing.assert_allclose(last[i], alone[0], rtol=0, atol=2e-5)
+    # The embedding of the last real token, not of padding or of BOS.
+    ids = tokens.encode(MODEL.tokenizer, PROMPTS, 1024)
+    table = np.asarray(MODEL.transformer.embed_tokens[...]) * np.float32(32**0.5)
+    np.testing.assert_allclose(found[-1].last(), table[[x[-1] for x in ids]], rtol=1e-6)
+
+
+def test_the_second_call_reads_the_cache(tmp_path, counted):
+    first = get(tmp_path)[1]
+    assert counted.ran == n_batches() > 3
+    second = get(tmp_path, model=never)[1]
+    assert np.array_equal(first.last(), second.last()) and counted.ran == n_batches()
+    assert not list((tmp_path / "activations").glob("*.parts"))
+
+
+def test_a_new_layer_runs_alone(tmp_path, counted):
+    get(tmp_path, layers=(0,))
+    before = counted.ran
+    both = get(tmp_path, layers=(0, 2))
+    assert counted.ran == 2 * before
+    assert np.array_equal(get(tmp_path, layers=(2,), model=never)[2].x, both[2].x)
+
+
+OTHER = {
+    "model": "other",
+    "fingerprint": "4567",
+    "dtype": "bfloat16",
+    "max_length": 1023,
+    "positions": "all",
+}
+
+
+def test_every_setting_is_part_of_the_key():
+    assert OTHER.keys() == {field.name for field in dataclasses.fields(Recipe)}
+    keys = [activations.key(RECIPE, 1, PROMPTS)]
+    for field, value in OTHER.items():
+        keys.append(activations.key(dataclasses.replace(RECIPE, **{field: value}), 1, PROMPTS))
+    keys.append(activations.key(RECIPE, 2, PROMPTS))
+    keys.append(activations.key(RECIPE, 1, PROMPTS[:-1]))
+    keys.append(activations.key(RECIPE, 1, PROMPTS[::-1]))
+    keys.append(activations.key(RECIPE, 1, [*PROMPTS[:-1], PROMPTS[-1] + "."]))
+    keys.append(activations.key(RECIPE, 1, ["ab", "c"]))
+    keys.append(activations.key(RECIPE, 1, ["a", "bc"]))
+    assert len(set(keys)) == len(keys)
+    assert activations.key(dataclasses.replace(RECIPE), 1, list(PROMPTS)) == keys[0]
+
+
+def test_a_changed_setting_does_not_reuse_old_activations(tmp_path):
+    whole = get(tmp_path)[1].last()
+    short = get(tmp_path, recipe=dataclasses.replace(RECIPE, max_length=5))[1].last()
+    lengths = np.array([len(x) for x in tokens.encode(MODEL.tokenizer, PROMPTS, 1024)])
+    same = np.abs(whole - short).max(axis=1) < 2e-5
+    assert same[lengths <= 5].all() and not same[lengths > 5].any()
+
+
+@pytest.mark.parametrize("stop", [0, 1, 4])
+def test_killed_half_way_and_run_again(tmp_path, counted, stop):
+    expected = get(tmp_path / "whole", layers=(0, 2))
+    counted.ran, counted.stop = 0, stop
+    with pytest.raises(KeyboardInterrupt):
+        get(tmp_path / "killed", layers=(0, 2))
+    assert not list((tmp_path / "killed").rglob("manifest.json"))
+    counted.stop = None
+    found = get(tmp_path / "killed", layers=(0, 2))
+    assert counted.ran == n_batches()  # nothing that had been finished ran again
+    for layer in (0, 2):
+        assert np.array_equal(found[layer].x, expected[layer].x)
+        assert np.array_equal(found[layer].starts, expected[layer].starts)
+
+
+def test_killed_before_the_manifest(tmp_path, counted, monkeypatch):
+    """All batches are done, the joined file is not: nothing runs again."""
+    original = activations.cache._write_rows
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(activations.cache, "_write_rows", killed)
+    with pytest.raises(KeyboardInterrupt):
+        get(tmp_path)
+    monkeypatch.setattr(activations.cache, "_write_rows", original)
+    assert get(tmp_path)[1].last().shape == (len(PROMPTS), 32)
+    assert counted.ran == n_batches()
+
+
+def test_another_process_finishes_the_same_harvest_first(tmp_path, monkeypatch):
+    original = harvests.harvest
+
+    def slow(transformer, todo, layers, positions):
+        for i, part in enumerate(original(transformer, todo, layers, positions)):
+            yield part
+            if i == 2:  # the other one is done, and has cleared the batches away
+                monkeypatch.setattr(harvests, "harvest", original)
+                get(tmp_path)
+
+    monkeypatch.setattr(harvests, "harvest", slow)
+    found = get(tmp_path)[1]
+    monkeypatch.setattr(harvests, "harvest", original)
+    assert np.array_equal(found.last(), get(tmp_path / "alone")[1].last())
+    assert not list((tmp_path / "activations").glob("*.parts"))
+
+
+def test_equal_prompts_share_rows(tmp_path, counted):
+    prompts = [PROMPTS[0], PROMPTS[1], PROMPTS[0], PROMPTS[0]]
+    found = get(tmp_path, prompts)[1]
+    assert found.x.shape == (2, 32) and len(found.starts) == 4
+    assert found.starts[0] == found.starts[2] == found.starts[3] != found.starts[1]
+    assert np.array_equal(found.last()[0], found.last()[3])
+
+
+def test_all_positions(tmp_path):
+    found = get(tmp_path, recipe=dataclasses.replace(RECIPE, positions="all"))[1]
+    lengths = [len(x) for x in tokens.encode(MODEL.tokenizer, PROMPTS, 1024)]
+    assert found.counts.tolist() == lengths and found.x.shape == (sum(lengths), 32)
+    np.testing.assert_allclose(found.last(), get(tmp_path)[1].last(), rtol=0, atol=2e-5)
+    bos = found.x[found.starts]
+    np.testing.assert_allclose(bos, bos[:1].repeat(len(bos), 0), rtol=0, atol=2e-5)
+
+
+def test_bfloat16_keeps_its_bits(tmp_path):
+    halved = dataclasses.replace(
+        MODEL, transformer=tiny_models.transformer(MODEL.config, dtype=jnp.bfloat16)
+    )
+    recipe = dataclasses.replace(RECIPE, dtype="bfloat16")
+    found = get(tmp_path, recipe=recipe, model=lambda: halved)[1]
+    assert found.x.dtype == jnp.bfloat16 and found.last().dtype == np.float32
+    (folder,) = (tmp_path / "activations").iterdir()
+    assert np.load(folder / "x.npy").dtype == np.uint16
+    batch = harvests.batches(tokens.encode(MODEL.tokenizer, PROMPTS, 1024), BATCH)[0]
+    (part,) = harvests.harvest(halved.transformer, [batch], (1,))
+    rows = found.x[found.starts[batch.prompts]]
+    assert np.array_equal(rows.view(np.uint16), part.rows[1].view(np.uint16))
+
+
+@pytest.mark.parametrize("name", ["x.npy", "rows.npz", "manifest.json"])
+@pytest.mark.parametrize("size", [0, 50, -20])
+def test_damaged_files_are_named(tmp_path, name, size):
+    get(tmp_path)
+    (folder,) = (tmp_path / "activations").iterdir()
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=f"activations in .*{folder.name} are damaged .*delete"):
+        get(tmp_path, model=never)
+
+
+def test_a_file_of_another_shape_is_damaged(tmp_path):
+    get(tmp_path)
+    (folder,) = (tmp_path / "activations").iterdir()
+    np.save(folder / "x.npy", np.zeros((3, 32), np.float32))
+    with pytest.raises(ValueError, match=r"x\.npy is \(3, 32\), the manifest says \[60, 32\]"):
+        get(tmp_path, model=never)
+
+
+def test_nan_is_refused_and_not_stored(tmp_path):
+    arrays = tiny_models.arrays(MODEL.config)
+    arrays.arrays["model.layers.1.mlp.down_proj.weight"][0, 0] = np.nan
+    broken = dataclasses.replace(MODEL, transformer=models.weights.load(MODEL.config, arrays))
+    with pytest.raises(
+        ValueError, match=r"these prompts at layer 1 hold NaN or infinity with --dt"
+    ):
+        get(tmp_path, model=lambda: broken)
+    assert not list(tmp_path.rglob("*.npz")) and not list(tmp_path.rglob("manifest.json"))
+
+
+def test_a_cache_that_cannot_be_written(tmp_path):
+    (tmp_path / "activations").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="activations"):
+        get(tmp_path)
+
+
+def test_the_manifest_says_what_it_is(tmp_path):
+    get(tmp_path)
+    (path,) = (tmp_path / "activations").glob("*/manifest.json")
+    assert json.loads(path.read_text()) == {
+        "layer": 1,
+        "prompts": 60,
+        "shape": [60, 32],
+        **dataclasses.asdict(RECIPE),
+    }

@@ -1,0 +1,106 @@
+"""The real entry point in two processes: killed in the middle and run again, it ends the same."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from probejax.saes import gemma_scope
+from tests import tiny_models
+
+TASKS = 4
+TIMEOUT = 300
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> dict[str, Path]:
+    """A tiny model folder, a tiny SAE and four tasks of 120 rows."""
+    root = tmp_path_factory.mktemp("inputs")
+    folder, tasks = root / "tiny-gemma-3", root / "tasks"
+    folder.mkdir()
+    tasks.mkdir()
+    config = tiny_models.GEMMA3
+    model = tiny_models.language_model(config)
+    model.tokenizer.save(str(folder / "tokenizer.json"))
+    save_file(tiny_models.arrays(config).arrays, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(tiny_models.hf_config(config)))
+    rng = np.random.default_rng(0)
+    d, m = config.d_model, 12
+    arrays = {
+        "W_enc": rng.normal(size=(d, m)).astype(np.float32),
+        "b_enc": np.zeros(m, np.float32),
+        "W_dec": rng.normal(size=(m, d)).astype(np.float32),
+        "b_dec": np.zeros(d, np.float32),
+        "threshold": np.full(m, 0.1, np.float32),
+    }
+    (root / "params.npz").write_bytes(gemma_scope.to_bytes(arrays))
+    for number in range(TASKS):
+        texts = tiny_models.prompts(120, 6, seed=number)
+        labels = [("yes", "no")[i % 2] for i in range(len(texts))]
+        rows = "\n".join(f"{text or 'w0'},{label}" for text, label in zip(texts, labels, strict=True))
+        (tasks / f"own_{number}.csv").write_text(f"prompt,target\n{rows}\n")
+    return {"model": folder, "tasks": tasks, "sae": root / "params.npz", "cache": root / "cache"}
+
+
+def start(inputs, out: Path, processes: int = 2) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [
+        *(sys.executable, "-m", "experiments.sweep", f"--out={out}"),
+        *(f"--model={inputs['model']}", "--layer=1", f"--sae={inputs['sae']}"),
+        *("--tasks=own_*", f"--tasks_dir={inputs['tasks']}", f"--cache_dir={inputs['cache']}"),
+        *("--regimes=standard,label_noise", "--methods=logreg,sae_k4", "--multihost"),
+        *(f"--coordinator={address}", f"--num_processes={processes}"),
+    ]
+    environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
+    environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"}
+    return [
+        subprocess.Popen(
+            [*command, f"--process_id={i}"],
+            env=environment,
+            cwd=Path(__file__).parents[1],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(processes)
+    ]
+
+
+def finish(running: list[subprocess.Popen]) -> list[str]:
+    outputs = [process.communicate(timeout=TIMEOUT)[0] for process in running]
+    assert [process.returncode for process in running] == [0] * len(running), "\n".join(outputs)
+    return outputs
+
+
+def units(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (out / "units").glob("*.json")}
+
+
+def test_killed_and_rerun_gives_the_same_bytes(inputs, tmp_path):
+    outputs = finish(start(inputs, tmp_path / "whole"))
+    expected = units(tmp_path / "whole")
+    assert len(expected) == 2 * TASKS
+    assert any("with SAE" in text for text in outputs)  # whoever finished last printed the table
+
+    running = start(inputs, tmp_path / "killed")
+    deadline = time.monotonic() + TIMEOUT
+    while not units(tmp_path / "killed"):
+        assert time.monotonic() < deadline, "no unit was finished"
+        time.sleep(0.01)
+    for process in running:
+        process.kill()
+        process.communicate()
+    done = units(tmp_path / "killed")
+    assert 0 < len(done) < len(expected), "the run was not killed in its middle"
+
+    finish(start(inputs, tmp_path / "killed"))
+    assert units(tmp_path / "killed") == expected
