@@ -4,11 +4,11 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_models
 
 from probejax import activations, models
 from probejax.activations import Recipe
 from probejax.models import tokens
+from tests import tiny_models
 
 harvests = activations.cache.harvests  # the module; `activations.harvest` is the function
 MODEL = tiny_models.language_model()

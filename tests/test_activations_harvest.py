@@ -2,11 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_models
 
 from probejax import models
 from probejax.activations.harvest import _forward, batches, harvest
 from probejax.models import tokens
+from tests import tiny_models
 
 LAYERS = (-1, 0, 2)
 MODEL = tiny_models.language_model()

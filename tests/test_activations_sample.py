@@ -1,11 +1,11 @@
 import numpy as np
-import tiny_models
 
 from probejax import activations
 from probejax.activations import Recipe
 from probejax.activations.sample import _held_out
 from probejax.models import tokens
 from probejax.tasks.catalog import Task
+from tests import tiny_models
 
 MODEL = tiny_models.language_model()
 RECIPE = Recipe("tiny", "0123", positions="all")

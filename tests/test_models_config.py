@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_models
 from flax import nnx
 
 from probejax import artifacts, models
 from probejax.models import config as configs
 from probejax.models.gguf import Gguf
+from tests import tiny_models
 
 GOLDEN = Path(__file__).parent / "golden" / "configs"
 

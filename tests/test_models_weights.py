@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_models
 from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -15,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from probejax import models
 from probejax.models import gguf as gguf_module
 from probejax.models import safetensors, weights
+from tests import tiny_models
 
 # Four key/value heads, so that every cut axis divides by the four devices.
 CONFIG = tiny_models.change(tiny_models.GEMMA3, n_kv_heads=4, d_vocab=64)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from reference import jumprelu_sae
 
 from probejax import saes
+from tests.reference import jumprelu_sae
 
 MUST_HAVE_SAE_LENS = os.environ.get("PROBEJAX_REQUIRE_SAE_LENS") == "1"
 

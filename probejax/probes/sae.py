@@ -73,15 +73,16 @@ def fit(selection: Selection, rows: Rows, k: int) -> scores.Scores:
     if k > selection.columns.shape[1]:
         raise ValueError(f"k={k}, but only {selection.columns.shape[1]} latents were selected.")
     values, columns = selection.values, selection.columns[:, :k]
-    train, mask, y = np.asarray(rows.train), np.asarray(rows.train_mask), np.asarray(rows.y_train)
+    train, mask, y = map(jnp.asarray, (rows.train, rows.train_mask, rows.y_train))
     folds = scores.folds(rows)
     z = _gather(values, train, columns)
-    path = l1.solve_path(z[folds.lane], folds.train, y[folds.lane], STRENGTHS)
+    fitted = jnp.asarray(folds.train)
+    path = l1.solve_path(z[folds.lane], fitted, y[folds.lane], jnp.asarray(STRENGTHS))
     on_train = jnp.einsum("qnk,qpk->qpn", z[folds.lane], path.w, precision="highest")
     val_auc, best = scores.choose(on_train + path.b[:, :, None], folds, rows, default=0)
     searched = np.asarray(rows.fold_mask).any(axis=1)
     C = np.where(searched, STRENGTHS[best], DEFAULT_C)
-    final = l1.solve(z, mask, y, C)
+    final = l1.solve(z, mask, y, jnp.asarray(C))
     test = scores.evaluate(
         _predict(values, np.asarray(rows.test), columns, final.w, final.b),
         rows.y_test,

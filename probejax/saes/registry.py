@@ -33,9 +33,18 @@ class SaeFile:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
     def description(self) -> dict:
-        """Returns what its training recorded: measured quality and options; may be empty."""
+        """Returns what its training recorded: measured quality and options; may be empty.
+
+        Raises:
+          ValueError: the record is damaged.
+        """
         record = self.path.with_name("training.json")
-        return json.loads(record.read_text()) if record.exists() else {}
+        if not record.exists():
+            return {}
+        try:
+            return dict(json.loads(record.read_text()).items())
+        except (ValueError, AttributeError) as error:  # not JSON, or no object
+            raise ValueError(f"{record} is damaged ({error}); delete it or restore it.") from error
 
 
 def shipped(model: str) -> tuple[SaeFile, ...]:
@@ -61,7 +70,8 @@ def find(spec: str) -> SaeFile:
       spec: the id of a shipped SAE, a `params.npz` file, or a folder that holds one.
 
     Raises:
-      FileNotFoundError: neither; the message lists the shipped ones.
+      FileNotFoundError: none of these; the message lists the shipped ones.
+      ValueError: the training record beside the file is damaged.
     """
     by_id = {sae.sae_id: sae for sae in _all_shipped()}
     if spec in by_id:
@@ -71,7 +81,7 @@ def find(spec: str) -> SaeFile:
     if not path.is_file():
         raise FileNotFoundError(
             f"--sae={spec} is neither a file, nor a folder with a params.npz, nor one of the SAEs "
-            f"that come with probejax: {', '.join(by_id)}."
+            f"that come with probejax: {', '.join(by_id) or 'none'}."
         )
     return _describe("/".join(path.resolve().with_suffix("").parts[-4:-1]), path)
 

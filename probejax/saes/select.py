@@ -87,7 +87,12 @@ def top_latents(
 
 @functools.partial(jax.jit, static_argnames="ranking")
 def _merge(
-    best, piece: SAE, x: Float[Array, "n d_model"], lanes: _Lanes, start: int, ranking: Ranking
+    best,
+    piece: SAE,
+    x: Float[Array, "n d_model"],
+    lanes: _Lanes,
+    start: Int[Array, ""],
+    ranking: Ranking,
 ):
     """Scores one block of latents and keeps the best k of those seen so far."""
     product = functools.partial(jnp.matmul, precision="highest")

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from safetensors.numpy import load_file, save_file
 from transformers import (
@@ -22,6 +21,7 @@ from transformers import (
 
 from probejax import models
 from probejax.models import transformer as ours_module
+from tests import tiny_models
 
 RTOL_RESIDUAL = 1e-4  # of the norm of a token's residual; float32 gives about 1e-6
 LENGTH = tiny_models.LENGTH

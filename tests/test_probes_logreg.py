@@ -1,0 +1,118 @@
+"""L2 logistic regression by the study's rules, against scikit-learn."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from probejax import probes
+from probejax.probes import logreg
+from probejax.solvers import codes
+from tests import probe_cases
+from tests.reference import study_probes
+
+
+def problem(signal, seed=0, d=12):
+    """Features on a mean far from zero, in columns of different scale."""
+    y = probe_cases.labels(seed)
+    rng = np.random.default_rng((seed, 1))
+    x = rng.normal(size=(probe_cases.N_TASK, d)) + signal * np.outer(2 * y - 1, rng.normal(size=d))
+    return (3 + x * np.geomspace(0.3, 3, d)).astype(np.float32), y
+
+
+CASES = {"hard": (0.1, 0.0), "fair": (0.25, 0.0), "noisy": (0.4, 0.2)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_against_the_study_s_rules(name):
+    signal, noise = CASES[name]
+    x, y = problem(signal)
+    found = probe_cases.conditions(y, noise=noise)
+    ours = probe_cases.run(lambda rows: logreg.fit(jnp.asarray(x), rows), found)
+    same, exact = 0, x.astype(np.float64)
+    for lane, condition in enumerate(found):
+        if len(set(condition.y_train)) < 2:
+            continue
+        theirs = study_probes.probe(
+            exact[condition.train],
+            condition.y_train,
+            exact[condition.test],
+            condition.y_test,
+            study_probes.fit_l2,
+        )
+        same += probe_cases.check(ours[lane], theirs)
+        assert ours[lane]["code"] == codes.CONVERGED and ours[lane]["gap"] < 1e-5, ours[lane]
+    assert same >= len(found) - 2
+
+
+def test_up_to_three_rows_are_not_searched():
+    x, y = problem(0.5)
+    found = probe_cases.conditions(y, sizes=(2, 3))
+    ours = probe_cases.run(lambda rows: logreg.fit(jnp.asarray(x), rows), found)
+    for lane, condition in enumerate(found):
+        assert ours[lane]["hyperparameter"] == 1.0
+        w, _ = study_probes.fit_l2(x[condition.train].astype(float), condition.y_train, 1.0)
+        assert ours[lane]["val_auc"] == 1.0  # two or three points in 12 dimensions are separable
+        truth = study_probes.roc_auc_score(condition.y_test, x[condition.test] @ w)
+        np.testing.assert_allclose(ours[lane]["test_auc"], truth, atol=1e-3)
+
+
+def test_of_equal_validation_aucs_the_weakest_regularisation_wins():
+    x, y = problem(8.0)  # every C separates every fold
+    found = probe_cases.conditions(y, sizes=(10, 40, 140))
+    ours = probe_cases.run(lambda rows: logreg.fit(jnp.asarray(x), rows), found)
+    assert [ours[lane]["hyperparameter"] for lane in range(3)] == [1e5] * 3
+    assert [ours[lane]["val_auc"] for lane in range(3)] == [1.0] * 3
+
+
+def test_the_grid_runs_downwards():
+    expected = [1e5, 7742.64, 599.484, 46.4159, 3.59381, 0.278256, 0.0215443, 1.6681e-3]
+    np.testing.assert_allclose(logreg.STRENGTHS, [*expected, 1.29155e-4, 1e-5], rtol=1e-5)
+
+
+def test_a_lane_does_not_depend_on_its_neighbours():
+    x, y = problem(0.3)
+    found = probe_cases.conditions(y, sizes=(14, 20, 40, 50))
+    together = probe_cases.run(lambda rows: logreg.fit(jnp.asarray(x), rows), found)
+    other = probe_cases.conditions(y, sizes=(16, 20, 33, 60), seed=9)
+    other[1] = found[1]
+    elsewhere = probe_cases.run(lambda rows: logreg.fit(jnp.asarray(x), rows), other)
+    assert {k: float(v) for k, v in together[1].items()} == {
+        k: float(v) for k, v in elsewhere[1].items()
+    }
+
+
+def test_what_stands_in_padding_has_no_influence():
+    x, y = problem(0.3)
+    ((_, rows),) = probes.batches(probe_cases.conditions(y, sizes=(14, 40)), [64])
+    expected = logreg.fit(jnp.asarray(x), rows)
+    rng = np.random.default_rng(0)
+    fill = lambda kept, mask, high: np.where(mask, kept, rng.integers(0, high, kept.shape)).astype(
+        np.int32
+    )
+    garbage = rows._replace(
+        train=fill(rows.train, rows.train_mask, 400),
+        y_train=fill(rows.y_train, rows.train_mask, 2),
+        test=fill(rows.test, rows.test_mask, 400),
+        y_test=fill(rows.y_test, rows.test_mask, 2),
+    )
+    for ours, theirs in zip(logreg.fit(jnp.asarray(x), garbage), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_label_noise_spoils_training_and_validation_but_not_the_test():
+    x, y = problem(2.0)
+    clean = probe_cases.conditions(y, sizes=(140,))
+    noisy = probe_cases.conditions(y, sizes=(140,), noise=0.3)
+    fit = lambda found: probe_cases.run(lambda rows: logreg.fit(jnp.asarray(x), rows), found)[0]
+    before, after = fit(clean), fit(noisy)
+    assert before["val_auc"] > 0.99 and before["test_auc"] > 0.99
+    assert after["val_auc"] < 0.8 and after["test_auc"] > 0.8
+
+
+def test_a_condition_of_one_class_is_degenerate_and_guesses():
+    x, y = problem(1.0)
+    (found,) = probe_cases.conditions(y, sizes=(40,))
+    single = found.__class__(**{**vars(found), "y_train": np.ones_like(found.y_train)})
+    ours = probe_cases.run(lambda rows: logreg.fit(jnp.asarray(x), rows), [single])[0]
+    assert ours["code"] == codes.DEGENERATE
+    assert ours["test_auc"] == 0.5 and np.isnan(ours["val_auc"])

@@ -1,0 +1,154 @@
+"""L1 logistic regression on chosen latents by the study's rules, against an exact solver."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from probejax import probes, saes
+from probejax.probes import sae as sae_probe
+from probejax.solvers import codes
+from tests import probe_cases
+from tests.reference import study_probes
+
+D_MODEL, D_SAE, K = 12, 60, 5
+
+
+@pytest.fixture(scope="module")
+def dictionary():
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    return saes.SAE(
+        W_enc=normal(D_MODEL, D_SAE),
+        b_enc=normal(D_SAE),
+        W_dec=normal(D_SAE, D_MODEL),
+        b_dec=normal(D_MODEL),
+        threshold=jnp.exp(normal(D_SAE)),
+    )
+
+
+def problem(signal, seed=0):
+    y = probe_cases.labels(seed)
+    rng = np.random.default_rng((seed, 1))
+    shift = signal * np.outer(2 * y - 1, rng.normal(size=D_MODEL))
+    return jnp.asarray(rng.normal(size=(probe_cases.N_TASK, D_MODEL)) + shift, jnp.float32), y
+
+
+def fitted(x, found, dictionary, ranking="normalised", k=K):
+    """Runs select and fit on all conditions."""
+
+    def fit(rows):
+        return sae_probe.fit(sae_probe.select(x, rows, dictionary, k, ranking), rows, k)
+
+    return probe_cases.run(fit, found)
+
+
+@pytest.mark.parametrize(
+    "signal, noise, ranking", [(0.15, 0.0, "normalised"), (0.3, 0.0, "raw"), (0.5, 0.2, "raw")]
+)
+def test_against_the_study_s_rules(dictionary, signal, noise, ranking):
+    x, y = problem(signal)
+    found = probe_cases.conditions(y, sizes=(2, 3, 4, 10, 13, 40, 140), noise=noise)
+    ours = fitted(x, found, dictionary, ranking)
+    latents = np.asarray(saes.encode(dictionary, x), np.float64)
+    same = 0
+    for lane, c in enumerate(found):
+        if len(set(c.y_train)) < 2:
+            continue
+        columns = study_probes.rank(latents[c.train], c.y_train, K, ranking == "normalised")
+        z = latents[:, columns]
+        theirs = study_probes.probe(z[c.train], c.y_train, z[c.test], c.y_test, study_probes.fit_l1)
+        same += probe_cases.check(ours[lane], theirs)
+        assert ours[lane]["code"] == codes.CONVERGED and ours[lane]["gap"] < 1e-5, ours[lane]
+    assert same >= len(found) - 3
+
+
+def test_the_reference_solver_is_exact(dictionary):
+    x, y = problem(0.3)
+    z = np.asarray(saes.encode(dictionary, x), np.float64)[:40, :K]
+    for C in study_probes.GRID:
+        assert study_probes.fit_l1(z, y[:40], C)[2] < 1e-5
+
+
+def test_selection_encodes_only_what_is_chosen(dictionary):
+    x, y = problem(0.3)
+    for _, rows in probes.batches(probe_cases.conditions(y), probe_cases.GROUPS):
+        chosen = sae_probe.select(x, rows, dictionary, K, "raw")
+        assert chosen.latents.shape == chosen.columns.shape == (len(rows.train), K)
+        latents = np.asarray(saes.encode(dictionary, x))
+        for lane in range(len(rows.train)):
+            np.testing.assert_allclose(
+                np.asarray(chosen.values)[:, chosen.columns[lane]],
+                latents[:, chosen.latents[lane]],
+                rtol=1e-6,
+            )
+        distinct = len(np.unique(chosen.latents))
+        assert distinct <= chosen.values.shape[1] < 2 * distinct  # padded to a power of two
+        assert chosen.values.shape[1] & (chosen.values.shape[1] - 1) == 0
+
+
+def test_a_smaller_k_uses_a_prefix_of_a_larger_selection(dictionary):
+    x, y = problem(0.3)
+    found = probe_cases.conditions(y, sizes=(14, 40))
+    ((_, rows),) = probes.batches(found, [64])
+    large = sae_probe.select(x, rows, dictionary, 16, "normalised")
+    small = sae_probe.select(x, rows, dictionary, 4, "normalised")
+    np.testing.assert_array_equal(large.latents[:, :4], small.latents)
+    for ours, theirs in zip(
+        sae_probe.fit(large, rows, 4), sae_probe.fit(small, rows, 4), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    assert (sae_probe.fit(large, rows, 16).val_auc != sae_probe.fit(small, rows, 4).val_auc).any()
+
+
+def test_more_latents_than_were_selected_is_an_error(dictionary):
+    x, y = problem(0.3)
+    ((_, rows),) = probes.batches(probe_cases.conditions(y, sizes=(10,)), [16])
+    selection = sae_probe.select(x, rows, dictionary, 4, "raw")
+    with pytest.raises(ValueError, match="^k=5, but only 4 latents were selected.$"):
+        sae_probe.fit(selection, rows, 5)
+
+
+def test_latents_are_ranked_on_the_corrupted_labels_of_the_lane(dictionary):
+    x, y = problem(1.0)
+    found = [
+        *probe_cases.conditions(y, sizes=(40,)),
+        *probe_cases.conditions(y, sizes=(40,), noise=0.4),
+    ]
+    ((_, rows),) = probes.batches(found, [64])
+    chosen = sae_probe.select(x, rows, dictionary, K, "raw").latents
+    latents = np.asarray(saes.encode(dictionary, x), np.float64)
+    for lane, c in enumerate(found):
+        expected = study_probes.rank(latents[c.train], c.y_train, K, normalised=False)
+        np.testing.assert_array_equal(chosen[lane], expected)
+    assert (chosen[0] != chosen[1]).any()
+
+
+def test_of_equal_validation_aucs_the_weakest_regularisation_wins(dictionary):
+    x, y = problem(6.0)
+    ours = fitted(x, probe_cases.conditions(y, sizes=(10, 40, 140)), dictionary)
+    assert [ours[lane]["val_auc"] for lane in range(3)] == [1.0] * 3
+    assert [ours[lane]["hyperparameter"] for lane in range(3)] == [1e5] * 3
+
+
+def test_up_to_three_rows_are_not_searched(dictionary):
+    x, y = problem(0.5)
+    found = probe_cases.conditions(y, sizes=(2, 3))
+    ours = fitted(x, found, dictionary)
+    latents = np.asarray(saes.encode(dictionary, x), np.float64)
+    for lane, c in enumerate(found):
+        z = latents[:, study_probes.rank(latents[c.train], c.y_train, K, True)]
+        w = study_probes.fit_l1(z[c.train], c.y_train, 1.0)[0]
+        assert ours[lane]["hyperparameter"] == 1.0
+        on_train = study_probes.roc_auc_score(c.y_train, z[c.train] @ w)
+        np.testing.assert_allclose(ours[lane]["val_auc"], on_train, atol=1e-3)
+
+
+def test_a_lane_does_not_depend_on_its_neighbours(dictionary):
+    x, y = problem(0.3)
+    found = probe_cases.conditions(y, sizes=(14, 20, 40, 50))
+    together = fitted(x, found, dictionary)[1]
+    other = probe_cases.conditions(y, sizes=(16, 20, 33, 60), seed=9)
+    other[1] = found[1]
+    elsewhere = fitted(x, other, dictionary)[1]
+    for name, value in together.items():
+        np.testing.assert_allclose(value, elsewhere[name], rtol=1e-6, atol=1e-7, err_msg=name)
