@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("probejax/**/*.py"), *ROOT.glob("experiments/*.py")])
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
-# A room imports rooms of lower layers, and those of its own layer that stand before it here.
+# A room imports rooms of lower layers only.
 LAYERS = (
     ("artifacts", "storage", "devices", "metrics"),
     ("tasks", "models", "saes", "solvers"),
@@ -18,7 +18,6 @@ LAYERS = (
     ("sweep", "analysis"),
     ("experiments",),
 )
-ALONE = {"artifacts", "storage", "devices", "metrics", "tasks", "models", "saes", "solvers"}
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 
 # Inside a room, files import those that stand before them; what is not listed must not be cyclic.
@@ -91,10 +90,7 @@ def test_imports_run_to_lower_layers(module):
         assert to in LAYER, f"{module} imports {other}, which has no layer"
         if to == room:
             continue
-        below = LAYER[to] < LAYER[room]
-        beside = LAYER[to] == LAYER[room] and room not in ALONE
-        beside &= LAYERS[LAYER[room]].index(to) < LAYERS[LAYER[room]].index(room)
-        assert below or beside, f"{module} (layer {LAYER[room]}) imports {other} ({LAYER[to]})"
+        assert LAYER[to] < LAYER[room], f"{module} (of {LAYER[room]}) imports {other} ({LAYER[to]})"
 
 
 def test_every_room_has_a_layer():
