@@ -8,7 +8,7 @@ Killed at any moment, the same command finishes the rest; several processes may 
 import dataclasses
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 from tqdm import tqdm
 
 from experiments import flags as common
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
     storage.write_config(_OUT.value, dataclasses.asdict(config) | {"layer": job.layer_name})
     if _VERBOSE.value:
         for sae in job.saes.values():
-            logging.info("%s: %s", sae.sae_id, sae.description().get("quality", "not measured"))
+            print(f"{sae.sae_id}: {sae.description().get('quality', 'not measured')}")
     store = storage.Store(_OUT.value)
     units = job.units()
     done = store.done()

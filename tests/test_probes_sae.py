@@ -33,13 +33,22 @@ def problem(signal, seed=0):
     return jnp.asarray(rng.normal(size=(probe_cases.N_TASK, D_MODEL)) + shift, jnp.float32), y
 
 
-def fitted(x, found, dictionary, ranking="normalised", k=K):
-    """Runs select and fit on all conditions."""
+def fitted(x, found, dictionary, ranking="normalised"):
+    """Selects and fits on all conditions; returns the scores and the latents of each."""
+    latents = {}
 
     def fit(rows):
-        return sae_probe.fit(sae_probe.select(x, rows, dictionary, k, ranking), rows, k)
+        selection = sae_probe.select(x, rows, dictionary, K, ranking)
+        latents.update({tuple(rows.train[i]): each for i, each in enumerate(selection.latents)})
+        return sae_probe.fit(selection, rows, K)
 
-    return probe_cases.run(fit, found)
+    scores = probe_cases.run(fit, found)
+    start = lambda condition: tuple(condition.train.tolist())
+    chosen = {
+        lane: next(each for key, each in latents.items() if key[: len(c.train)] == start(c))
+        for lane, c in enumerate(found)
+    }
+    return scores, chosen
 
 
 @pytest.mark.parametrize(
@@ -47,26 +56,31 @@ def fitted(x, found, dictionary, ranking="normalised", k=K):
 )
 def test_against_the_study_s_rules(dictionary, signal, noise, ranking):
     x, y = problem(signal)
-    found = probe_cases.conditions(y, sizes=(2, 3, 4, 10, 13, 40, 140), noise=noise)
-    ours = fitted(x, found, dictionary, ranking)
+    found = probe_cases.conditions(y, noise=noise)
+    ours, chosen = fitted(x, found, dictionary, ranking)
     latents = np.asarray(saes.encode(dictionary, x), np.float64)
-    same = 0
+    compared = []
     for lane, c in enumerate(found):
         if len(set(c.y_train)) < 2:
             continue
-        columns = study_probes.rank(latents[c.train], c.y_train, K, ranking == "normalised")
-        z = latents[:, columns]
+        # With few rows many latents tie, and which of them are chosen is a matter of rounding.
+        if len(c.train) >= 40:
+            columns = study_probes.rank(latents[c.train], c.y_train, K, ranking == "normalised")
+            np.testing.assert_array_equal(chosen[lane], columns)
+        z = latents[:, chosen[lane]]
         theirs = study_probes.probe(z[c.train], c.y_train, z[c.test], c.y_test, study_probes.fit_l1)
-        same += probe_cases.check(ours[lane], theirs)
+        compared.append(probe_cases.check(ours[lane], theirs))
         assert ours[lane]["code"] == codes.CONVERGED and ours[lane]["gap"] < 1e-5, ours[lane]
-    assert same >= len(found) - 3
+    assert sum(compared) >= len(compared) - 1 >= len(found) - 3
 
 
 def test_the_reference_solver_is_exact(dictionary):
     x, y = problem(0.3)
     z = np.asarray(saes.encode(dictionary, x), np.float64)[:40, :K]
     for C in study_probes.GRID:
-        assert study_probes.fit_l1(z, y[:40], C)[2] < 1e-5
+        w, _, miss = study_probes.fit_l1(z, y[:40], C)
+        assert miss < 1e-5
+        assert study_probes.fit_l1(-z, y[:40], C)[0] == pytest.approx(-w, abs=1e-6)
 
 
 def test_selection_encodes_only_what_is_chosen(dictionary):
@@ -79,7 +93,8 @@ def test_selection_encodes_only_what_is_chosen(dictionary):
             np.testing.assert_allclose(
                 np.asarray(chosen.values)[:, chosen.columns[lane]],
                 latents[:, chosen.latents[lane]],
-                rtol=1e-6,
+                rtol=1e-5,
+                atol=1e-5,
             )
         distinct = len(np.unique(chosen.latents))
         assert distinct <= chosen.values.shape[1] < 2 * distinct  # padded to a power of two
@@ -96,7 +111,7 @@ def test_a_smaller_k_uses_a_prefix_of_a_larger_selection(dictionary):
     for ours, theirs in zip(
         sae_probe.fit(large, rows, 4), sae_probe.fit(small, rows, 4), strict=True
     ):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
     assert (sae_probe.fit(large, rows, 16).val_auc != sae_probe.fit(small, rows, 4).val_auc).any()
 
 
@@ -104,7 +119,7 @@ def test_more_latents_than_were_selected_is_an_error(dictionary):
     x, y = problem(0.3)
     ((_, rows),) = probes.batches(probe_cases.conditions(y, sizes=(10,)), [16])
     selection = sae_probe.select(x, rows, dictionary, 4, "raw")
-    with pytest.raises(ValueError, match="^k=5, but only 4 latents were selected.$"):
+    with pytest.raises(ValueError, match=r"^k=5, but only 4 latents were selected\.$"):
         sae_probe.fit(selection, rows, 5)
 
 
@@ -125,18 +140,20 @@ def test_latents_are_ranked_on_the_corrupted_labels_of_the_lane(dictionary):
 
 def test_of_equal_validation_aucs_the_weakest_regularisation_wins(dictionary):
     x, y = problem(6.0)
-    ours = fitted(x, probe_cases.conditions(y, sizes=(10, 40, 140)), dictionary)
-    assert [ours[lane]["val_auc"] for lane in range(3)] == [1.0] * 3
-    assert [ours[lane]["hyperparameter"] for lane in range(3)] == [1e5] * 3
+    ours, _ = fitted(x, probe_cases.conditions(y), dictionary)
+    searched = [lane for lane, size in enumerate(probe_cases.SIZES) if size > 3]
+    assert [ours[lane]["val_auc"] for lane in searched] == [1.0] * len(searched)
+    assert [ours[lane]["hyperparameter"] for lane in searched] == [1e5] * len(searched)
 
 
 def test_up_to_three_rows_are_not_searched(dictionary):
     x, y = problem(0.5)
-    found = probe_cases.conditions(y, sizes=(2, 3))
-    ours = fitted(x, found, dictionary)
+    found = probe_cases.conditions(y)
+    ours, chosen = fitted(x, found, dictionary)
     latents = np.asarray(saes.encode(dictionary, x), np.float64)
-    for lane, c in enumerate(found):
-        z = latents[:, study_probes.rank(latents[c.train], c.y_train, K, True)]
+    for lane, c in enumerate(found[:2]):
+        assert len(c.train) == lane + 2
+        z = latents[:, chosen[lane]]
         w = study_probes.fit_l1(z[c.train], c.y_train, 1.0)[0]
         assert ours[lane]["hyperparameter"] == 1.0
         on_train = study_probes.roc_auc_score(c.y_train, z[c.train] @ w)
@@ -145,10 +162,10 @@ def test_up_to_three_rows_are_not_searched(dictionary):
 
 def test_a_lane_does_not_depend_on_its_neighbours(dictionary):
     x, y = problem(0.3)
-    found = probe_cases.conditions(y, sizes=(14, 20, 40, 50))
-    together = fitted(x, found, dictionary)[1]
-    other = probe_cases.conditions(y, sizes=(16, 20, 33, 60), seed=9)
-    other[1] = found[1]
-    elsewhere = fitted(x, other, dictionary)[1]
-    for name, value in together.items():
-        np.testing.assert_allclose(value, elsewhere[name], rtol=1e-6, atol=1e-7, err_msg=name)
+    found, others = probe_cases.conditions(y), probe_cases.conditions(y, seed=9)
+    lane = probe_cases.SIZES.index(10)
+    others[lane] = found[lane]
+    together, elsewhere = (fitted(x, each, dictionary)[0] for each in (found, others))
+    assert together[lane + 1] != elsewhere[lane + 1]
+    for name, value in together[lane].items():
+        np.testing.assert_allclose(value, elsewhere[lane][name], rtol=1e-6, atol=1e-7, err_msg=name)

@@ -162,7 +162,7 @@ def test_one_class_ranks_by_its_mean(sae, x):
 
 
 def test_more_latents_than_there_are_is_an_error(sae, x, lanes):
-    with pytest.raises(ValueError, match="^k=131 latents were asked for, but .* only 130.$"):
+    with pytest.raises(ValueError, match=r"^k=131 latents were asked for, .* only 130\.$"):
         saes.top_latents(sae, x, *lanes, D_SAE + 1)
 
 

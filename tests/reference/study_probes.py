@@ -44,40 +44,60 @@ def fit_l2(x, y, C):
 def fit_l1(x, y, C):
     """Returns w and b of |w|_1 + C sum log-loss, and by how much they miss optimality."""
     d, t = x.shape[1], 2.0 * y - 1
-    margins = lambda w, b: t * (x @ w + b)
-    sigmoid = lambda m: 0.5 * (1 - np.tanh(m / 2))  # of -m: the slope of the loss
 
     def value(v):  # of the objective divided by C, which L-BFGS-B digests better
-        w, b = v[:d] - v[d:-1], v[-1]
-        m = margins(w, b)
-        to_w, to_b = -(x.T @ (t * sigmoid(m))), -(t * sigmoid(m)).sum()
-        total = v[:-1].sum() / C + np.logaddexp(0, -m).sum()
-        return total, np.r_[1 / C + to_w, 1 / C - to_w, to_b]
+        margins = t * (x @ (v[:d] - v[d:-1]) + v[-1])
+        slope = t * _sigmoid(-margins)
+        to_w = -(x.T @ slope)
+        total = v[:-1].sum() / C + np.logaddexp(0, -margins).sum()
+        return total, np.r_[1 / C + to_w, 1 / C - to_w, -slope.sum()]
 
     bounds = [(0, None)] * (2 * d) + [(None, None)]
     options = {"maxiter": 20_000, "maxfun": 50_000, "ftol": 0, "gtol": 1e-6 / C, "maxcor": 50}
     start = np.r_[np.zeros(2 * d), np.log(y.mean() / (1 - y.mean()))]
     v = minimize(value, start, jac=True, bounds=bounds, method="L-BFGS-B", options=options).x
-    w, b = v[:d] - v[d:-1], v[-1]
+    w = v[:d] - v[d:-1]
     w[np.abs(w) < 1e-7 * np.abs(w).max(initial=1e-300)] = 0
-    for _ in range(
-        200
-    ):  # Newton's method on the support; a weight that would cross zero stops there
+    return _polish(x, t, C, w, v[-1])
+
+
+def _sigmoid(m):
+    return 0.5 * (1 + np.tanh(m / 2))
+
+
+def _polish(x, t, C, w, b):
+    """Damped Newton steps on the support; a weight that would cross zero stops there."""
+
+    def objective(w, b):
+        return np.abs(w).sum() + C * np.logaddexp(0, -t * (x @ w + b)).sum()
+
+    for _ in range(300):
         on, signs = np.flatnonzero(w), np.sign(w)
-        slope = C * x.T @ (t * sigmoid(margins(w, b)))
-        miss = max(np.abs(slope).max() - 1, np.abs(slope[on] - signs[on]).max(initial=0))
-        if miss < 1e-8:
+        p = _sigmoid(-t * (x @ w + b))
+        slope = C * x.T @ (t * p)
+        inside = max(np.abs(slope[on] - signs[on]).max(initial=0), C * abs((t * p).sum()))
+        miss = max(np.abs(slope).max() - 1, inside)
+        if miss < 1e-7:
             break
-        design, p = np.c_[x[:, on], np.ones(len(x))], sigmoid(margins(w, b))
+        if inside < 1e-8:  # the support is too small: the worst of the other weights joins
+            worst = np.abs(slope).argmax()
+            w[worst] = 1e-9 * np.sign(slope[worst])
+            continue
+        design = np.c_[x[:, on], np.ones(len(x))]
         gradient = np.r_[signs[on], 0] - C * design.T @ (t * p)
         hessian = C * (design.T * (p * (1 - p))) @ design
-        step = np.linalg.lstsq(hessian, gradient, rcond=1e-14)[0]
-        crossing = (w[on] - step[:-1]) * signs[on] <= 0
-        share = np.min(w[on][crossing] / step[:-1][crossing], initial=1.0)
-        stops = on[crossing & np.isclose(w[on], share * step[:-1], rtol=1e-12, atol=0)]
-        w[on] -= share * step[:-1]
-        b -= share * step[-1]
-        w[stops] = 0
+        for damping in np.r_[0, np.logspace(-15, 3, 19)] * max(np.trace(hessian), 1e-300):
+            damped = hessian + damping * np.eye(len(hessian))
+            step = np.linalg.lstsq(damped, gradient, rcond=1e-15)[0]
+            crossing = (w[on] - step[:-1]) * signs[on] <= 0
+            share = np.min(w[on][crossing] / step[:-1][crossing], initial=1.0)
+            new_w, new_b = w.copy(), b - share * step[-1]
+            new_w[on] -= share * step[:-1]
+            if share < 1:  # the first to reach zero
+                new_w[on[crossing][np.argmin(w[on][crossing] / step[:-1][crossing])]] = 0
+            if objective(new_w, new_b) <= objective(w, b):
+                break
+        w, b = new_w, new_b
     return w, b, miss
 
 

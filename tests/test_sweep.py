@@ -1,0 +1,339 @@
+"""A run from its configuration to finished units, on a tiny model with the user's own tasks."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from probejax import models, probes, saes, storage, sweep, tasks
+from probejax.saes import gemma_scope, registry
+from tests import tiny_models
+from tests.reference import study_probes
+
+CONFIG = tiny_models.GEMMA3
+ROWS = 130  # 30 train, 99 test
+
+
+def write_sae(path, d_model=CONFIG.d_model, d_sae=24, record=None):
+    rng = np.random.default_rng(d_sae)
+    arrays = {
+        "W_enc": rng.normal(size=(d_model, d_sae)),
+        "b_enc": rng.normal(size=d_sae),
+        "W_dec": rng.normal(size=(d_sae, d_model)),
+        "b_dec": np.zeros(d_model),
+        "threshold": np.full(d_sae, 0.1),
+    }
+    path.mkdir(parents=True)
+    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    (path / "params.npz").write_bytes(gemma_scope.to_bytes(arrays))
+    if record:
+        (path / "training.json").write_text(json.dumps(record))
+    return str(path)
+
+
+def write_task(path, rows, seed, longest=6):
+    """Prompts of distinct random words, and a last word of four for each label."""
+    lines = []
+    for i, text in enumerate(tiny_models.prompts(rows, longest - 1, seed=seed)):
+        lines.append(f"{text} w{(i * 7) % 4 + 30 * (i % 2)},{('no', 'yes')[i % 2]}")
+    path.write_text("prompt,target\n" + "\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A model folder, an SAE and tasks; the SAE is called place0/inputs/sae."""
+    root = tmp_path_factory.mktemp("sweep") / "inputs"
+    (root / "tasks").mkdir(parents=True)
+    (root / "tiny").mkdir()
+    tiny_models.language_model(CONFIG).tokenizer.save(str(root / "tiny" / "tokenizer.json"))
+    save_file(tiny_models.arrays(CONFIG).arrays, root / "tiny" / "model.safetensors")
+    (root / "tiny" / "config.json").write_text(json.dumps(tiny_models.hf_config(CONFIG)))
+    write_sae(root / "sae")
+    for seed, name in enumerate(("own_a", "own_b")):
+        write_task(root / "tasks" / f"{name}.csv", ROWS, seed)
+    write_task(root / "tasks" / "own_long.csv", 1100, 5)
+    write_task(root / "tasks" / "own_long_OOD.csv", 40, 6, longest=3)
+    return root
+
+
+@pytest.fixture(scope="module")
+def config(place):
+    return sweep.Config(
+        model=str(place / "tiny"),
+        layer="1",
+        sae=(str(place / "sae"),),
+        tasks=("own_a", "own_b"),
+        regimes=("standard", "label_noise"),
+        methods=("logreg", "sae_k2", "sae_k5"),
+        tasks_dir=str(place / "tasks"),
+    )
+
+
+def make(config, place, **changes):
+    return sweep.Sweep(dataclasses.replace(config, **changes), place / "cache")
+
+
+# ---- the configuration --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"regimes": ("standard", "noise")},
+            "--regimes=noise does not exist; choose from standard, scarcity, imbalance, "
+            "label_noise, covariate_shift.",
+        ),
+        (
+            {"ranking": "best"},
+            "--ranking=best does not exist; choose from raw, normalised.",
+        ),
+        ({"protocol": "lax"}, "--protocol=lax does not exist; choose from "),
+        (
+            {"dtype": "float16"},
+            "--dtype=float16 does not exist; choose from float32, bfloat16.",
+        ),
+        ({"tasks": ()}, "--tasks is empty; give at least one."),
+        ({"regimes": ()}, "--regimes is empty; give at least one."),
+        ({"methods": ()}, "--methods is empty; give at least one."),
+        ({"seeds": ()}, "--seeds is empty; give at least one."),
+        ({"methods": ("logreg", "logrg")}, "There is no method 'logrg'; the methods are logreg, "),
+        ({"methods": ("logrg",)}, "Did you mean logreg?"),
+        ({"methods": ("sae_16",)}, "Did you mean sae_k16?"),
+        ({"methods": ("sae_k0",)}, "There is no method 'sae_k0'"),
+    ],
+)
+def test_a_value_that_does_not_exist_names_those_that_do(changes, message):
+    with pytest.raises(ValueError) as caught:
+        sweep.Config(**changes)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_default_configuration_is_the_main_job():
+    config = sweep.Config()
+    assert (config.model, config.tasks, config.protocol) == ("gemma-3-270m", ("demo",), "paper")
+    assert config.regimes == tasks.REGIMES and config.seeds == (42,)
+    assert config.methods == ("logreg", "sae_k16", "sae_k128")
+
+
+# ---- what it resolves to ------------------------------------------------------------------------
+
+
+def test_units_are_all_tasks_times_methods_with_unique_names(config, place):
+    units = make(config, place).units()
+    assert [(u.task, u.method, u.k) for u in units] == [
+        (task, method, k)
+        for task in ("own_a", "own_b")
+        for method, k in (("logreg", None), ("sae_k2", 2), ("sae_k5", 5))
+    ]
+    assert len({unit.name for unit in units}) == 6
+    assert [u.source for u in units[:2]] == ["resid", saes.find(config.sae[0]).sae_id]
+    assert (units[0].sae_id, units[0].sae_weights, units[0].ranking) == ("", "", "")
+    assert [u.name for u in make(config, place).units()] == [u.name for u in units]
+
+
+def test_a_method_on_latents_runs_once_per_sae(config, place, tmp_path):
+    both = (*config.sae, write_sae(tmp_path / "other", d_sae=9))
+    units = make(config, place, sae=both, tasks=("own_a",)).units()
+    assert [u.method for u in units] == ["logreg", "sae_k2", "sae_k2", "sae_k5", "sae_k5"]
+    assert len({u.source for u in units}) == 3 and len({u.name for u in units}) == 5
+
+
+def test_changing_any_field_changes_the_name(config, place):
+    unit = make(config, place).units()[1]
+    changed = {
+        name: (99 if isinstance(value, int) else (*value, "x") if isinstance(value, tuple) else "x")
+        for name, value in unit._asdict().items()
+    }
+    names = {unit._replace(**{name: value}).name for name, value in changed.items()}
+    assert len(names | {unit.name}) == len(sweep.Unit._fields) + 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layer": "2"},
+        {"layer": "embed"},
+        {"regimes": ("standard",)},
+        {"ranking": "raw"},
+        {"seeds": (42, 43)},
+        {"dtype": "bfloat16"},
+        {"max_length": 4},
+    ],
+)
+def test_changing_a_setting_changes_the_names(config, place, changes):
+    before, after = make(config, place), make(config, place, **changes)
+    baseline, latents = (before.units()[i].name != after.units()[i].name for i in (0, 1))
+    assert latents
+    assert baseline == ("ranking" not in changes)  # which does not concern the residual stream
+
+
+def test_other_weights_change_the_names(config, place, tmp_path):
+    before = make(config, place).units()
+    path = tmp_path / "inputs" / "sae"
+    write_sae(path)
+    content = bytearray((path / "params.npz").read_bytes())
+    content[-1000] ^= 1
+    (path / "params.npz").write_bytes(content)
+    after = make(config, place, sae=(str(path),)).units()
+    assert after[0].name == before[0].name and after[1].sae_weights != before[1].sae_weights
+
+
+def test_layers_are_numbers_or_embed(config, place):
+    assert make(config, place, layer="2").layer == 2
+    embed = make(config, place, layer="embed")
+    assert (embed.layer, embed.layer_name) == (models.EMBED, "embed")
+    for text in ("-1", "two", "1.0", "", "--5"):
+        with pytest.raises(ValueError, match=f"^--layer={text} is neither a zero-based number nor"):
+            make(config, place, layer=text)
+    with pytest.raises(ValueError, match=r"Layer 3 was asked for, but tiny has layers 0 to 2"):
+        make(config, place, layer="3")
+
+
+def test_the_layer_is_the_sae_s_unless_it_is_given(config, place, tmp_path):
+    at_two = write_sae(tmp_path / "two", record={"model": "tiny", "layer": 2})
+    assert make(config, place, layer=None, sae=(at_two,)).layer == 2
+    with pytest.raises(ValueError, match=r"/two reads layer 2, the run is at 1\.$"):
+        make(config, place, sae=(at_two,))
+    at_zero = write_sae(tmp_path / "zero", record={"layer": 0})
+    with pytest.raises(ValueError, match=r"layer is not clear .*\[0, 2\]\); give --layer\.$"):
+        make(config, place, layer=None, sae=(at_two, at_zero))
+    with pytest.raises(ValueError, match=r"name none\); give --layer\.$"):
+        make(config, place, layer=None)
+
+
+def test_an_sae_of_another_width_is_refused_with_both_widths(config, place, tmp_path):
+    other = write_sae(tmp_path / "wide", d_model=48)
+    message = r"/wide reads vectors of width 48, but the residual stream of tiny has 32; give an"
+    with pytest.raises(ValueError, match=message):
+        make(config, place, sae=(other,))
+
+
+def test_an_sae_with_fewer_latents_than_k_is_refused_at_once(config, place, tmp_path):
+    small = write_sae(tmp_path / "small", d_sae=4)
+    with pytest.raises(ValueError, match=r"asks for sae_k5, but .*/small has only 4 latents\.$"):
+        make(config, place, sae=(small,))
+    assert len(make(config, place, sae=(small,), methods=("sae_k4",)).units()) == 2
+
+
+def test_two_saes_of_one_name_are_refused(config, place, tmp_path):
+    paths = [write_sae(tmp_path / top / "x" / "y" / "z", d_sae=9) for top in ("a", "b")]
+    with pytest.raises(ValueError, match="would both be called x/y/z in the results"):
+        make(config, place, sae=tuple(paths))
+    assert len(make(config, place, sae=(paths[0], paths[0])).saes) == 1
+
+
+def test_a_model_without_an_sae_asks_for_one(config, place, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_SHIPPED", tmp_path)
+    with pytest.raises(ValueError, match="No SAE ships with probejax for tiny; give --sae, or"):
+        make(config, place, sae=())
+    assert make(config, place, sae=(), methods=("logreg",)).saes == {}
+
+
+def test_an_unknown_task_is_refused_at_once(config, place):
+    with pytest.raises(ValueError, match=r"there is no task 'own_c'; did you mean own_"):
+        make(config, place, tasks=("own_c",))
+
+
+# ---- running ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def job(config, place):
+    return make(config, place)
+
+
+@pytest.fixture(scope="module")
+def results(job):
+    return {unit: job.run(unit) for unit in job.units()}
+
+
+def test_a_unit_holds_one_row_per_condition(job, results):
+    assert len(results) == 6
+    for unit, (payload, timing) in results.items():
+        assert payload["unit"] == unit._asdict() and set(payload) == {"unit", "fits"}
+        fits = payload["fits"]
+        assert list(fits) == [
+            *("regime", "level", "seed", "num_train", "num_test"),
+            *("val_auc", "test_auc", "test_acc", "test_f1", "hyperparameter", "gap", "code"),
+        ]
+        assert {len(column) for column in fits.values()} == {12}
+        assert fits["regime"] == ["standard"] + ["label_noise"] * 11
+        assert fits["level"] == [None, *tasks.splits.NOISE_FRACTIONS]
+        assert set(fits["seed"]) == {42}
+        assert set(fits["num_train"]) == {30} and set(fits["num_test"]) == {99}
+        assert set(fits["code"]) == {0} and max(fits["gap"]) < 1e-5
+        assert set(timing) == {"seconds", "device", "jax"}
+        json.loads(storage.encode_json(payload))
+    # Without noise, label noise is the standard regime.
+    for payload, _ in results.values():
+        fits = payload["fits"]
+        assert fits["test_auc"][0] == fits["test_auc"][1]
+        assert fits["test_auc"][0] > 0.65 and len(set(fits["test_auc"])) > 3
+
+
+def test_the_numbers_are_those_of_the_probe(job, results):
+    data = job._data("own_b")
+    fits = next(r for u, r in results.items() if (u.task, u.method) == ("own_b", "logreg"))[0][
+        "fits"
+    ]
+    for i in (0, 5):
+        condition = data.conditions[i]
+        x = np.asarray(data.features, np.float64)
+        w, b = study_probes.fit_l2(x[condition.train], condition.y_train, fits["hyperparameter"][i])
+        truth = study_probes.roc_auc_score(condition.y_test, x[condition.test] @ w + b)
+        np.testing.assert_allclose(fits["test_auc"][i], truth, atol=2e-3)
+
+
+def test_the_features_are_the_residuals_of_the_last_token(job, place, config):
+    task = tasks.load("own_a", tasks_dir=config.tasks_dir)
+    model = tiny_models.language_model(CONFIG)
+    for row in (0, 77):
+        ids = [2, *(int(word[1:]) + 3 for word in task.prompts[row].split())]
+        tokens = jnp.array([ids], jnp.int32)
+        found = models.residuals(model.transformer, tokens, jnp.ones_like(tokens), (1,))
+        expected = np.asarray(found[1])[0, -1]
+        np.testing.assert_allclose(job._data("own_a").features[row], expected, atol=1e-4)
+
+
+def test_a_smaller_k_is_a_prefix_whatever_the_largest(job, results, config, place):
+    sae_id = next(iter(job.saes))
+    only = make(config, place, methods=("sae_k2",), tasks=("own_a",))
+    large, small = job._selection("own_a", sae_id, 0), only._selection("own_a", sae_id, 0)
+    assert large.latents.shape == (12, 5) and small.latents.shape == (12, 2)
+    np.testing.assert_array_equal(large.latents[:, :2], small.latents)
+    (unit,) = only.units()
+    assert unit in results
+    ours, theirs = only.run(unit).payload["fits"], results[unit].payload["fits"]
+    for name in ("val_auc", "test_auc", "hyperparameter"):
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6, err_msg=name)
+
+
+def test_running_a_unit_again_gives_the_same_bytes(results, config, place):
+    unit = list(results)[1]
+    again = make(config, place).run(unit).payload
+    assert storage.encode_json(again) == storage.encode_json(results[unit].payload)
+
+
+def test_a_user_s_shifted_prompts_are_the_test_set_of_covariate_shift(config, place):
+    job = make(config, place, tasks=("own_long", "own_a"), regimes=("covariate_shift",))
+    data = job._data("own_long")
+    (condition,) = data.conditions
+    assert (condition.regime, len(condition.train), len(condition.test)) == (
+        "covariate_shift",
+        1024,
+        40,
+    )
+    assert data.features.shape == (1140, CONFIG.d_model)
+    assert condition.test.min() == 1100 and condition.train.max() < 1100
+    # A task without a shifted test set has nothing to fit, and says so with empty columns.
+    payload = job.run(next(u for u in job.units() if u.task == "own_a")).payload
+    assert {len(column) for column in payload["fits"].values()} == {0}
+
+
+def test_every_score_is_stored():
+    fits = sweep._columns([], {name: np.zeros(0) for name in probes.Scores._fields})
+    assert set(probes.Scores._fields) <= set(fits)
