@@ -54,7 +54,9 @@ def harvest_suite() -> Iterator[dict]:
             found[part.prompts] = part.rows[_LAYER]
         return found
 
-    error = np.linalg.norm(ours(few) - torch_gemma.harvest_one_by_one(torch_model, few, _LAYER), axis=1)
+    error = np.linalg.norm(
+        ours(few) - torch_gemma.harvest_one_by_one(torch_model, few, _LAYER), axis=1
+    )
     worst = float((error / np.linalg.norm(ours(few), axis=1)).max())
     assert worst < 1e-4, f"the two harvests differ by {worst:.1e}"
     rate = len(np.concatenate(ids)) / seconds(lambda: ours(ids))

@@ -1,6 +1,6 @@
 """Honest, fast, accelerator-native probing of language models.
 
-    tasks -> models -> activations -> saes -> probes -> sweep -> analysis
+tasks -> models -> activations -> saes -> probes -> sweep -> analysis
 """
 
 from probejax import (

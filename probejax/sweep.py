@@ -5,7 +5,7 @@ import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import numpy as np
 
 from probejax import activations, models, probes, saes, storage, tasks
 from probejax.models import EMBED
+from probejax.saes import gemma_scope
 from probejax.tasks import REGIMES
 
 RECIPE = 1  # raise it when the numbers of a unit change, so that old units are not reused
@@ -185,7 +186,7 @@ class Sweep:
                 raise ValueError(
                     f"{sae.sae_id} reads layer {sae.layer}, the run is at {self.layer_name}."
                 )
-            width, d_sae = saes.gemma_scope.memory_map(sae.path)["W_enc"].shape
+            width, d_sae = gemma_scope.memory_map(sae.path)["W_enc"].shape
             if width != d_model:
                 raise ValueError(
                     f"{sae.sae_id} reads vectors of width {width}, but the residual stream of "
@@ -254,7 +255,7 @@ class Sweep:
     def _fit(self, unit: Unit, data: TaskData, batch: int, rows: probes.Rows) -> probes.Scores:
         if unit.sae_id:
             selection = self._selection(unit.task, unit.sae_id, batch)
-            return probes.sae.fit(selection, rows, unit.k)
+            return probes.sae.fit(selection, rows, probes.sae_k(unit.method))
         return probes.BASELINES[unit.method](data.features, rows)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 - a sweep lives as long as its process
@@ -303,11 +304,12 @@ class Sweep:
         k = max(probes.sae_k(m) for m in self.config.methods if probes.is_sae_method(m))
         data = self._data(task)
         rows = data.batches[batch][1]
-        return probes.sae.select(data.features, rows, self._sae(sae_id), k, self.config.ranking)
+        ranking = cast(saes.Ranking, self.config.ranking)  # __post_init__ has looked
+        return probes.sae.select(data.features, rows, self._sae(sae_id), k, ranking)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
     def _sae(self, sae_id: str) -> saes.SAE:
-        return saes.gemma_scope.load(self.saes[sae_id].path)
+        return gemma_scope.load(self.saes[sae_id].path)
 
 
 @functools.cache

@@ -44,7 +44,9 @@ def inputs(tmp_path_factory) -> dict[str, Path]:
     for number in range(TASKS):
         texts = tiny_models.prompts(120, 6, seed=number)
         labels = [("yes", "no")[i % 2] for i in range(len(texts))]
-        rows = "\n".join(f"{text or 'w0'},{label}" for text, label in zip(texts, labels, strict=True))
+        rows = "\n".join(
+            f"{text or 'w0'},{label}" for text, label in zip(texts, labels, strict=True)
+        )
         (tasks / f"own_{number}.csv").write_text(f"prompt,target\n{rows}\n")
     return {"model": folder, "tasks": tasks, "sae": root / "params.npz", "cache": root / "cache"}
 

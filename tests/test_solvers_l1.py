@@ -206,3 +206,21 @@ def test_a_second_data_set_of_the_same_shape_compiles_nothing(problem, path, cap
     with jax.log_compiles(), caplog.at_level("WARNING"):
         solve_path(*other, STRENGTHS)
     assert not [r for r in caplog.records if "Compiling" in r.getMessage()]
+
+
+def test_lanes_that_lose_patience_go_on_in_float64(problem, path, monkeypatch):
+    precisions = []
+    advance = l1._advance
+
+    def spy(*args):
+        precisions.append(args[-2])
+        return advance(*args)
+
+    monkeypatch.setattr(l1, "_advance", spy)
+    monkeypatch.setattr(l1, "_PATIENCE", 4)  # float32 gives up early
+    jax.clear_caches()
+    found = solve_path(*problem, STRENGTHS)
+    jax.clear_caches()
+    assert set(precisions) == {"float32", "float64"}
+    np.testing.assert_array_equal(found.code, codes.CONVERGED)
+    np.testing.assert_allclose(found.objective, path.objective, rtol=1e-6)

@@ -90,9 +90,9 @@ def fit(selection: Selection, rows: Rows, k: int) -> scores.Scores:
     )
     alone = scores.evaluate(_predict(values, train, columns, final.w, final.b), y, mask)
     val_auc = np.where(searched, val_auc, alone[0])
-    return scores.Scores(
-        val_auc, *map(np.asarray, test), C, np.asarray(final.gap), np.asarray(final.code)
-    )
+    test_auc, test_acc, test_f1 = (np.asarray(metric) for metric in test)
+    gap, code = np.asarray(final.gap), np.asarray(final.code)
+    return scores.Scores(val_auc, test_auc, test_acc, test_f1, C, gap, code)
 
 
 @jax.jit

@@ -14,7 +14,7 @@ that holds over half of all variance:
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +127,7 @@ def train_step(
         state.params, x, dead, l0_weight, options
     )
     updates, optimiser = _optimiser(options).update(gradient, state.optimiser)
-    params = optax.apply_updates(state.params, updates)
+    params = Params(*cast(tuple, optax.apply_updates(state.params, updates)))
     norm = jnp.linalg.norm(params.W_dec, axis=1, keepdims=True)
     params = params._replace(W_dec=params.W_dec / norm)
     silent = jnp.where(fired, 0, state.silent + x.shape[0])
@@ -153,7 +153,7 @@ def _loss(
 ):
     pre = x @ params.W_enc + params.b_enc[None, :]
     threshold = jnp.exp(params.log_threshold)[None, :]
-    latents = _jumprelu(pre, threshold, options.bandwidth)
+    latents = cast(Array, _jumprelu(pre, threshold, options.bandwidth))
     error = latents @ params.W_dec + params.b_dec[None, :] - x
     unexplained = jnp.mean(jnp.sum(error * error, axis=1))  # of a total of one, by the scaling
     l0 = jnp.mean(jnp.sum(_heaviside(pre, threshold, options.bandwidth), axis=1))
@@ -197,7 +197,8 @@ def _heaviside_forward(pre, threshold, bandwidth):
 
 
 def _heaviside_backward(bandwidth, saved, gradient):
-    slope = _kernel(*saved, bandwidth) * gradient
+    pre, threshold = saved
+    slope = _kernel(pre, threshold, bandwidth) * gradient
     return slope, -jnp.sum(slope, axis=0, keepdims=True)
 
 
@@ -211,16 +212,16 @@ def fold(params: Params, scale: Scale, dtype: type = np.float16) -> dict[str, np
     matrix, so that rounding does not shift pre-activations by the large mean of the activations.
     """
     mean, factor = np.asarray(scale.mean, np.float64), np.asarray(scale.scale, np.float64)
-    p = Params(*(np.asarray(array, np.float64) for array in params))
-    W_dec = p.W_dec / factor
+    W_enc, b_enc, W_dec, b_dec, log_threshold = (np.asarray(p, np.float64) for p in params)
+    W_dec = W_dec / factor
     norm = np.linalg.norm(W_dec, axis=1)
-    W_enc = (p.W_enc * factor[:, None] * norm).astype(dtype)
+    W_enc = (W_enc * factor[:, None] * norm).astype(dtype)
     return {
         "W_enc": W_enc,
-        "b_enc": (p.b_enc * norm - mean @ W_enc.astype(np.float64)).astype(np.float32),
+        "b_enc": (b_enc * norm - mean @ W_enc.astype(np.float64)).astype(np.float32),
         "W_dec": (W_dec / norm[:, None]).astype(dtype),
-        "b_dec": (p.b_dec / factor + mean).astype(np.float32),
-        "threshold": (np.exp(p.log_threshold) * norm).astype(np.float32),
+        "b_dec": (b_dec / factor + mean).astype(np.float32),
+        "threshold": (np.exp(log_threshold) * norm).astype(np.float32),
     }
 
 

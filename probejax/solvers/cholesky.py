@@ -1,43 +1,82 @@
-"""A Cholesky factorisation made of matrix products.
+"""Cholesky factorisation and solves built on matrix products, for batches of matrices.
 
-XLA hands `jnp.linalg.cholesky` on a CPU to LAPACK, which runs far below the rate of its matrix
-products and fights with them for the cores; on a TPU it loops over columns. Recursion leaves to it
-only blocks of 128 on the diagonal.
+XLA's own factorisation calls LAPACK one matrix at a time on CPUs, far below the multiply rate there, and
+a triangular solve is a chain of dependent steps on accelerators. Here panels are updated by products
+and the triangular blocks on the diagonal are inverted, so that solves are products too.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-_BASE = 128
+_BLOCK = 256  # width of a panel
+_LEAF = 128  # size that is left to XLA's factorisation
+
+Panels = list[tuple[jax.Array, jax.Array]]  # inverse of the diagonal block, and the rows below it
 
 
-def factor(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Returns the inverse of the lower Cholesky factor; NaN where the matrix is not positive.
+def factor(a: Float[Array, "*batch n n"]) -> Panels:
+    """Factors symmetric positive definite matrices; n is a multiple of 256, or at most 256."""
+    panels: Panels = []
+    for start in range(0, a.shape[-1], _BLOCK):
+        panel = a[..., start:, start : start + _BLOCK]
+        for k, (_, below) in enumerate(panels):
+            rows = below[..., start - (k + 1) * _BLOCK :, :]
+            panel = panel - _times(rows, _transpose(rows[..., : panel.shape[-1], :]))
+        width = panel.shape[-1]
+        inverse = _inverse_factor(panel[..., :width, :])
+        panels.append((inverse, _times(panel[..., width:, :], _transpose(inverse))))
+    return panels
 
-    The inverse, because applying it is a product too: `solve` uses it twice.
 
-    Args:
-      matrix: symmetric and positive definite, any float dtype.
-    """
-    n = matrix.shape[0]
-    if n <= _BASE:
-        lower = jnp.linalg.cholesky(matrix)
-        return jax.scipy.linalg.solve_triangular(lower, jnp.eye(n, dtype=matrix.dtype), lower=True)
+def solve(panels: Panels, r: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """Solves a z = r for the matrices that `factor` was given."""
+    half = []
+    for inverse, below in panels:
+        y = _apply(inverse, r[..., : inverse.shape[-1]])
+        r = r[..., inverse.shape[-1] :] - _apply(below, y)
+        half.append(y)
+    z = r  # empty
+    for (inverse, below), y in zip(reversed(panels), reversed(half), strict=True):
+        y = _apply(_transpose(inverse), y - _apply(_transpose(below), z))
+        z = jnp.concatenate([y, z], -1)
+    return z
+
+
+def _inverse_factor(a):
+    """Returns inv(L) of a = L L'."""
+    n = a.shape[-1]
+    if n <= _LEAF:
+        return _inverse_triangle(jax.lax.linalg.cholesky(a, symmetrize_input=False))
     h = n // 2
-    first = factor(matrix[:h, :h])
-    below = _product(matrix[h:, :h], first.T)
-    second = factor(matrix[h:, h:] - _product(below, below.T))
-    corner = -_product(second, _product(below, first))
-    return jnp.block([[first, jnp.zeros((h, n - h), matrix.dtype)], [corner, second]])
+    first = _inverse_factor(a[..., :h, :h])
+    below = _times(a[..., h:, :h], _transpose(first))
+    last = _inverse_factor(a[..., h:, h:] - _times(below, _transpose(below)))
+    return _lower(first, -_times(last, _times(below, first)), last)
 
 
-def solve(
-    inverse: Float[Array, "n n"], sides: Float[Array, "n m"]
-) -> Float[Array, "n m"]:
-    """Solves for many right-hand sides, given what `factor` returned."""
-    return _product(inverse.T, _product(inverse, sides))
+def _inverse_triangle(l):
+    """Inverts lower triangles of size 2^k; both halves of the diagonal go down as one batch."""
+    n = l.shape[-1]
+    if n == 1:
+        return 1 / l
+    h = n // 2
+    first, last = _inverse_triangle(jnp.stack([l[..., :h, :h], l[..., h:, h:]]))
+    return _lower(first, -_times(_times(last, l[..., h:, :h]), first), last)
 
 
-def _product(a: Array, b: Array) -> Array:
+def _lower(first, below, last):
+    top = jnp.concatenate([first, jnp.zeros_like(_transpose(below))], -1)
+    return jnp.concatenate([top, jnp.concatenate([below, last], -1)], -2)
+
+
+def _transpose(a):
+    return jnp.swapaxes(a, -1, -2)
+
+
+def _times(a, b):
     return jnp.matmul(a, b, precision="highest")
+
+
+def _apply(a, v):
+    return jnp.einsum("...ij,...j->...i", a, v, precision="highest")

@@ -9,8 +9,9 @@ alpha_i = C sigmoid(-t_i f_i) and D = alpha (1 - alpha / C), a step solves
 
     (I + D K) da = -(a - t alpha) - D db,   sum a = 0
 
-through the Cholesky factor of I + D^1/2 K D^1/2 (Rasmussen and Williams 2006, section 3.4). Points,
-objectives and certificates are float64; the factor is float32, for its error only bends a step.
+through the Cholesky factor of I + D^1/2 K D^1/2 (Rasmussen and Williams 2006, section 3.4). All of
+it is float64: on labels that no plane separates, C times the Gram matrix reaches 1e10 beside the
+identity, and a float32 factor loses the identity.
 
 A lane walks its own path from strong to weak regularisation inside one flat loop: it starts on the
 next strength in the trip after it converged on the last, so no lane waits at a strength.
@@ -27,6 +28,7 @@ from jaxtyping import Array, Bool, Float, Int
 from probejax.solvers import cholesky, codes
 
 _STEPS = 0.5 ** np.arange(6)  # step lengths that the line search compares, all at once
+_DAMPING = 1e-14  # least
 _TINY = 1e-300
 
 
@@ -43,13 +45,13 @@ class Solution(NamedTuple):
       trips: Newton steps spent.
     """
 
-    w: Float[Array, "*batch d"]
-    b: Float[Array, "*batch"]
-    dual: Float[Array, "*batch n"]
-    objective: Float[Array, "*batch"]
-    gap: Float[Array, "*batch"]
-    code: Int[Array, "*batch"]
-    trips: Int[Array, "*batch"]
+    w: Float[Array | np.ndarray, "*batch d"]
+    b: Float[Array | np.ndarray, "*batch"]
+    dual: Float[Array | np.ndarray, "*batch n"]
+    objective: Float[Array | np.ndarray, "*batch"]
+    gap: Float[Array | np.ndarray, "*batch"]
+    code: Int[Array | np.ndarray, "*batch"]
+    trips: Int[Array | np.ndarray, "*batch"]
 
 
 class _Point(NamedTuple):
@@ -62,6 +64,7 @@ class _State(NamedTuple):
     stage: Array  # which strength of the path
     trips: Array  # steps at this strength
     point: _Point
+    damping: Array  # added to the unit diagonal of the scaled system; grows when a step fails
     last: _Point  # solution at the strength before, to extrapolate from
     found: dict[str, Array]  # per strength
 
@@ -111,10 +114,16 @@ def solve(
     max_trips: int = 60,
     chunk: int | None = None,
 ) -> Solution:
-    """Solves every lane at its own C; arguments as for `solve_path`, plus a start (dual, b)."""
+    """Solves every lane at its own C; arguments as for `solve_path`.
+
+    `warm` is a start (dual, b), such as the solution on most of the rows; without it each lane
+    follows a path of its own from strong regularisation.
+    """
     strengths = np.asarray(C, np.float64)[:, None]
+    if warm is None:
+        strengths = strengths * np.logspace(-10, 0, 11)[None, :]
     path = _chunked(x, rows, mask, y, strengths, warm, tolerance, max_trips, chunk)
-    return Solution(*(leaf[:, 0] for leaf in path))
+    return Solution(*(leaf[:, -1] for leaf in path))
 
 
 def _chunked(x, rows, mask, y, strengths, warm, tolerance, max_trips, chunk) -> Solution:
@@ -123,6 +132,7 @@ def _chunked(x, rows, mask, y, strengths, warm, tolerance, max_trips, chunk) -> 
     chunk = min(chunk or max(1, (1 << 23) // n**2), 1 << (lanes - 1).bit_length())
     if warm is None:
         warm = np.zeros((lanes, n)), np.zeros(lanes)
+    warm = tuple(np.asarray(array, np.float64) for array in warm)
     x = jnp.asarray(x, jnp.float32)
     pieces = []
     for start in range(0, lanes, chunk):
@@ -151,10 +161,8 @@ def _solve_lane(x, rows, mask, y, strengths, dual, b, *, tolerance, max_trips) -
     mean = features.sum(axis=0) / jnp.maximum(mask.sum(), 1)
     centred = jnp.where(mask[:, None], features - mean[None, :], 0)
     gram = centred @ centred.T
-    # Jacobi scaling is part of the preconditioner, so only the factor sees this copy.
-    gram32 = gram.astype(jnp.float32)
     last_stage = len(strengths)
-    point = _Point(dual, gram @ dual, b)
+    point = _Point(dual, gram @ dual, b + dual @ (centred @ mean))
 
     def going(state: _State):
         return state.stage < last_stage
@@ -179,8 +187,12 @@ def _solve_lane(x, rows, mask, y, strengths, dual, b, *, tolerance, max_trips) -
         started = _start(t, C, state.point, state.last, stage > 1)
         start = jax.tree.map(lambda new, old: jnp.where(done, new, old), started, state.point)
         last = jax.tree.map(lambda new, old: jnp.where(done, new, old), state.point, state.last)
-        stepped = _newton(gram, gram32, t, C, start)
-        return _State(stage, jnp.where(done, 1, state.trips + 1), stepped, last, found)
+        stepped = _newton(gram, t, C, start, state.damping)
+        before, after = (_objective(t, C, *point) for point in (start, stepped))
+        better = after <= before  # False where the factor broke down and all is NaN
+        point = jax.tree.map(lambda new, old: jnp.where(better, new, old), stepped, start)
+        damping = jnp.where(better, jnp.maximum(state.damping / 4, _DAMPING), state.damping * 100)
+        return _State(stage, jnp.where(done, 1, state.trips + 1), point, damping, last, found)
 
     zeros = jnp.zeros(last_stage, jnp.float64)
     found = {
@@ -191,7 +203,8 @@ def _solve_lane(x, rows, mask, y, strengths, dual, b, *, tolerance, max_trips) -
         "trips": jnp.zeros(last_stage, int),
     }
     first = jnp.where(usable, 0, last_stage)
-    state = _State(first, jnp.zeros((), int), point, point, found)
+    damping = jnp.full((), _DAMPING)
+    state = _State(first, jnp.zeros((), int), point, damping, point, found)
     found = jax.lax.while_loop(going, trip, state).found
     w = found["a"] @ centred
     code = jnp.where(found["gap"] <= tolerance, codes.CONVERGED, codes.MAX_TRIPS)
@@ -219,28 +232,27 @@ def _start(t, C, point: _Point, last: _Point, has_last):
     return jax.tree.map(lambda a, p: jnp.where(better, a, p), ahead, point)
 
 
-def _newton(gram, gram32, t, C, point: _Point) -> _Point:
+def _newton(gram, t, C, point: _Point, damping) -> _Point:
     """Takes one Newton step, at the best of a few lengths."""
     a, f, b = point
     sigma = jax.nn.sigmoid(-t * (f + b))
     alpha = jnp.where(t != 0, C * sigma, 0)
     root = jnp.sqrt(jnp.where(t != 0, C * sigma * (1 - sigma), 0))  # of D
     residual = a - t * alpha
-    s = root.astype(jnp.float32)
-    system = s[:, None] * gram32 * s[None, :]
+    system = root[:, None] * gram * root[None, :]
     scale = jax.lax.rsqrt(1 + jnp.diag(system))
     system = scale[:, None] * system * scale[None, :]
-    factor = cholesky.factor(system + jnp.diag(scale * scale + 1e-6))
+    factor = cholesky.factor(system + jnp.diag(scale * scale + damping))
 
-    sides = jnp.stack([root * (gram @ residual), root], axis=1).astype(jnp.float32)
-    solved = scale[:, None] * cholesky.solve(factor, scale[:, None] * sides)
-    solved = root[:, None] * solved.astype(jnp.float64)
-    from_residual, from_intercept = residual - solved[:, 0], solved[:, 1]
+    through = lambda side: root * scale * cholesky.solve(factor, scale * side)
+    from_residual, from_intercept = residual - through(root * (gram @ residual)), through(root)
     db = (a.sum() - from_residual.sum()) / jnp.maximum(from_intercept.sum(), _TINY)
     da = -from_residual - db * from_intercept
     df = gram @ da
     steps = jnp.asarray(_STEPS)
-    values = jax.vmap(lambda step: _objective(t, C, a + step * da, f + step * df, b + step * db))(steps)
+    values = jax.vmap(lambda step: _objective(t, C, a + step * da, f + step * df, b + step * db))(
+        steps
+    )
     step = steps[jnp.argmin(values)]
     return _Point(a + step * da, f + step * df, b + step * db)
 
@@ -258,7 +270,9 @@ def _certify(gram, t, C, point: _Point):
     def balance(alpha):
         up, down = jnp.where(t > 0, alpha, 0).sum(), jnp.where(t < 0, alpha, 0).sum()
         least = jnp.minimum(up, down)
-        return alpha * jnp.where(t > 0, least / jnp.maximum(up, _TINY), least / jnp.maximum(down, _TINY))
+        return alpha * jnp.where(
+            t > 0, least / jnp.maximum(up, _TINY), least / jnp.maximum(down, _TINY)
+        )
 
     by_dual = balance(jnp.clip(t * a, 0, C))
     by_slope = balance(jnp.where(t != 0, C * jax.nn.sigmoid(-margin), 0))

@@ -32,7 +32,7 @@ def load(path: Path) -> transformers.Gemma3ForCausalLM:
 
 @torch.no_grad()
 def harvest_in_batches(model, prompts: list[np.ndarray], layer: int, size: int = 32) -> np.ndarray:
-    """Returns last-token residuals: prompts sorted by length, in batches, all hidden states kept."""
+    """Returns last-token residuals: sorted by length, in batches, all hidden states kept."""
     order = np.argsort([len(p) for p in prompts], kind="stable")
     found = np.zeros((len(prompts), model.config.hidden_size), np.float32)
     for start in range(0, len(order), size):
