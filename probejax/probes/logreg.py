@@ -33,10 +33,7 @@ def fit(features: Float[Array, "N d"], rows: Rows) -> scores.Scores:
     val_auc, best = scores.choose(on_train, folds, rows, default=0)
     searched = np.asarray(rows.fold_mask).any(axis=1)
     C = np.where(searched, STRENGTHS[best], DEFAULT_C)
-    # The solution on the first fold at the chosen strength is close: it lacks only that fold's rows.
-    first = np.unique(folds.lane, return_index=True)[1]
-    warm = np.asarray(path.dual)[first, best], np.asarray(path.b)[first, best]
-    final = l2.solve(x, train, mask, y, C, warm=warm)
+    final = l2.solve(x, train, mask, y, C)
     test_scores = _predict(x, np.asarray(rows.test), final.w, final.b)
     test = scores.evaluate(test_scores, rows.y_test, rows.test_mask)
     alone = scores.evaluate(_predict(x, train, final.w, final.b), y, mask)

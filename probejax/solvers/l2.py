@@ -38,7 +38,6 @@ class Solution(NamedTuple):
     Attributes:
       w: weights.
       b: intercepts.
-      dual: coefficients a of w = sum_i a_i x_i over the lane's rows.
       objective: value of the objective at (w, b).
       gap: upper bound on (objective - minimum) / objective.
       code: one of `solvers.codes`.
@@ -47,7 +46,6 @@ class Solution(NamedTuple):
 
     w: Float[Array | np.ndarray, "*batch d"]
     b: Float[Array | np.ndarray, "*batch"]
-    dual: Float[Array | np.ndarray, "*batch n"]
     objective: Float[Array | np.ndarray, "*batch"]
     gap: Float[Array | np.ndarray, "*batch"]
     code: Int[Array | np.ndarray, "*batch"]
@@ -97,7 +95,7 @@ def solve_path(
     """
     order = np.argsort(np.asarray(C), kind="stable")
     strengths = np.broadcast_to(np.asarray(C, np.float64)[order], (len(rows), len(order)))
-    path = _chunked(x, rows, mask, y, strengths, None, tolerance, max_trips, chunk)
+    path = _chunked(x, rows, mask, y, strengths, tolerance, max_trips, chunk)
     back = np.argsort(order)
     return Solution(*(leaf[:, back] for leaf in path))
 
@@ -109,36 +107,31 @@ def solve(
     y: Int[np.ndarray, "L n"],
     C: Float[np.ndarray, " L"],
     *,
-    warm: tuple[Float[np.ndarray, "L n"], Float[np.ndarray, " L"]] | None = None,
     tolerance: float = 1e-6,
     max_trips: int = 60,
     chunk: int | None = None,
 ) -> Solution:
     """Solves every lane at its own C; arguments as for `solve_path`.
 
-    `warm` is a start (dual, b), such as the solution on most of the rows; without it each lane
-    follows a path of its own from strong regularisation.
+    Each lane follows a path of its own from strong regularisation to C: from a cold start at weak
+    regularisation Newton's steps are short, and many.
     """
     strengths = np.asarray(C, np.float64)[:, None]
-    if warm is None:
-        strengths = strengths * np.logspace(-10, 0, 11)[None, :]
-    path = _chunked(x, rows, mask, y, strengths, warm, tolerance, max_trips, chunk)
+    strengths = strengths * np.logspace(-9, 0, 10)[None, :]
+    path = _chunked(x, rows, mask, y, strengths, tolerance, max_trips, chunk)
     return Solution(*(leaf[:, -1] for leaf in path))
 
 
-def _chunked(x, rows, mask, y, strengths, warm, tolerance, max_trips, chunk) -> Solution:
+def _chunked(x, rows, mask, y, strengths, tolerance, max_trips, chunk) -> Solution:
     """Cuts the lanes into chunks of one shape; the last is filled up with its first lane."""
     lanes, n = rows.shape
     chunk = min(chunk or max(1, (1 << 23) // n**2), 1 << (lanes - 1).bit_length())
-    if warm is None:
-        warm = np.zeros((lanes, n)), np.zeros(lanes)
-    warm = tuple(np.asarray(array, np.float64) for array in warm)
     x = jnp.asarray(x, jnp.float32)
     pieces = []
     for start in range(0, lanes, chunk):
         which = np.arange(start, start + chunk)
         which[which >= lanes] = start
-        part = [np.asarray(array)[which] for array in (rows, mask, y, strengths, *warm)]
+        part = [np.asarray(array)[which] for array in (rows, mask, y, strengths)]
         with jax.enable_x64(True):
             piece = jax.tree.map(np.asarray, _solve_lanes(x, *part, tolerance, max_trips))
         pieces.append(Solution(*(leaf[: lanes - start] for leaf in piece)))
@@ -146,12 +139,12 @@ def _chunked(x, rows, mask, y, strengths, warm, tolerance, max_trips, chunk) -> 
 
 
 @functools.partial(jax.jit, static_argnames=("tolerance", "max_trips"))
-def _solve_lanes(x, rows, mask, y, strengths, dual, b, tolerance, max_trips):
+def _solve_lanes(x, rows, mask, y, strengths, tolerance, max_trips):
     lane = functools.partial(_solve_lane, tolerance=tolerance, max_trips=max_trips)
-    return jax.vmap(lane, in_axes=(None, 0, 0, 0, 0, 0, 0))(x, rows, mask, y, strengths, dual, b)
+    return jax.vmap(lane, in_axes=(None, 0, 0, 0, 0))(x, rows, mask, y, strengths)
 
 
-def _solve_lane(x, rows, mask, y, strengths, dual, b, *, tolerance, max_trips) -> Solution:
+def _solve_lane(x, rows, mask, y, strengths, *, tolerance, max_trips) -> Solution:
     features = jnp.where(mask[:, None], x[rows], 0)
     t = jnp.where(mask, 2.0 * y - 1.0, 0.0)  # float64, 0 on padding
     finite = jnp.isfinite(features).all()
@@ -162,7 +155,8 @@ def _solve_lane(x, rows, mask, y, strengths, dual, b, *, tolerance, max_trips) -
     centred = jnp.where(mask[:, None], features - mean[None, :], 0)
     gram = centred @ centred.T
     last_stage = len(strengths)
-    point = _Point(dual, gram @ dual, b + dual @ (centred @ mean))
+    zero = jnp.zeros(len(rows), jnp.float64)
+    point = _Point(zero, zero, jnp.zeros((), jnp.float64))
 
     def going(state: _State):
         return state.stage < last_stage
@@ -213,7 +207,6 @@ def _solve_lane(x, rows, mask, y, strengths, dual, b, *, tolerance, max_trips) -
     return Solution(
         w.astype(f32),
         (found["b"] - w @ mean).astype(f32),
-        found["a"].astype(f32),
         found["objective"].astype(f32),
         found["gap"].astype(f32),
         code.astype(jnp.int32),
