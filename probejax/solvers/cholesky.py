@@ -1,7 +1,7 @@
 """Cholesky factorisation and solves built on matrix products, for batches of matrices.
 
-XLA hands its own to LAPACK on a CPU, one matrix at a time and far below the multiply rate, and
-a triangular solve is a chain of dependent steps on accelerators. Here panels are updated by products
+On a CPU XLA hands its own to LAPACK, one matrix at a time and far below the multiply rate; on an
+accelerator a triangular solve is a chain of dependent steps. Here panels are updated by products,
 and the triangular blocks on the diagonal are inverted, so that solves are products too.
 """
 
