@@ -28,7 +28,7 @@ ORDER = {
         "checkpoint",
     ),
     "saes": ("sae", "gemma_scope", "select", "registry", "train", "fit"),
-    "solvers": ("codes", "l1", "l2"),
+    "solvers": ("codes", "cholesky", "interior_point", "l1", "l2"),
     "activations": ("packing", "harvest", "cache", "sample"),
     "probes": ("folds", "rows", "scores", "logreg", "sae", "methods"),
 }  # fmt: skip

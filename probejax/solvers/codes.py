@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 CONVERGED = 0  # the certificate is at or below the tolerance
@@ -22,9 +23,9 @@ class Solution(NamedTuple):
         trips: Newton steps spent.
     """
 
-    w: Float[Array, "*batch d"]
-    b: Float[Array, "*batch"]
-    objective: Float[Array, "*batch"]
-    gap: Float[Array, "*batch"]
-    code: Int[Array, "*batch"]
-    trips: Int[Array, "*batch"]
+    w: Float[Array | np.ndarray, "*batch d"]
+    b: Float[Array | np.ndarray, "*batch"]
+    objective: Float[Array | np.ndarray, "*batch"]
+    gap: Float[Array | np.ndarray, "*batch"]
+    code: Int[Array | np.ndarray, "*batch"]
+    trips: Int[Array | np.ndarray, "*batch"]

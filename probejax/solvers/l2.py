@@ -26,30 +26,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from probejax.solvers import cholesky, codes
+from probejax.solvers.codes import Solution
 
-_STEPS = 0.5 ** np.arange(6)  # step lengths that the line search compares, all at once
+_STEPS = 0.5 ** np.arange(14)  # step lengths that the line search compares, all at once
 _DAMPING = 1e-14  # least
 _TINY = 1e-300
-
-
-class Solution(NamedTuple):
-    """Solutions per lane; a path has one more axis, the strengths, after the lanes.
-
-    Attributes:
-      w: weights.
-      b: intercepts.
-      objective: value of the objective at (w, b).
-      gap: upper bound on (objective - minimum) / objective.
-      code: one of `solvers.codes`.
-      trips: Newton steps spent.
-    """
-
-    w: Float[Array | np.ndarray, "*batch d"]
-    b: Float[Array | np.ndarray, "*batch"]
-    objective: Float[Array | np.ndarray, "*batch"]
-    gap: Float[Array | np.ndarray, "*batch"]
-    code: Int[Array | np.ndarray, "*batch"]
-    trips: Int[Array | np.ndarray, "*batch"]
 
 
 class _Point(NamedTuple):
@@ -68,11 +49,11 @@ class _State(NamedTuple):
 
 
 def solve_path(
-    x: Float[Array, "N d"],
-    rows: Int[np.ndarray, "L n"],
-    mask: Bool[np.ndarray, "L n"],
-    y: Int[np.ndarray, "L n"],
-    C: Float[np.ndarray, " P"],
+    x: Float[Array | np.ndarray, "N d"],
+    rows: Int[Array | np.ndarray, "L n"],
+    mask: Bool[Array | np.ndarray, "L n"],
+    y: Int[Array | np.ndarray, "L n"],
+    C: Float[Array | np.ndarray, " P"],
     *,
     tolerance: float = 1e-6,
     max_trips: int = 60,
@@ -101,11 +82,11 @@ def solve_path(
 
 
 def solve(
-    x: Float[Array, "N d"],
-    rows: Int[np.ndarray, "L n"],
-    mask: Bool[np.ndarray, "L n"],
-    y: Int[np.ndarray, "L n"],
-    C: Float[np.ndarray, " L"],
+    x: Float[Array | np.ndarray, "N d"],
+    rows: Int[Array | np.ndarray, "L n"],
+    mask: Bool[Array | np.ndarray, "L n"],
+    y: Int[Array | np.ndarray, "L n"],
+    C: Float[Array | np.ndarray, " L"],
     *,
     tolerance: float = 1e-6,
     max_trips: int = 60,
@@ -125,6 +106,9 @@ def solve(
 def _chunked(x, rows, mask, y, strengths, tolerance, max_trips, chunk) -> Solution:
     """Cuts the lanes into chunks of one shape; the last is filled up with its first lane."""
     lanes, n = rows.shape
+    n = 1 << (n - 1).bit_length() if n <= 256 else -(-n // 256) * 256  # what the factor can cut
+    pad = lambda array: np.pad(np.asarray(array), ((0, 0), (0, n - array.shape[1])))
+    rows, mask, y = map(pad, (rows, mask, y))
     chunk = min(chunk or max(1, (1 << 23) // n**2), 1 << (lanes - 1).bit_length())
     x = jnp.asarray(x, jnp.float32)
     pieces = []
@@ -185,7 +169,7 @@ def _solve_lane(x, rows, mask, y, strengths, *, tolerance, max_trips) -> Solutio
         before, after = (_objective(t, C, *point) for point in (start, stepped))
         better = after <= before  # False where the factor broke down and all is NaN
         point = jax.tree.map(lambda new, old: jnp.where(better, new, old), stepped, start)
-        damping = jnp.where(better, jnp.maximum(state.damping / 4, _DAMPING), state.damping * 100)
+        damping = jnp.where(better, _DAMPING, state.damping * 100)
         return _State(stage, jnp.where(done, 1, state.trips + 1), point, damping, last, found)
 
     zeros = jnp.zeros(last_stage, jnp.float64)

@@ -1,0 +1,95 @@
+"""L2 paths against scikit-learn in float64, and what a certificate must guarantee."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from probejax.solvers import codes, l2
+
+STRENGTHS = np.logspace(5, -5, 10)
+N, D = 60, 12
+
+
+def objective(x, y, w, b, C):
+    margin = (2 * y - 1) * (x @ w + b)
+    return 0.5 * w @ w + C * np.logaddexp(0, -margin).sum()
+
+
+def best_of_sklearn(x, y, C):
+    found = []
+    for solver in ("lbfgs", "newton-cholesky"):
+        fit = LogisticRegression(C=C, solver=solver, tol=1e-12, max_iter=20_000).fit(x, y)
+        found.append(objective(x, y, fit.coef_[0], fit.intercept_[0], C))
+    return min(found)
+
+
+@pytest.fixture(scope="module")
+def lanes():
+    """Separable, noisy, tiny, unbalanced, one-class and damaged problems over one matrix."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, D)).astype(np.float32)
+    x[:, 3] = 700 + 80 * x[:, 3]  # a dimension that dwarfs the others, as Gemma's does
+    x -= x.mean(axis=0)
+    x[199, 0] = np.nan
+    truth = (x[:, 0] + x[:, 1] + 0.02 * x[:, 3] > 0).astype(int)
+    rows = np.stack([rng.permutation(190)[:N] for _ in range(6)]).astype(np.int32)
+    y = np.nan_to_num(truth)[rows]
+    mask = np.ones((6, N), bool)
+    flips = rng.random(N) < 0.3
+    y[1, flips] = 1 - y[1, flips]
+    mask[2, 6:] = False
+    y[2, :6] = (0, 1, 0, 1, 1, 0)
+    mask[3, 40:] = False
+    y[3] = np.arange(N) % 7 == 0
+    y[4] = 1
+    rows[5, 0] = 199
+    rows[3, 40:] = 199  # padding may hold anything
+    return x, rows, mask, y.astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def path(lanes):
+    return l2.solve_path(*lanes, STRENGTHS)
+
+
+@pytest.mark.filterwarnings("ignore")  # scikit-learn says when its own tolerance is out of reach
+@pytest.mark.parametrize("lane", [0, 1, 2, 3])
+def test_objective_is_the_best_known_and_the_gap_bounds_the_rest(lanes, path, lane):
+    x, rows, mask, y = lanes
+    features = x[rows[lane][mask[lane]]].astype(np.float64)
+    labels = y[lane][mask[lane]]
+    assert (path.code[lane] == codes.CONVERGED).all()
+    assert (path.gap[lane] <= 1e-6).all()
+    for p, C in enumerate(STRENGTHS):
+        best = best_of_sklearn(features, labels, C)
+        ours = objective(features, labels, path.w[lane, p].astype(float), path.b[lane, p], C)
+        assert ours <= best * (1 + 3e-6), (lane, C)  # 1e-6, and the rounding of w to float32
+        assert path.objective[lane, p] * (1 - path.gap[lane, p]) <= best * (1 + 1e-6)
+
+
+def test_codes(path):
+    assert (path.code[4] == codes.DEGENERATE).all()
+    assert (path.code[5] == codes.NON_FINITE).all()
+    assert not path.w[4:].any() and not path.b[4:].any()
+
+
+def test_a_lane_does_not_depend_on_its_neighbours(lanes, path):
+    x, rows, mask, y = lanes
+    for lane in (0, 1, 3):
+        alone = l2.solve_path(x, *(a[lane : lane + 1] for a in (rows, mask, y)), STRENGTHS)
+        np.testing.assert_allclose(alone.w[0], path.w[lane], rtol=1e-4, atol=1e-6)
+
+
+def test_single_strengths_equal_the_path(lanes, path):
+    x, rows, mask, y = lanes
+    picks = np.array([3, 5, 0, 9, 1, 2])
+    single = l2.solve(x, rows, mask, y, STRENGTHS[picks])
+    chosen = path.objective[np.arange(6), picks]
+    np.testing.assert_allclose(single.objective, chosen, rtol=2e-6)
+    assert (single.code[:4] == codes.CONVERGED).all()
+
+
+def test_too_few_trips_say_so(lanes):
+    short = l2.solve_path(*(lanes[0], *(a[1:2] for a in lanes[1:])), STRENGTHS, max_trips=1)
+    assert (short.code == codes.MAX_TRIPS).any()
+    assert (short.gap[short.code == codes.MAX_TRIPS] > 1e-6).all()
