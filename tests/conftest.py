@@ -4,6 +4,8 @@ import os
 
 # No test may reach the Hub; the pinned archives come through pip and obey PROBEJAX_CACHE.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# LAPACK's own threads and XLA's would wait for each other, as experiments/__init__.py explains.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import pytest
