@@ -203,7 +203,7 @@ class Sweep:
         return "embed" if self.layer == EMBED else str(self.layer)
 
     def units(self) -> list[Unit]:
-        """Returns all units, task by task, the dearest tasks first."""
+        """Returns all units, task by task, in the order of the configuration."""
         found = []
         for task in self.tasks:
             for method in self.config.methods:
