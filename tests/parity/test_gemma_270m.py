@@ -1,20 +1,15 @@
 """The real Gemma 3 270M against transformers' PyTorch classes, both reading the same GGUF file."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-import transformers
-from transformers import initialization
-from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from probejax import artifacts, models, tasks
 from probejax.models import tokens
+from tests.reference import torch_gemma
 
-CONFIG = Path(__file__).parents[1] / "golden" / "configs" / "gemma-3-270m.json"
 RTOL = 1e-4  # of the norm of a token's residual
 PROMPTS = {
     "one token": "",
@@ -39,22 +34,7 @@ def ours(path):
 
 @pytest.fixture(scope="module")
 def theirs(path):
-    """transformers' model with what transformers itself reads from the file.
-
-    `from_pretrained(gguf_file=...)` would do the same, but wants the accelerate package and parses
-    the file three times.
-    """
-    config = transformers.Gemma3TextConfig.from_json_file(CONFIG)
-    config._attn_implementation = "eager"
-    with initialization.no_init_weights():
-        model = transformers.Gemma3ForCausalLM(config)
-    loaded = load_gguf_checkpoint(path, return_tensors=True, model_to_load=model)
-    for name in ("num_hidden_layers", "hidden_size", "head_dim", "sliding_window"):
-        assert loaded["config"][name] == getattr(config, name)  # the published config is the file's
-    missing, unexpected = model.load_state_dict(loaded["tensors"], strict=False)
-    assert (missing, unexpected) in (([], []), (["lm_head.weight"], []))  # tied
-    model.tie_weights()
-    return model.float().eval()
+    return torch_gemma.load(path)
 
 
 @pytest.fixture(scope="module")
