@@ -16,8 +16,7 @@ from probejax.models import EMBED
 from probejax.saes import gemma_scope
 from probejax.tasks import REGIMES
 
-RECIPE = 1  # raise it when the numbers of a unit change, so that old units are not reused
-PROTOCOLS = ("paper",)
+RECIPE = 2  # raise it when the numbers of a unit change, so that old units are not reused
 DEFAULT_LAYERS = {"gemma-3-270m": 9, "gemma-2-9b": 20, "gemma-2-2b": 12}
 
 
@@ -58,7 +57,7 @@ class Config:
         for flag, values, known in (
             ("regimes", self.regimes, REGIMES),
             ("ranking", (self.ranking,), saes.RANKINGS),
-            ("protocol", (self.protocol,), PROTOCOLS),
+            ("protocol", (self.protocol,), probes.PROTOCOLS),
             ("dtype", (self.dtype,), ("float32", "bfloat16")),
         ):
             for value in values:
@@ -245,18 +244,20 @@ class Sweep:
         fits = {name: np.zeros(len(data.conditions)) for name in probes.Scores._fields}
         for i, (lanes, rows) in enumerate(data.batches):
             found = self._fit(unit, data, i, rows)
-            for name, values in found._asdict().items():
+            for name, values in found.scores._asdict().items():
                 fits[name][list(lanes)] = values
         seconds = {"prepare": prepared - began, "fit": time.perf_counter() - prepared}
         payload = {"unit": unit._asdict(), "fits": _columns(data.conditions, fits)}
         device = jax.local_devices()[0].device_kind
         return Result(payload, {"seconds": seconds, "device": device, "jax": jax.__version__})
 
-    def _fit(self, unit: Unit, data: TaskData, batch: int, rows: probes.Rows) -> probes.Scores:
+    def _fit(self, unit: Unit, data: TaskData, batch: int, rows: probes.Rows) -> probes.Fitted:
+        protocol = cast(probes.Protocol, unit.protocol)  # Config has looked
         if unit.sae_id:
             selection = self._selection(unit.task, unit.sae_id, batch)
-            return probes.sae.fit(selection, rows, probes.sae_k(unit.method))
-        return probes.BASELINES[unit.method](data.features, rows)
+            k, binarised = probes.sae_k(unit.method), probes.is_binarised(unit.method)
+            return probes.sae.fit(selection, rows, k, binarised=binarised, protocol=protocol)
+        return probes.BASELINES[unit.method](data.features, rows, protocol)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 - a sweep lives as long as its process
     def _data(self, task: str) -> TaskData:
@@ -304,8 +305,10 @@ class Sweep:
         k = max(probes.sae_k(m) for m in self.config.methods if probes.is_sae_method(m))
         data = self._data(task)
         rows = data.batches[batch][1]
-        ranking = cast(saes.Ranking, self.config.ranking)  # __post_init__ has looked
-        return probes.sae.select(data.features, rows, self._sae(sae_id), k, ranking)
+        # Config has looked at both.
+        ranking = cast(saes.Ranking, self.config.ranking)
+        protocol = cast(probes.Protocol, self.config.protocol)
+        return probes.sae.select(data.features, rows, self._sae(sae_id), k, ranking, protocol)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
     def _sae(self, sae_id: str) -> saes.SAE:

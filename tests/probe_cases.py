@@ -41,7 +41,7 @@ def run(fit, found):
     """Fits all conditions; returns condition index -> the fields of `Scores`."""
     results = {}
     for lanes, rows in batches(found, GROUPS):
-        scores = fit(rows)
+        scores = fit(rows).scores
         for position, lane in enumerate(lanes):
             results[lane] = {k: v[position] for k, v in scores._asdict().items()}
     return results

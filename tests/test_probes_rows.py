@@ -78,8 +78,8 @@ def test_every_condition_is_one_lane_of_its_padded_size(found):
     assert sorted(lane for lanes, _ in packed for lane in lanes) == list(range(len(found)))
     sizes = {batch.train.shape[1]: {len(found[i].train) for i in lanes} for lanes, batch in packed}
     assert sizes[16] == {n for n in SCARCITY_SIZES if n <= 16}
-    assert sizes[64] == {20, 28, 38, 53}
-    assert sizes[128] == {74, 103}
+    assert sizes[128] == {20, 28, 38, 53, 74, 103}
+    assert sizes[512] == {143, 198, 275, 382}
     assert sizes[1024] == {531, 636, 737, 1024}
 
 
@@ -94,6 +94,7 @@ def test_lanes_hold_the_conditions_and_padding_is_masked(found):
             np.testing.assert_array_equal(batch.y_test[lane, :m], condition.y_test)
             assert batch.train_mask[lane].sum() == n and batch.train_mask[lane, :n].all()
             assert batch.test_mask[lane].sum() == m and batch.test_mask[lane, :m].all()
+            assert batch.seed[lane] == condition.seed
             assert not batch.train[lane, n:].any() and not batch.test[lane, m:].any()
             folds = paper_folds(condition.y_train, condition.seed)
             assert batch.fold_mask[lane].sum() == len(folds)
@@ -109,16 +110,14 @@ def test_shapes_are_few(found):
         assert batch.fold_mask.shape[1] == f and batch.val.shape[2] == n
     # The longest test sets: 1397 rows at n = 2, 1379 at 20, 1325 at 74, 1256 at 143, ...
     assert shapes == {
-        16: (36, 1536),
-        64: (6, 1536),
-        128: (6, 1536),
-        256: (1, 1536),
-        512: (1, 1536),
+        16: (36, 2048),
+        128: (6, 2048),
+        512: (1, 2048),
         1024: (1, 1024),
     }
     dtypes = [array.dtype for array in rows.batches(found)[0][1]]
     assert dtypes == [
-        np.dtype(kind) for kind in ("int32", "?", "int32", "?", "?", "int32", "?", "int32")
+        np.dtype(kind) for kind in ("int32", "?", "int32", "?", "?", "int32", "?", "int32", "int32")
     ]
 
 

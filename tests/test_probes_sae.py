@@ -108,11 +108,51 @@ def test_a_smaller_k_uses_a_prefix_of_a_larger_selection(dictionary):
     large = sae_probe.select(x, rows, dictionary, 16, "normalised")
     small = sae_probe.select(x, rows, dictionary, 4, "normalised")
     np.testing.assert_array_equal(large.latents[:, :4], small.latents)
-    for ours, theirs in zip(
-        sae_probe.fit(large, rows, 4), sae_probe.fit(small, rows, 4), strict=True
-    ):
+    fit = lambda selection, k: sae_probe.fit(selection, rows, k).scores
+    for ours, theirs in zip(fit(large, 4), fit(small, 4), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
-    assert (sae_probe.fit(large, rows, 16).val_auc != sae_probe.fit(small, rows, 4).val_auc).any()
+    assert (fit(large, 16).val_auc != fit(small, 4).val_auc).any()
+
+
+def test_binarised_latents_are_on_above_one(dictionary):
+    x, y = problem(0.3)
+    found = probe_cases.conditions(y, sizes=(140,))
+    ((_, rows),) = probes.batches(found, [256])
+    selection = sae_probe.select(x, rows, dictionary, K, "raw")
+    ours = sae_probe.fit(selection, rows, K, binarised=True)
+    on = sae_probe.Selection(jnp.asarray(selection.values > 1.0, jnp.float32), *selection[1:])
+    theirs = sae_probe.fit(on, rows, K)
+    np.testing.assert_array_equal(ours.probe["w"], theirs.probe["w"])
+    assert (ours.probe["w"] != sae_probe.fit(selection, rows, K).probe["w"]).any()
+
+
+def test_strict_ranks_inside_the_fold(dictionary):
+    x, y = problem(0.0)  # no signal: ranking on the validation rows too is pure leakage
+    found = probe_cases.conditions(y, sizes=(40,))
+    ((_, rows),) = probes.batches(found, [64])
+    paper, strict = (
+        sae_probe.select(x, rows, dictionary, K, "raw", protocol) for protocol in probes.PROTOCOLS
+    )
+    np.testing.assert_array_equal(paper.latents, strict.latents)  # the final fit is the same
+    latents = np.asarray(saes.encode(dictionary, x), np.float64)
+    (c,) = found
+    for fold in range(6):
+        inside = ~rows.val[0, fold, : len(c.train)]
+        expected = study_probes.rank(latents[c.train[inside]], c.y_train[inside], K, False)
+        ours = strict.values[c.train][:, strict.fold_columns[fold]]
+        np.testing.assert_allclose(ours, latents[c.train][:, expected], rtol=1e-5, atol=1e-5)
+    fit = lambda each, protocol: sae_probe.fit(each, rows, K, protocol=protocol).scores
+    leaky, clean = fit(paper, "paper"), fit(strict, "strict")
+    assert leaky.val_auc[0] > clean.val_auc[0] + 0.05
+
+
+def test_strict_never_validates_on_training_rows(dictionary):
+    x, y = problem(0.5)
+    ((_, rows),) = probes.batches(probe_cases.conditions(y, sizes=(2, 3)), [16])
+    for protocol, expected in zip(probes.PROTOCOLS, ([1, 1], [0.5, 0.5]), strict=True):
+        selection = sae_probe.select(x, rows, dictionary, K, "raw", protocol)
+        found = sae_probe.fit(selection, rows, K, protocol=protocol).scores
+        np.testing.assert_array_equal(found.val_auc, expected)
 
 
 def test_more_latents_than_were_selected_is_an_error(dictionary):

@@ -1,15 +1,25 @@
 """Probes: one file per method, and the rules by which all of them validate."""
 
 from probejax.probes import logreg, sae
-from probejax.probes.methods import BASELINES, is_sae_method, sae_k, unknown_method
+from probejax.probes.methods import (
+    BASELINES,
+    is_binarised,
+    is_sae_method,
+    sae_k,
+    unknown_method,
+)
 from probejax.probes.rows import Rows, batches
-from probejax.probes.scores import Scores
+from probejax.probes.scores import PROTOCOLS, Fitted, Protocol, Scores
 
 __all__ = [
     "BASELINES",
+    "PROTOCOLS",
+    "Fitted",
+    "Protocol",
     "Rows",
     "Scores",
     "batches",
+    "is_binarised",
     "is_sae_method",
     "logreg",
     "sae",

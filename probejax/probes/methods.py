@@ -1,23 +1,15 @@
-"""The names of the methods."""
+"""The names of the methods, and which function each name means."""
 
 import difflib
 import re
 from collections.abc import Callable
 
 from probejax.probes import logreg
-from probejax.probes.scores import Scores
+from probejax.probes.scores import Fitted
 
-# Methods on the raw features; each is `fit(features, rows) -> Scores`.
-BASELINES: dict[str, Callable[..., Scores]] = {"logreg": logreg.fit}
-_SAE = re.compile(r"^sae_k([1-9]\d*)$")
-
-
-def sae_k(method: str) -> int:
-    """Returns k of `sae_k<k>`."""
-    found = _SAE.match(method)
-    if not found:
-        raise ValueError(unknown_method(method))
-    return int(found[1])
+# Methods on the raw features; each is `fit(features, rows, protocol) -> Fitted`.
+BASELINES: dict[str, Callable[..., Fitted]] = {"logreg": logreg.fit}
+_SAE = re.compile(r"^sae_k([1-9]\d*)(_binarised)?$")
 
 
 def is_sae_method(method: str) -> bool:
@@ -32,9 +24,26 @@ def is_sae_method(method: str) -> bool:
     return True
 
 
+def sae_k(method: str) -> int:
+    """Returns k of `sae_k<k>` or `sae_k<k>_binarised`.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    found = _SAE.match(method)
+    if not found:
+        raise ValueError(unknown_method(method))
+    return int(found[1])
+
+
+def is_binarised(method: str) -> bool:
+    """Tells `sae_k<k>_binarised` from `sae_k<k>`."""
+    return method.endswith("_binarised")
+
+
 def unknown_method(method: str) -> str:
     """Returns the sentence for a method that does not exist."""
-    names = [*BASELINES, "sae_k<k>"]
+    names = [*BASELINES, "sae_k<k>", "sae_k<k>_binarised"]
     near = difflib.get_close_matches(method, [*names, "sae_k16", "sae_k128"], 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"There is no method {method!r}; the methods are {', '.join(names)}.{hint}"

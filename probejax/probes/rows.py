@@ -9,10 +9,10 @@ from jaxtyping import Array, Bool, Int32
 from probejax.probes.folds import paper_folds
 from probejax.tasks.splits import Condition
 
-GROUPS = (16, 64, 128, 256, 512, 1024)
+GROUPS = (16, 128, 512, 1024)
 """Padded training sizes: few, so that few shapes compile."""
 
-_TEST_MULTIPLE = 512
+_TEST_SIZES = (512, 1024, 2048, 4096, 5120)
 _FOLD_COUNTS = (1, 6, 36)  # one hold-out; six folds; all mixed pairs of twelve balanced rows
 
 
@@ -20,7 +20,8 @@ class Rows(NamedTuple):
     """Rows of one feature matrix for L lanes, each padded with row 0 and mask False.
 
     `val[l, f]` marks the validation rows of fold f of lane l; the fold trains on
-    `train_mask[l] & ~val[l, f]`. Folds where `fold_mask` is False are padding.
+    `train_mask[l] & ~val[l, f]`. Folds where `fold_mask` is False are padding. `seed` is the lane's
+    condition's, for methods that draw.
     """
 
     train: Int32[Array | np.ndarray, "L n"]
@@ -31,6 +32,7 @@ class Rows(NamedTuple):
     test: Int32[Array | np.ndarray, "L m"]
     test_mask: Bool[Array | np.ndarray, "L m"]
     y_test: Int32[Array | np.ndarray, "L m"]
+    seed: Int32[Array | np.ndarray, " L"]
 
 
 def batches(
@@ -38,7 +40,7 @@ def batches(
 ) -> list[tuple[tuple[int, ...], Rows]]:
     """Packs conditions into one batch of lanes per padded training size.
 
-    Within a batch the test rows are padded to a multiple of 512 and the folds to 1, 6 or 36.
+    Within a batch the test rows are padded to one of a few sizes and the folds to 1, 6 or 36.
 
     Args:
         conditions: what to fit; the order within a batch is theirs.
@@ -74,7 +76,7 @@ def _pack(conditions: list[Condition], n: int) -> Rows:
     most = max(len(masks) for masks in folds)
     f = next((count for count in _FOLD_COUNTS if count >= most), most)
     longest = max(len(condition.test) for condition in conditions)
-    m = -(-longest // _TEST_MULTIPLE) * _TEST_MULTIPLE
+    m = next((size for size in _TEST_SIZES if size >= longest), -(-longest // 1024) * 1024)
     lanes = len(conditions)
     rows = Rows(
         train=np.zeros((lanes, n), np.int32),
@@ -85,6 +87,7 @@ def _pack(conditions: list[Condition], n: int) -> Rows:
         test=np.zeros((lanes, m), np.int32),
         test_mask=np.zeros((lanes, m), bool),
         y_test=np.zeros((lanes, m), np.int32),
+        seed=np.array([condition.seed for condition in conditions], np.int32),
     )
     for lane, (condition, masks) in enumerate(zip(conditions, folds, strict=True)):
         trained, tested = len(condition.train), len(condition.test)

@@ -14,40 +14,57 @@ from probejax.saes.sae import SAE
 from probejax.saes.select import Ranking, encode_columns, top_latents
 from probejax.solvers import l1
 
+_FIRES = 1.0  # a binarised latent is on above this, as the study has it
+
 
 class Selection(NamedTuple):
-    """The latents that each lane may use.
+    """The latents that each fit may use.
 
     Attributes:
-      values: [N, M], every latent that any lane chose, for every row of the feature matrix.
-      columns: [L, k], which columns of `values` each lane uses, best first.
-      latents: [L, k], their indices in the SAE.
+      values: [N, M], every latent that any fit chose, for every row of the feature matrix.
+      columns: [L, k], which columns of `values` each lane's final fit uses, best first.
+      fold_columns: [Q, k], those of each fold in `scores.folds`.
+      latents: [L, k], the indices of `columns` in the SAE.
     """
 
     values: Float[Array, "N M"]
     columns: Int[np.ndarray, "L k"]
+    fold_columns: Int[np.ndarray, "Q k"]
     latents: Int[np.ndarray, "L k"]
 
 
 def select(
-    features: Float[Array, "N d_model"], rows: Rows, sae: SAE, k: int, ranking: Ranking
+    features: Float[Array, "N d_model"],
+    rows: Rows,
+    sae: SAE,
+    k: int,
+    ranking: Ranking,
+    protocol: scores.Protocol = "paper",
 ) -> Selection:
-    """Ranks latents on each lane's training rows and encodes only the chosen ones.
+    """Ranks latents on training rows and encodes only the chosen ones.
 
     Args:
       features: raw activations, shared by all lanes.
       rows: the lanes.
       sae: the dictionary.
-      k: latents per lane; a smaller k is a prefix of a larger one.
+      k: latents per fit; a smaller k is a prefix of a larger one.
       ranking: how to rank, see `saes.select.top_latents`.
+      protocol: `paper` ranks on all training rows of a lane, validation rows among them; `strict`
+        ranks for every fold on that fold's own.
     """
     x = jnp.asarray(features)
     train, mask, y = np.asarray(rows.train), np.asarray(rows.train_mask), np.asarray(rows.y_train)
-    latents = top_latents(sae, x, train, mask, y, k, ranking=ranking)
+    folds = scores.folds(rows, protocol)
+    lane = np.arange(len(train))
+    if protocol == "strict":
+        lane, mask = np.append(lane, folds.lane), np.concatenate([mask, folds.seen])
+    latents = top_latents(sae, x, train[lane], mask, y[lane], k, ranking=ranking)
     union, columns = np.unique(latents, return_inverse=True)
-    return Selection(
-        encode_columns(sae, x, _padded(union)), columns.reshape(latents.shape), latents
-    )
+    columns = columns.reshape(latents.shape)
+    final = len(train)
+    of_folds = columns[final:] if protocol == "strict" else columns[folds.lane]
+    values = encode_columns(sae, x, _padded(union))
+    return Selection(values, columns[:final], of_folds, latents[:final])
 
 
 def _padded(union: np.ndarray) -> np.ndarray:
@@ -56,43 +73,55 @@ def _padded(union: np.ndarray) -> np.ndarray:
     return np.pad(union, (0, width - len(union)), mode="edge")
 
 
-def fit(selection: Selection, rows: Rows, k: int) -> scores.Scores:
+def fit(
+    selection: Selection,
+    rows: Rows,
+    k: int,
+    *,
+    binarised: bool = False,
+    protocol: scores.Protocol = "paper",
+) -> scores.Fitted:
     """Fits one probe per lane on its first k latents.
 
     Minimises |w|_1 + C sum_i log(1 + exp(-t_i (z_i.w + b))), the intercept free; search and refit
     as in `logreg`.
 
     Args:
-      selection: the latents of each lane, at least k.
+      selection: the latents of each lane, at least k, chosen under the same protocol.
       rows: the lanes.
       k: latents per probe.
+      binarised: whether a latent counts as 1 above 1 and as 0 otherwise, as the study has it.
+      protocol: whose rules.
 
     Raises:
       ValueError: the selection holds fewer than k latents.
     """
     if k > selection.columns.shape[1]:
         raise ValueError(f"k={k}, but only {selection.columns.shape[1]} latents were selected.")
-    values, columns = selection.values, selection.columns[:, :k]
+    values = selection.values
+    if binarised:
+        values = jnp.asarray(values > _FIRES, jnp.float32)
+    columns, of_folds = selection.columns[:, :k], selection.fold_columns[:, :k]
     train, mask, y = map(jnp.asarray, (rows.train, rows.train_mask, rows.y_train))
-    folds = scores.folds(rows)
-    z = _gather(values, train, columns)
-    fitted = jnp.asarray(folds.train)
-    path = l1.solve_path(z[folds.lane], fitted, y[folds.lane], jnp.asarray(STRENGTHS))
-    on_train = jnp.einsum("qnk,qpk->qpn", z[folds.lane], path.w, precision="highest")
-    val_auc, best = scores.choose(on_train + path.b[:, :, None], folds, rows, default=0)
-    searched = np.asarray(rows.fold_mask).any(axis=1)
-    C = np.where(searched, STRENGTHS[best], DEFAULT_C)
-    final = l1.solve(z, mask, y, jnp.asarray(C))
-    test = scores.evaluate(
-        _predict(values, np.asarray(rows.test), columns, final.w, final.b),
-        rows.y_test,
-        rows.test_mask,
+    folds = scores.folds(rows, protocol)
+    z = _gather(values, train[folds.lane], of_folds)
+    path = l1.solve_path(z, jnp.asarray(folds.train), y[folds.lane], jnp.asarray(STRENGTHS))
+    on_train = jnp.einsum("qnk,qpk->qpn", z, path.w, precision="highest") + path.b[:, :, None]
+    val_auc, best = scores.choose(on_train, folds, rows)
+    C = np.where(scores.searched(rows), STRENGTHS[best], DEFAULT_C)
+    final = l1.solve(_gather(values, train, columns), mask, y, jnp.asarray(C))
+    found = scores.finish(
+        rows,
+        protocol,
+        val_auc=val_auc,
+        train_logits=_predict(values, train, columns, final.w, final.b),
+        test_logits=_predict(values, np.asarray(rows.test), columns, final.w, final.b),
+        hyperparameter=C,
+        gap=final.gap,
+        code=final.code,
     )
-    alone = scores.evaluate(_predict(values, train, columns, final.w, final.b), y, mask)
-    val_auc = np.where(searched, val_auc, alone[0])
-    test_auc, test_acc, test_f1 = (np.asarray(metric) for metric in test)
-    gap, code = np.asarray(final.gap), np.asarray(final.code)
-    return scores.Scores(val_auc, test_auc, test_acc, test_f1, C, gap, code)
+    probe = {"w": final.w, "b": final.b, "latents": selection.latents[:, :k]}
+    return scores.Fitted(found, {name: np.asarray(array) for name, array in probe.items()})
 
 
 @jax.jit
