@@ -145,7 +145,7 @@ def test_a_standard_sae_file_is_used_where_there_is_one(folder):
     )
     rows = read(folder).query("regime == 'standard' and sae_id != ''")
     methods = dict(zip(rows["method"], rows["test_auc"], strict=True))
-    assert methods == {"sae_k16": 0.11, "sae_k16_binarized": 0.22, "sae_k16_l2": 0.33}
+    assert methods == {"sae_k16": 0.11, "sae_k16_binarised": 0.22, "sae_k16_l2": 0.33}
 
 
 def test_both_rankings_and_the_choice_of_k(folder):

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from probejax import analysis
+from probejax.analysis.controls import claim_of, is_control
 from probejax.analysis.quiver import choices, quiver
 from probejax.analysis.tables import as_results
 from probejax.analysis.ties import TIE_RULES, sae_width
@@ -242,10 +243,70 @@ def test_head_to_head_matches_rows_by_cell_and_not_by_position():
 def test_head_to_head_refuses_what_it_cannot_compare():
     with pytest.raises(ValueError, match="no row of svm"):
         analysis.head_to_head(_table(*TIED), "svm", NARROW, 16)
-    with pytest.raises(ValueError, match=f"no row of {WIDE} with k=16"):
+    with pytest.raises(ValueError, match=f"no row of sae_k16 on {WIDE}"):
         analysis.head_to_head(_table(*TIED), "logreg", WIDE, 16)
     mixed = [*TIED, *[row | {"layer": 9} for row in TIED]]
     with pytest.raises(ValueError, match="mixes the layers 20, 9"):
         analysis.head_to_head(_table(*mixed), "logreg", NARROW, 16)
     with pytest.raises(ValueError, match="logreg twice in a cell"):
         analysis.head_to_head(_table(*TIED, TIED[2]), "logreg", NARROW, 16)
+
+
+def _paired(task, level, base, sae, regime="scarcity", seed=42):
+    rows = (
+        _fit("logreg", 0.5, base, task, level),
+        _fit("sae_k16", 0.9, sae, task, level, sae_id=NARROW, k=16),
+    )
+    return [row | {"regime": regime, "seed": seed} for row in rows]
+
+
+def test_levels_are_corrected_for_their_number_and_regimes_for_theirs():
+    rng = np.random.default_rng(0)
+    rows = []
+    for regime, levels, shift in (("scarcity", (2, 4, 8), 0.02), ("imbalance", (0.5,), 0.0)):
+        for task in range(20):
+            for level in levels:
+                gain = rng.normal(shift, 0.02)
+                rows += _paired(f"t{task}", level, 0.7, 0.7 + gain, regime)
+    table = quiver(_table(*rows))
+    levels = table.query("regime == 'scarcity' and level == level")
+    assert (levels["band_low"] < levels["ci_low"]).all()
+    assert (levels["band_high"] > levels["ci_high"]).all()
+    assert (levels["p_holm"] >= levels["p_value"]).all()
+    smallest = levels["p_value"].min()
+    assert levels["p_holm"].min() == pytest.approx(3 * smallest) and smallest < 0.01
+    alone = table.query("regime == 'imbalance' and level == level").iloc[0]
+    assert alone["p_holm"] == alone["p_value"]  # one level is one look
+    assert alone["band_low"] == pytest.approx(alone["ci_low"], abs=1e-3)
+    overall = table.query("level != level").set_index("regime")
+    assert overall.loc["scarcity", "p_holm"] == 2 * overall.loc["scarcity", "p_value"] < 0.01
+    assert overall.loc["scarcity", "band_low"] > 0 > overall.loc["imbalance", "band_low"]
+
+
+def test_wins_are_tasks_whose_mean_difference_is_beyond_the_margin():
+    rows = _paired("a", 2, 0.5, 0.6) + _paired("a", 4, 0.5, 0.5)  # mean 0.05: a win
+    rows += _paired("b", 2, 0.5, 0.51) + _paired("b", 4, 0.51, 0.5)  # mean 0: neither
+    rows += _paired("c", 2, 0.6, 0.5, seed=1) + _paired("c", 2, 0.6, 0.61, seed=2)
+    row = quiver(_table(*rows)).iloc[-1]
+    assert (row["wins"], row["losses"], row["tasks"], row["cells"]) == (1, 1, 3, 6)
+    assert row["win_rate"] == pytest.approx(1 / 3)
+    assert (row["win_low"], row["win_high"]) == pytest.approx((0.0615, 0.7923), abs=1e-4)
+    assert row["p_sign"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        {"method": "sae_k128_shuffled"},
+        {"method": "sae_k128_random_latents"},
+        {"sae_id": "random:width_16k", "method": "sae_k128"},
+        {"method": "logreg_shuffled", "sae_id": "", "k": None},
+    ],
+)
+def test_a_control_is_no_arrow(control):
+    rows = [_fit("logreg", 0.5, 0.5), _fit("sae_k16", 0.9, 0.6, sae_id=NARROW, k=16)]
+    lure = _fit("sae_k128", 1.0, 0.1, sae_id=NARROW, k=128) | control
+    row = quiver(_table(*rows, lure)).iloc[-1]
+    assert (row["with_sae"], row["baseline"], row["incomplete"]) == (0.6, 0.5, 0)
+    assert is_control(_table(*rows, lure)).tolist() == [False, False, True]
+    assert claim_of(lure["method"]) in ("sae_k128", "logreg")

@@ -161,3 +161,14 @@ def test_the_summary_has_a_part_for_each_protocol():
         units.append({"unit": unit["unit"] | {"protocol": "strict"}, "fits": unit["fits"]})
     text = summary(analysis.quiver(results_table(units)))
     assert text.count("regime ") == 2 and "layer 9, strict protocol" in text
+
+
+def test_two_metrics_may_be_missing_in_older_units():
+    newer = _unit("c", "logreg", 0.5)
+    newer["fits"] |= {"test_tpr": [0.1, 0.2, 0.3, None], "test_ece": [0.01] * 4}
+    table = results_table([*UNITS, newer]).set_index("task")
+    assert table.loc["a", "test_tpr"].isna().all() and table.loc["b", "test_ece"].isna().all()
+    assert table.loc["c", "test_tpr"].tolist()[:3] == [0.1, 0.2, 0.3]
+    newer["fits"]["test_ece"] = [0.01]
+    with pytest.raises(ValueError, match=r"different lengths: .*'test_ece': 1"):
+        results_table([newer])

@@ -184,7 +184,9 @@ def _task_pairs(rows: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, str]]:
     if is_sae.sum() != 1:
         return table, ("", "")
     sae, method = arrows[is_sae].iloc[0], arrows[~is_sae].iloc[0]["method"]
-    table = pairs(rows, method, sae["sae_id"], int(sae["k"])).rename(columns={"sae": "with_sae"})
+    table = pairs(rows, method, sae["sae_id"], int(sae["k"]), sae["method"]).rename(
+        columns={"sae": "with_sae"}
+    )
     return table[table["delta"].notna()], (method, f"SAE probe (k={sae['k']})")
 
 

@@ -8,19 +8,23 @@ from probejax.analysis import intervals
 _CELL = ["protocol", "model", "layer", "regime", "level", "task", "seed"]
 
 
-def pairs(results: pd.DataFrame, baseline: str, sae_id: str, k: int) -> pd.DataFrame:
+def pairs(
+    results: pd.DataFrame, baseline: str, sae_id: str, k: int, method: str | None = None
+) -> pd.DataFrame:
     """Returns one row per cell that either method has: `baseline`, `sae` (test AUCs), `delta`.
 
     Rows are matched by protocol, model, layer, regime, level, task and seed, never by position;
-    where one side is missing its AUC and `delta` are NaN.
+    where one side is missing its AUC and `delta` are NaN. `method` is that of the SAE probe, by
+    default `sae_k<k>`.
 
     Raises:
         ValueError: the table has no row of one of the two, or a cell twice.
     """
     is_sae = results["sae_id"].fillna("") != ""
     left = results[(results["method"] == baseline) & ~is_sae]
-    right = results[(results["sae_id"] == sae_id) & (results["k"] == k)]
-    for name, side in ((baseline, left), (f"{sae_id} with k={k}", right)):
+    method = method or f"sae_k{k}"
+    right = results[(results["sae_id"] == sae_id) & (results["method"] == method)]
+    for name, side in ((baseline, left), (f"{method} on {sae_id}", right)):
         if side.empty:
             raise ValueError(f"The results table has no row of {name}.")
         if side.duplicated(_CELL).any():
@@ -33,7 +37,13 @@ def pairs(results: pd.DataFrame, baseline: str, sae_id: str, k: int) -> pd.DataF
 
 
 def head_to_head(
-    results: pd.DataFrame, baseline: str, sae_id: str, k: int, *, margin: float = 0.0
+    results: pd.DataFrame,
+    baseline: str,
+    sae_id: str,
+    k: int,
+    method: str | None = None,
+    *,
+    margin: float = 0.0,
 ) -> pd.DataFrame:
     """Returns one row per regime and level, and one per regime over all levels (empty `level`).
 
@@ -44,7 +54,7 @@ def head_to_head(
     Raises:
         ValueError: as for `pairs`; or the rows mix protocols, models or layers.
     """
-    table = pairs(results, baseline, sae_id, k)
+    table = pairs(results, baseline, sae_id, k, method)
     for name in _CELL[:3]:
         if table[name].nunique(dropna=False) > 1:
             values = ", ".join(map(str, table[name].unique()))

@@ -49,7 +49,7 @@ def paired_bootstrap(
     sums, counts = _per_task(values, tasks)
     if sums.size < 2:
         return Interval(mean, np.nan, np.nan)
-    draws = _draws(sums.size, resamples, seed)  # [B, T]
+    draws = task_draws(sums.size, resamples, seed)  # [B, T]
     means = (draws @ sums) / (draws @ counts)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
@@ -57,7 +57,7 @@ def paired_bootstrap(
 
 
 @functools.lru_cache(maxsize=4)  # every level of a regime uses the same draws
-def _draws(tasks: int, resamples: int, seed: int) -> Float[np.ndarray, "B T"]:
+def task_draws(tasks: int, resamples: int, seed: int) -> Float[np.ndarray, "B T"]:
     """Returns how often each bootstrap draw takes each task."""
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(tasks, np.full(tasks, 1 / tasks), size=resamples).astype(np.float64)
@@ -69,7 +69,8 @@ def _per_task(
     values: Float[np.ndarray, " n"], tasks: Shaped[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
     _, which = np.unique(tasks, return_inverse=True)
-    return np.bincount(which, weights=values), np.bincount(which).astype(np.float64)
+    sums = np.bincount(which, weights=values).astype(np.float64)  # int where there are none
+    return sums, np.bincount(which).astype(np.float64)
 
 
 def task_means(
@@ -102,12 +103,41 @@ def permutation_test(
     """
     if differences.size == 0:
         return float("nan")
-    rng = np.random.default_rng(seed)
-    signs = 2.0 * rng.integers(0, 2, size=(resamples, differences.size)) - 1.0
+    signs = _signs(differences.size, resamples, seed)
     observed = abs(differences.sum())
     # The slack counts the observed signs' own sum, added up in another order, as equal.
     extreme = np.abs(signs @ differences) >= observed - 1e-12 * np.abs(differences).sum()
     return float((extreme.sum() + 1) / (resamples + 1))
+
+
+@functools.lru_cache(maxsize=2)
+def _signs(tasks: int, resamples: int, seed: int) -> Float[np.ndarray, "B T"]:
+    rng = np.random.default_rng(seed)
+    signs = 2.0 * rng.integers(0, 2, size=(resamples, tasks)) - 1.0
+    signs.flags.writeable = False
+    return signs
+
+
+def smallest_effect(
+    values: Float[np.ndarray, " n"],
+    tasks: Shaped[np.ndarray, " n"],
+    *,
+    confidence: float = 0.95,
+    power: float = 0.8,
+) -> float:
+    """Returns the smallest mean that this design would have found, in the unit of the values.
+
+    That is the true mean at which a two-sided test at `1 - confidence` rejects zero with
+    probability `power`, with the standard error that these tasks have (one draw per task, its
+    cells together) and a normal mean; NaN with fewer than two tasks.
+    """
+    sums, counts = _per_task(values, tasks)
+    if sums.size < 2:
+        return float("nan")
+    spread = sums - counts * (sums.sum() / counts.sum())
+    error = np.sqrt(sums.size / (sums.size - 1) * np.sum(spread**2)) / counts.sum()
+    normal = statistics.NormalDist()
+    return float((normal.inv_cdf((1 + confidence) / 2) + normal.inv_cdf(power)) * error)
 
 
 class WinRate(NamedTuple):

@@ -125,7 +125,7 @@ def _read_sae_file(folder: pathlib.Path, level: str | None, ranking: str) -> pd.
     table["k"] = _floats(table["k"], path)
     variants = [
         ("reg_type", lambda value: "" if value == "l1" else f"_{value}"),
-        ("binarize", lambda value: "_binarized" if value == "True" else ""),
+        ("binarize", lambda value: "_binarised" if value == "True" else ""),
     ]
     table["method"] = "sae_k" + table["k"].astype(int).astype(str)
     for column, suffix in variants:

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 
 from probejax.analysis import intervals
+from probejax.analysis.controls import is_control
+from probejax.analysis.looks import holm, simultaneous_bands
 from probejax.analysis.ties import TIE_RULES, TOLERANCE, tie_orders
 
 COLUMNS = (
@@ -27,6 +29,18 @@ COLUMNS = (
     "ci_low",
     "ci_high",
     "sae_chosen",
+    # how sure: see `quiver`
+    "band_low",
+    "band_high",
+    "p_value",
+    "p_holm",
+    "p_sign",
+    "wins",
+    "losses",
+    "win_rate",
+    "win_low",
+    "win_high",
+    "smallest_effect",
     # beyond the comparison itself: what it rests on
     "tasks",
     "unpaired",
@@ -39,6 +53,7 @@ COLUMNS = (
 _GROUP = ["protocol", "model", "layer", "regime", "level"]
 _CELL = [*_GROUP, "task", "seed"]
 _ARROW = ["method", "sae_id", "k"]
+MARGIN = 0.005  # the study's, in AUC: a smaller difference is neither a win nor a loss
 _CONVERGED = 0
 _DEGENERATE = 2
 
@@ -51,7 +66,8 @@ def quiver(
 ) -> pd.DataFrame:
     """Returns one row per regime, level and tie rule, and one per regime over all its levels.
 
-    A method is an SAE arrow where its `sae_id` is not empty. Only rows of one protocol, model and
+    A method is an SAE arrow where its `sae_id` is not empty; controls (`is_control`) are no arrows
+    and are left out. Only rows of one protocol, model and
     layer are compared; where the table holds several, each gets its own rows.
 
     Args:
@@ -67,6 +83,14 @@ def quiver(
         (empty for `neutral`, which chooses none). `unpaired` counts the cells left out for want
         of a baseline or of an SAE, `incomplete` the compared ones that lack an arrow which other
         cells of the regime have. `not_converged` counts fits (empty where no code is known).
+
+        Each level is one of many looks. `band_low` and `band_high` bound the differences of all
+        levels of the regime at once (95 %); in the overall rows, those of all regimes. `p_value`
+        is that of random signs of the tasks' mean differences, `p_holm` the same corrected for as
+        many looks, `p_sign` that of the sign test. `wins` and `losses` count tasks whose mean
+        difference is beyond `MARGIN`; `win_rate` is the share of wins, with Wilson's limits
+        `win_low` and `win_high`. `smallest_effect` is the difference that one look at these tasks
+        finds with a probability of 80 %.
 
     Raises:
         ValueError: a column is missing, a method or rule is unknown, or a fit occurs twice.
@@ -112,7 +136,9 @@ def _prepare(results: pd.DataFrame, baseline_methods: Sequence[str] | None) -> _
     if missing:
         raise ValueError(f"The results table lacks the columns {', '.join(missing)}.")
     is_sae = (results["sae_id"].fillna("") != "").to_numpy(dtype=bool)
-    in_quiver = _in_quiver(results["method"], is_sae, baseline_methods)
+    control = is_control(results)
+    arrows = _in_quiver(results["method"], is_sae, control, baseline_methods)
+    in_quiver = arrows & ~control
     rows, is_sae = results[in_quiver], is_sae[in_quiver]
 
     groups = rows.groupby(_CELL, sort=False, dropna=False)
@@ -146,11 +172,14 @@ def _prepare(results: pd.DataFrame, baseline_methods: Sequence[str] | None) -> _
 
 
 def _in_quiver(
-    method: pd.Series, is_sae: np.ndarray, baseline_methods: Sequence[str] | None
+    method: pd.Series,
+    is_sae: np.ndarray,
+    control: np.ndarray,
+    baseline_methods: Sequence[str] | None,
 ) -> np.ndarray:
     if baseline_methods is None:
         return np.ones(len(method), dtype=bool)
-    known = sorted(method[~is_sae].unique())
+    known = sorted(method[~is_sae & ~control].unique())
     unknown = sorted(set(baseline_methods) - set(known))
     if unknown:
         raise ValueError(
@@ -234,16 +263,40 @@ def _unconverged(results: pd.DataFrame) -> pd.DataFrame:
 
 def _summarise(table: pd.DataFrame, fits: pd.DataFrame, rule: str) -> pd.DataFrame:
     rows = []
-    for key, part in _by(table, _GROUP[:-1]):
-        group = dict(zip(_GROUP[:-1], key, strict=True))
-        known = _matching(fits, group)
-        levels = sorted(part["level"].dropna().unique())
-        for level in levels:
-            here = part[part["level"] == level]
-            rows.append(group | _row(here, known[known["level"] == level], level, rule))
-        rows.append(group | _row(part, known, np.nan, rule))
+    for _, block in _by(table, _GROUP[:-2]):
+        overall = []
+        for key, part in _by(block, _GROUP[:-1]):
+            group = dict(zip(_GROUP[:-1], key, strict=True))
+            known = _matching(fits, group)
+            levels = [
+                group | _row(part[part["level"] == x], known[known["level"] == x], x, rule)
+                for x in sorted(part["level"].dropna().unique())
+            ]
+            together = group | _row(part, known, np.nan, rule)
+            rows += [*_corrected(levels, part, "level"), together]
+            overall.append(together)
+        _corrected(overall, block, "regime")
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return frame.astype({"sae_chosen": "Int64", "not_converged": "Int64"})
+    counts = ("sae_chosen", "not_converged", "wins", "losses")
+    return frame.astype(dict.fromkeys(counts, "Int64"))
+
+
+def _corrected(rows: list[dict], cells: pd.DataFrame, look: str) -> list[dict]:
+    """Fills in what depends on all the rows together, one row per value of the column `look`."""
+    places = {row[look]: place for place, row in enumerate(rows)}
+    paired = cells[cells["delta"].notna() & cells[look].isin(places)]
+    bands = simultaneous_bands(
+        paired["delta"].to_numpy(dtype=float),
+        paired["task"].to_numpy(dtype=str),
+        paired[look].map(places).to_numpy(dtype=int),
+    )
+    p_values = holm(np.array([row["p_value"] for row in rows], dtype=float))
+    for place, row in enumerate(rows):
+        inside = place < len(bands.low)  # the last looks may have no cell
+        row["band_low"] = bands.low[place] if inside else np.nan
+        row["band_high"] = bands.high[place] if inside else np.nan
+        row["p_holm"] = p_values[place]
+    return rows
 
 
 def _by(table: pd.DataFrame, columns: list[str]) -> Iterable[tuple[tuple, pd.DataFrame]]:
@@ -259,9 +312,10 @@ def _matching(table: pd.DataFrame, group: dict) -> pd.DataFrame:
 
 def _row(part: pd.DataFrame, fits: pd.DataFrame, level: float, rule: str) -> dict:
     paired = part[part["delta"].notna()]
-    delta, low, high = intervals.paired_bootstrap(
-        paired["delta"].to_numpy(dtype=float), paired["task"].to_numpy(dtype=str)
-    )
+    values, tasks = paired["delta"].to_numpy(dtype=float), paired["task"].to_numpy(dtype=str)
+    delta, low, high = intervals.paired_bootstrap(values, tasks)
+    means = intervals.task_means(values, tasks)
+    won = intervals.win_rate(means, margin=MARGIN)
     return {
         "level": level,
         "tie_rule": rule,
@@ -273,6 +327,14 @@ def _row(part: pd.DataFrame, fits: pd.DataFrame, level: float, rule: str) -> dic
         "ci_low": low,
         "ci_high": high,
         "sae_chosen": pd.NA if rule == "neutral" else int(paired["sae_chosen"].sum()),
+        "p_value": intervals.permutation_test(means),
+        "p_sign": intervals.sign_test(means) if len(means) else np.nan,
+        "wins": won.wins,
+        "losses": won.losses,
+        "win_rate": won.rate,
+        "win_low": won.low,
+        "win_high": won.high,
+        "smallest_effect": intervals.smallest_effect(values, tasks),
         "tasks": paired["task"].nunique(),
         "unpaired": len(part) - len(paired),
         "incomplete": int(paired["incomplete"].sum()),

@@ -33,12 +33,15 @@ COLUMNS = (
     "test_auc",
     "test_acc",
     "test_f1",
+    "test_tpr",
+    "test_ece",
     "hyperparameter",
     "gap",
     "code",
 )
 _OF_UNIT = ("task", "method", "protocol", "model", "layer", "sae_id", "k")
 _OF_FIT = tuple(name for name in COLUMNS if name not in _OF_UNIT)
+_OPTIONAL = ("test_tpr", "test_ece")  # units from before these were measured lack them
 _TEXT = ("task", "regime", "method", "protocol", "model", "layer", "sae_id")
 _COUNTS = ("num_train", "num_test", "k", "code")
 
@@ -49,7 +52,7 @@ def results_table(units: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     Args:
         units: payloads `{"unit": {task, method, protocol, model, layer, sae_id, k, ...}, "fits":
             {regime: [...], level: [...], ...}}`, all lists of `fits` equally long. A missing
-            number is null.
+            number is null; `test_tpr` and `test_ece` may be absent.
 
     Returns:
         `COLUMNS`, sorted, so that the table does not depend on the order of the units. `layer` is
@@ -68,7 +71,7 @@ def results_table(units: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         for name in _OF_UNIT:
             of_unit[name].append(unit[name])
         for name in _OF_FIT:
-            of_fit[name].extend(fits[name])
+            of_fit[name].extend(fits.get(name) or [None] * lengths[-1])
     columns = {name: np.repeat(np.array(of_unit[name], object), lengths) for name in _OF_UNIT}
     table = as_results(pd.DataFrame(columns | of_fit))
     regimes = {name: place for place, name in enumerate(_in_order(table["regime"]))}
@@ -201,10 +204,10 @@ def _notes(rows: pd.DataFrame) -> list[str]:
 
 def _check(unit: Mapping[str, Any], fits: Mapping[str, Any]) -> None:
     missing = [f"unit.{name}" for name in _OF_UNIT if name not in unit]
-    missing += [f"fits.{name}" for name in _OF_FIT if name not in fits]
+    missing += [f"fits.{name}" for name in _OF_FIT if name not in (*fits, *_OPTIONAL)]
     if missing:
         raise ValueError(f"The unit {dict(unit)} lacks {', '.join(missing)}.")
-    lengths = {name: len(fits[name]) for name in _OF_FIT}
+    lengths = {name: len(fits[name]) for name in _OF_FIT if name in fits}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"The unit {dict(unit)} has lists of different lengths: {lengths}.")
 
