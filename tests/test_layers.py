@@ -30,7 +30,10 @@ ORDER = {
     "saes": ("sae", "gemma_scope", "select", "registry", "train", "fit"),
     "solvers": ("codes", "cholesky", "interior_point", "l1", "l2"),
     "activations": ("packing", "harvest", "cache", "sample"),
-    "probes": ("folds", "rows", "scores", "scale", "logreg", "sae", "methods"),
+    "probes": (
+        "folds", "rows", "scores", "scale", "logreg", "closed_form", "mean_difference", "lda",
+        "sae", "methods",
+    ),
 }  # fmt: skip
 
 # Tests that some machines cannot run, and on what that depends.

@@ -1,6 +1,6 @@
 """Probes: one file per method, and the rules by which all of them validate."""
 
-from probejax.probes import logreg, sae
+from probejax.probes import lda, logreg, mean_difference, sae
 from probejax.probes.methods import (
     BASELINES,
     is_binarised,
@@ -21,7 +21,9 @@ __all__ = [
     "batches",
     "is_binarised",
     "is_sae_method",
+    "lda",
     "logreg",
+    "mean_difference",
     "sae",
     "sae_k",
     "unknown_method",

@@ -4,11 +4,15 @@ import difflib
 import re
 from collections.abc import Callable
 
-from probejax.probes import logreg
+from probejax.probes import lda, logreg, mean_difference
 from probejax.probes.scores import Fitted
 
 # Methods on the raw features; each is `fit(features, rows, protocol) -> Fitted`.
-BASELINES: dict[str, Callable[..., Fitted]] = {"logreg": logreg.fit}
+BASELINES: dict[str, Callable[..., Fitted]] = {
+    "logreg": logreg.fit,
+    "mean_difference": mean_difference.fit,
+    "lda": lda.fit,
+}
 _SAE = re.compile(r"^sae_k([1-9]\d*)(_binarised)?$")
 
 

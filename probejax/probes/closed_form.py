@@ -1,0 +1,79 @@
+"""Linear probes with a formula for the answer and nothing to choose."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from probejax.probes import scores
+from probejax.probes.logreg import linear, predict
+from probejax.probes.rows import Rows
+from probejax.solvers import codes
+
+Solve = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
+
+
+def fit(
+    features: Float[Array, "N d"], rows: Rows, protocol: scores.Protocol, solve: Solve
+) -> scores.Fitted:
+    """Fits one probe per lane on all its training rows; the folds only say how good it may be.
+
+    Args:
+      features: one row per prompt, shared by all lanes.
+      rows: the lanes.
+      protocol: whose rules; they differ for at most three rows only.
+      solve: maps centred features, row numbers [Q, n], their mask and labels to weights [Q, d] and
+        intercepts [Q] of Q fits. Rows that are not finite reach it as zeros, and where a fit has
+        one, or a single class, zeros replace its answer.
+    """
+    x = jnp.asarray(features)
+    usable = jnp.isfinite(x).all(axis=1)
+    known = jnp.where(usable[:, None], x, 0)
+    mean = known.sum(axis=0) / jnp.maximum(usable.sum(), 1)
+    x = x - mean[None, :]
+    known = jnp.where(usable[:, None], x, 0)
+
+    def solved(train, mask, y):
+        code = codes_of(np.asarray(usable), train, mask, y)
+        w, b = solve(known, jnp.asarray(train), jnp.asarray(mask), jnp.asarray(y))
+        good = jnp.asarray(code == codes.CONVERGED)
+        return jnp.where(good[:, None], w, 0), jnp.where(good, b, 0), code
+
+    train, mask, y = np.asarray(rows.train), np.asarray(rows.train_mask), np.asarray(rows.y_train)
+    folds = scores.folds(rows, protocol)
+    w, b, _ = solved(train[folds.lane], folds.train, y[folds.lane])
+    on_train = predict(x, train[folds.lane], w, b)
+    val_auc, _ = scores.choose(on_train[:, None, :], folds, rows)
+    w, b, code = solved(train, mask, y)
+    found = scores.finish(
+        rows,
+        protocol,
+        val_auc=val_auc,
+        train_logits=predict(x, train, w, b),
+        test_logits=predict(x, np.asarray(rows.test), w, b),
+        hyperparameter=np.full(len(train), np.nan),
+        gap=np.where(code == codes.CONVERGED, 0.0, np.nan),
+        code=code,
+    )
+    return scores.Fitted(found, linear(w, b, mean))
+
+
+def codes_of(
+    usable: Bool[np.ndarray, " N"],
+    rows: Int[np.ndarray, "Q n"],
+    mask: Bool[np.ndarray, "Q n"],
+    y: Int[np.ndarray, "Q n"],
+) -> Int[np.ndarray, " Q"]:
+    """Returns the code of each exact fit: its rows may be unusable, or of one class.
+
+    Args:
+      usable: whether each row of the features is finite.
+      rows: of each fit.
+      mask: which of them count.
+      y: their labels.
+    """
+    finite = (usable[rows] | ~mask).all(axis=1)
+    positives, count = (mask & (y == 1)).sum(axis=1), mask.sum(axis=1)
+    two = (positives > 0) & (positives < count)
+    return np.where(finite, np.where(two, codes.CONVERGED, codes.DEGENERATE), codes.NON_FINITE)
