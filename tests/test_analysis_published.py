@@ -4,7 +4,6 @@ The golden numbers are those of the study's Gemma-2-9B files under each tie rule
 """
 
 import functools
-import pathlib
 
 import numpy as np
 import pandas as pd
@@ -16,87 +15,23 @@ from probejax.analysis.published import read
 from probejax.analysis.quiver import quiver
 from probejax.analysis.tables import COLUMNS
 from probejax.analysis.ties import TIE_RULES
-
-NARROW = "layer_20/width_16k/average_l0_408"
-MIDDLE = "layer_20/width_131k/average_l0_276"
-WIDE = "layer_20/width_1m/average_l0_193"
+from tests.published_cases import (
+    MIDDLE,
+    NARROW,
+    PUBLISHED,
+    WIDE,
+    golden,
+    published_results,
+    small_folder,
+    write,
+)
 
 # ---- a small folder in the study's layout ---------------------------------------------------
 
 
-def _write(root, path, text):
-    path = root / path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(line.strip() for line in text.strip().splitlines()) + "\n")
-
-
 @pytest.fixture
 def folder(tmp_path):
-    base, saes = "baseline_probes_gemma-2-9b", "sae_probes_gemma-2-9b"
-    _write(
-        tmp_path,
-        f"{base}/normal_settings/layer20_results.csv",
-        """dataset,method,test_f1,test_acc,test_auc,val_auc
-        5_hist,logreg,0.7,0.7,0.8,0.9995998399359742
-        5_hist,pca,0.7,0.7,0.9,0.9
-        87_cola,logreg,0.7,0.7,0.6,0.5""",
-    )
-    _write(
-        tmp_path,
-        f"{base}/scarcity/summary/all_results.csv",
-        """dataset,method,num_train,test_f1,test_acc,test_auc,val_auc
-        5_hist,logreg,2,0.7,0.7,0.5,1.0
-        5_hist,pca,2,0.7,0.7,0.6,1.0
-        87_cola,logreg,2,0.7,0.7,0.7,1.0""",
-    )
-    _write(
-        tmp_path,
-        f"{base}/imbalance/all_results.csv",
-        """dataset,method,ratio,num_train,test_f1,test_acc,test_auc,val_auc
-        5_hist,logreg,0.55,1024,0.7,0.7,0.8,0.8""",
-    )
-    _write(
-        tmp_path,
-        f"{base}/corrupt/all_results.csv",
-        """dataset,method,ratio,num_train,test_f1,test_acc,test_auc,val_auc
-        5_hist,logreg,0.15,1024,0.7,0.7,0.8,0.8""",
-    )
-    _write(
-        tmp_path,
-        f"{base}/ood/all_results.csv",
-        """dataset,test_auc_baseline,test_auc_sae
-        5_hist,0.9,0.95""",
-    )
-    header = "test_f1,test_acc,test_auc,val_auc,k,dataset,layer,sae_id,reg_type"
-    for suffix, auc in (("_old", 0.3), ("", 0.4)):
-        sae = f"87_cola,20,{WIDE},l1"
-        _write(
-            tmp_path,
-            f"{saes}/scarcity_setting/all_metrics{suffix}.csv",
-            f"""{header},num_train
-            0.7,0.7,{auc},1.0,16,{sae},2
-            0.7,0.7,0.1,1.0,64,{sae},2
-            0.7,0.7,0.5,1.0,16,5_hist,20,{NARROW},l1,2""",
-        )
-        _write(
-            tmp_path,
-            f"{saes}/class_imbalance_setting/all_metrics{suffix}.csv",
-            f"""{header},frac
-            0.7,0.7,0.7,0.9,128,5_hist,20,{NARROW},l1,0.5499999999999999""",
-        )
-        _write(
-            tmp_path,
-            f"{saes}/label_noise_setting/all_metrics{suffix}.csv",
-            f"""{header},binarize,corrupt_frac
-            0.7,0.7,0.85,0.9995998399359742,128,5_hist,20,{NARROW},l1,False,0.0
-            0.7,0.7,0.7,0.9,128,5_hist,20,{NARROW},l1,False,0.15000000000000002""",
-        )
-    _write(
-        tmp_path,
-        f"{saes}/OOD_setting/all_metrics.csv",
-        f"{header},binarize\n0.7,0.7,0.999,1.0,128,5_hist,20,{NARROW},l1,False",
-    )
-    return tmp_path
+    return small_folder(tmp_path)
 
 
 def test_every_regime_comes_into_the_one_table(folder):
@@ -135,7 +70,7 @@ def test_noise_free_rows_stand_in_for_the_standard_sae_file(folder):
 
 
 def test_a_standard_sae_file_is_used_where_there_is_one(folder):
-    _write(
+    write(
         folder,
         "sae_probes_gemma-2-9b/normal_setting/all_metrics_old.csv",
         f"""test_f1,test_acc,test_auc,val_auc,k,dataset,layer,sae_id,reg_type,binarize
@@ -170,32 +105,32 @@ def test_covariate_shift_is_the_shifted_file_and_not_the_folder_of_that_name(fol
 def test_another_model_with_fewer_files_methods_and_columns(folder):
     base, saes = "baseline_probes_llama-3.1-8b", "sae_probes_llama-3.1-8b"
     for layer, auc in ((8, 0.1), (16, 0.7)):
-        _write(
+        write(
             folder,
             f"{base}/normal_settings/layer{layer}_results.csv",
             f"dataset,method,test_auc,val_auc\n5_hist,logreg,{auc},0.8",
         )
-    _write(
+    write(
         folder,
         f"{base}/scarcity/all_results.csv",
         "dataset,method,num_train,test_auc,val_auc\n5_hist,knn,2,0.6,0.5",
     )
-    _write(
+    write(
         folder,
         f"{saes}/normal_setting/all_metrics.csv",
         "dataset,k,layer,sae_id,test_auc,val_auc\n5_hist,16,16,l16r_32x,0.9,0.9",
     )
-    _write(
+    write(
         folder,
         f"{saes}/scarcity_setting/all_metrics.csv",
         "dataset,k,layer,sae_id,test_auc,val_auc,num_train\n5_hist,16,16,l16r_32x,0.5,0.9,2",
     )
-    _write(
+    write(
         folder,
         f"{saes}/ood_setting/all_metrics.csv",
         "dataset,k,layer,sae_id,test_auc,val_auc\n5_hist,16,16,l16r_32x,0.4,0.9",
     )
-    _write(
+    write(
         folder, f"{base}/ood/all_results.csv", "dataset,method,test_auc,val_auc\n5_hist,logreg,1,1"
     )
     table = quiver(read(folder, "llama-3.1-8b")).query("level != level").set_index("regime")
@@ -226,28 +161,17 @@ def test_a_model_without_results_names_those_that_have_some(folder):
     ],
 )
 def test_a_damaged_file_is_named(folder, text, message):
-    _write(folder, "baseline_probes_gemma-2-9b/scarcity/summary/all_results.csv", text)
+    write(folder, "baseline_probes_gemma-2-9b/scarcity/summary/all_results.csv", text)
     with pytest.raises(ValueError, match=f"summary/all_results.csv.*{message}"):
         read(folder)
 
 
 # ---- the study's own numbers -------------------------------------------------------------------
 
-PUBLISHED = pathlib.Path(__file__).parents[1] / ".." / "shared" / "published"
-golden = pytest.mark.skipif(
-    not PUBLISHED.is_dir(),
-    reason=f"the study's result files are not at {PUBLISHED}; see github.com/JoshEngels/SAE-Probes",
-)
-
-
-@functools.cache
-def _table(ranking):
-    return read(PUBLISHED, ranking=ranking)
-
 
 @functools.cache
 def _quiver(ranking):
-    return quiver(_table(ranking), tie_rule=tuple(TIE_RULES))
+    return quiver(published_results(ranking), tie_rule=tuple(TIE_RULES))
 
 
 def _overall(ranking, regime, rule):
@@ -327,7 +251,7 @@ def test_how_many_cells_tie(ranking, regime, tied):
     ("ranking", "signs", "error"), [("old", (4, 10), 0.001508), ("new", (1, 15), 0.001249)]
 )
 def test_standard_differences_task_by_task(ranking, signs, error):
-    table = _table(ranking).query("regime == 'standard'")
+    table = published_results(ranking).query("regime == 'standard'")
     delta = analysis.choices(table, tie_rule="baseline_first")["delta"].to_numpy()
     assert ((delta > 0).sum(), (delta < 0).sum()) == signs
     assert delta.std() / np.sqrt(113) == pytest.approx(error, abs=5.1e-7)
@@ -369,7 +293,7 @@ def test_the_documented_rule_level_by_level(regime, text):
 
 
 def _mean(ranking, regime, method, sae_id=""):
-    table = _table(ranking)
+    table = published_results(ranking)
     same = (table["regime"] == regime) & (table["method"] == method) & (table["sae_id"] == sae_id)
     return table[same]["test_auc"].mean()
 
@@ -419,7 +343,7 @@ def test_sae_means(ranking, regime, means):
     ],
 )
 def test_wins_over_logreg_by_a_margin(ranking, sae_id, wins, losses):
-    table = _table(ranking).query("regime == 'standard'")
+    table = published_results(ranking).query("regime == 'standard'")
     row = analysis.head_to_head(table, "logreg", sae_id, 128, margin=0.005).iloc[-1]
     assert (row["cells"], row["sae_wins"], row["baseline_wins"]) == (113, wins, losses)
 
@@ -439,7 +363,7 @@ def test_label_noise_head_to_head():
         [row.split() for line in NOISE.strip().splitlines() for row in line.split("|")], float
     )
     for column, ranking, overall in ((2, "old", 0.808104), (3, "new", 0.802554)):
-        table = _table(ranking).query("regime == 'label_noise'")
+        table = published_results(ranking).query("regime == 'label_noise'")
         table = analysis.head_to_head(table, "logreg", NARROW, 128)
         levels, last = table[table["level"].notna()], table.iloc[-1]
         np.testing.assert_allclose(levels["level"], expected[:, 0])
@@ -454,7 +378,7 @@ def test_label_noise_head_to_head():
 
 @golden
 def test_covariate_shift_head_to_head():
-    table = _table("old").query("regime == 'covariate_shift'")
+    table = published_results("old").query("regime == 'covariate_shift'")
     sae = "layer_20/width_131k/average_l0_114"
     row = analysis.head_to_head(table, "logreg", sae, 128).iloc[-1]
     assert (row["cells"], row["sae_wins"], row["baseline_wins"]) == (8, 2, 6)
@@ -484,7 +408,7 @@ def test_covariate_shift_head_to_head():
     ],
 )
 def test_the_bars_of_figure_1(ranking, regime, method, ks, mean, half):
-    table = _table(ranking)
+    table = published_results(ranking)
     table = table[table["regime"] == regime]
     if method:
         auc = table[table["method"] == method]["test_auc"]
@@ -499,7 +423,9 @@ def test_the_paired_interval_excludes_zero_where_paired_errors_do():
     # With paired 95 % intervals the SAE quiver is behind at these ratios under D, B and neutral.
     behind = {0.15, 0.30, 0.40, 0.45, 0.50, 0.55, 0.60, 0.80, 0.85}
     for rule in ("documented", "baseline_first", "neutral"):
-        cells = analysis.choices(_table("old").query("regime == 'imbalance'"), tie_rule=rule)
+        cells = analysis.choices(
+            published_results("old").query("regime == 'imbalance'"), tie_rule=rule
+        )
         found = set()
         for level, part in cells.groupby("level"):
             delta, tasks = part["delta"].to_numpy(), part["task"].to_numpy(dtype=str)
@@ -509,3 +435,76 @@ def test_the_paired_interval_excludes_zero_where_paired_errors_do():
             if mean + half < 0:
                 found.add(level)
         assert found == behind
+
+
+@golden
+def test_scarcity_intervals_exclude_zero_where_paired_errors_do():
+    expected = {
+        "documented": ({2, 3, 103, 143, 198, 275, 737, 1024}, set()),
+        "baseline_first": ({103, 275, 737}, set()),
+        "neutral": (None, {2}),
+    }
+    for rule, (below, above) in expected.items():
+        cells = analysis.choices(
+            published_results("old").query("regime == 'scarcity'"), tie_rule=rule
+        )
+        levels = cells.groupby("level")["delta"]
+        mean, half = levels.mean(), 1.96 * levels.std() / np.sqrt(levels.count())
+        assert set(mean.index[mean - half > 0]) == above
+        assert below is None or set(mean.index[mean + half < 0]) == below
+
+
+@golden
+@pytest.mark.parametrize(
+    ("regime", "alone", "together", "holm"),
+    [
+        ("scarcity", 8, [2, 3, 103, 275], [2, 3, 103, 275, 737]),
+        ("imbalance", 9, [], [0.40, 0.45, 0.55]),
+    ],
+)
+def test_after_correction_fewer_levels_exclude_zero(regime, alone, together, holm):
+    table = _quiver("old").query("tie_rule == 'documented' and level == level")
+    rows = table[table["regime"] == regime].set_index("level")
+    assert (rows["ci_high"] < 0).sum() == pytest.approx(alone, abs=1)
+    assert rows.index[rows["band_high"] < 0].tolist() == together
+    assert rows.index[(rows["p_holm"] < 0.05)].tolist() == holm
+    assert not (rows["band_low"] > 0).any()
+
+
+@golden
+@pytest.mark.parametrize(
+    ("regime", "shares"), [("imbalance", (9.78, 90.22)), ("scarcity", (14.12, 85.88))]
+)
+def test_which_k_is_chosen_among_the_saes(regime, shares):
+    rows = published_results("old").query(f"regime == '{regime}'").reset_index(drop=True)
+    cells = analysis.choices(rows)
+    k = rows.loc[cells[cells["sae_chosen"]]["chosen_row"], "k"]
+    assert tuple(round(100 * (k == value).mean(), 2) for value in (16, 128)) == shares
+
+
+@golden
+def test_baselines_by_layer():
+    table = read(PUBLISHED, every_layer=True).query("regime == 'standard' and sae_id == ''")
+    means = table.pivot_table(index="layer", columns="method", values="test_auc")
+    expected = {  # layer embed, 9, 20, 31, 41
+        "logreg": (0.688695, 0.921996, 0.941396, 0.938260, 0.938174),
+        "pca": (0.666206, 0.904750, 0.926899, 0.921271, 0.918542),
+        "knn": (0.653445, 0.871131, 0.887244, 0.882830, 0.876102),
+        "xgboost": (0.682505, 0.912546, 0.932871, 0.929254, 0.925672),
+        "mlp": (0.686264, 0.918614, 0.936606, 0.932938, 0.930583),
+    }
+    layers = ["embed", "9", "20", "31", "41"]
+    for method, values in expected.items():
+        np.testing.assert_allclose(means.loc[layers, method], values, rtol=0, atol=5.1e-7)
+    combined = table.groupby("layer")["test_auc"].mean()[layers]
+    np.testing.assert_allclose(
+        combined, (0.675423, 0.905807, 0.925003, 0.920910, 0.917815), rtol=0, atol=5.1e-7
+    )
+    # Half-widths: the spread between the five method means, over all rows.
+    halves = 1.96 * means.loc[layers].std(axis=1, ddof=0) / np.sqrt(5 * 113)
+    np.testing.assert_allclose(
+        halves, (0.001114, 0.001509, 0.001605, 0.001635, 0.001799), rtol=0, atol=5.1e-7
+    )
+    here = table[table["layer"] == "20"].reset_index(drop=True)
+    best = here.loc[here.groupby("task")["test_auc"].idxmax(), "method"].value_counts()
+    assert best.to_dict() == {"logreg": 84, "xgboost": 13, "mlp": 12, "pca": 4}

@@ -40,6 +40,7 @@ def read(
     ranking: str = "old",
     *,
     ks: Sequence[int] | None = (16, 128),
+    every_layer: bool = False,
 ) -> pd.DataFrame:
     """Returns the study's results of one model as a results table.
 
@@ -53,6 +54,7 @@ def read(
         ranking: how latents were ranked: `old`, by raw mean difference (the paper's first
             version), or `new`, each latent first divided by its mean activation.
         ks: keep SAE probes with these numbers of latents (the study's quiver); None keeps all.
+        every_layer: also the baselines of other layers, under standard conditions.
 
     Raises:
         FileNotFoundError: the folder has no results of this model.
@@ -76,35 +78,43 @@ def read(
         noise = sae_rows["label_noise"]
         sae_rows["standard"] = noise[noise["level"] == 0].assign(level=np.nan)
     layer = _layer(baselines, sae_rows)
-    normal = baselines / "normal_settings" / f"layer{layer}_results.csv"
-    parts = [("standard", _read_csv(normal, None)), ("standard", sae_rows["standard"])]
+    normal = baselines / "normal_settings"
+    parts = [("standard", _read_csv(normal / f"layer{layer}_results.csv", None))]
+    parts += [("standard", sae_rows["standard"])]
     for regime in _REGIMES:
         paths = [baselines / place / "all_results.csv" for place in regime.baselines]
         path = next((p for p in paths if p.exists()), paths[0])
         parts += [(regime.name, _read_csv(path, regime.baseline_level))]
         parts += [(regime.name, sae_rows[regime.name])]
     parts += [("covariate_shift", part) for part in _read_shift(baselines, saes, model, ranking)]
-    parts = [(regime, part) for regime, part in parts if not part.empty]
+    parts = [(regime, part.assign(layer=layer)) for regime, part in parts if not part.empty]
+    for other in sorted(_layers(normal) - {layer}) if every_layer else ():
+        rows = _read_csv(normal / f"layer{other}_results.csv", None)
+        parts.append(("standard", rows.assign(layer=other)))
     if not parts:
         raise FileNotFoundError(f"{baselines} and {saes} hold no result file of the study's names.")
     table = pd.concat([part.assign(regime=name) for name, part in parts], ignore_index=True)
     if ks is not None:
         table = table[(table["sae_id"] == "") | table["k"].isin(list(ks))]
-    return as_results(
-        table.assign(seed=_SEED, protocol="paper", model=model, layer=layer)
-    ).reset_index(drop=True)
+    return as_results(table.assign(seed=_SEED, protocol="paper", model=model)).reset_index(
+        drop=True
+    )
 
 
 def _layer(baselines: pathlib.Path, sae_rows: dict[str, pd.DataFrame]) -> str:
     """Returns the layer of the SAE rows; without any, the only layer with baselines."""
     layers = {x for rows in sae_rows.values() if "layer" in rows for x in rows["layer"].unique()}
     if not layers:
-        names = (p.stem for p in (baselines / "normal_settings").glob("layer*_results.csv"))
-        layers = {n.removeprefix("layer").removesuffix("_results") for n in names}
+        layers = _layers(baselines / "normal_settings")
         layers = layers if len(layers) == 1 else {""}
     if len(layers) > 1:
         raise ValueError(f"{baselines.name}: SAE results of several layers: {sorted(layers)}.")
     return layers.pop()
+
+
+def _layers(folder: pathlib.Path) -> set[str]:
+    names = (path.stem for path in folder.glob("layer*_results.csv"))
+    return {name.removeprefix("layer").removesuffix("_results") for name in names}
 
 
 def _read_saes(folder: pathlib.Path, regime: str, level: str | None, ranking: str) -> pd.DataFrame:
