@@ -15,7 +15,7 @@ from absl import app, flags
 
 from experiments import flags as common
 from experiments.entry import run
-from probejax import activations, models, storage, tasks
+from probejax import activations, models, saes, storage, tasks
 from probejax.saes import fit, gemma_scope, train
 
 _OUT = flags.DEFINE_string(
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
     )
     params, scale = fit.fit(x, options, out / "checkpoints")
     storage.write_atomic(out / "params.npz", gemma_scope.to_bytes(train.fold(params, scale)))
-    measured = train.quality(gemma_scope.load(out / "params.npz"), held_out)
+    measured = saes.quality(saes.find(str(out / "params.npz")).load(), held_out)
     provenance = {
         "model": checkpoint.name,
         "layer": layer,

@@ -13,7 +13,6 @@ import numpy as np
 
 from probejax import activations, models, probes, saes, storage, tasks
 from probejax.models import EMBED
-from probejax.saes import gemma_scope
 from probejax.tasks import REGIMES
 
 RECIPE = 2  # raise it when the numbers of a unit change, so that old units are not reused
@@ -145,9 +144,8 @@ class Sweep:
     def _find_saes(self) -> dict[str, saes.SaeFile]:
         if not any(map(probes.is_sae_method, self.config.methods)):
             return {}
-        found = [saes.find(spec) for spec in self.config.sae] or list(
-            saes.shipped(self.checkpoint.name)
-        )
+        find = functools.partial(saes.find, cache_dir=self.cache_dir)
+        found = [find(spec) for spec in self.config.sae] or list(saes.shipped(self.checkpoint.name))
         paths = {sae.sae_id: sae.path for sae in found}
         for sae in found:
             if sae.path != paths[sae.sae_id]:
@@ -181,19 +179,10 @@ class Sweep:
         d_model = self.checkpoint.config.d_model
         k = max(map(probes.sae_k, filter(probes.is_sae_method, self.config.methods)), default=0)
         for sae in self.saes.values():
-            if sae.layer not in (None, self.layer):
+            sae.check(self.checkpoint.name, self.layer, d_model)
+            if k > sae.d_sae:
                 raise ValueError(
-                    f"{sae.sae_id} reads layer {sae.layer}, the run is at {self.layer_name}."
-                )
-            width, d_sae = gemma_scope.memory_map(sae.path)["W_enc"].shape
-            if width != d_model:
-                raise ValueError(
-                    f"{sae.sae_id} reads vectors of width {width}, but the residual stream of "
-                    f"{self.checkpoint.name} has {d_model}; give an SAE of this model."
-                )
-            if k > d_sae:
-                raise ValueError(
-                    f"--methods asks for sae_k{k}, but {sae.sae_id} has only {d_sae} latents."
+                    f"--methods asks for sae_k{k}, but {sae.sae_id} has only {sae.d_sae} latents."
                 )
 
     @property
@@ -308,11 +297,15 @@ class Sweep:
         # Config has looked at both.
         ranking = cast(saes.Ranking, self.config.ranking)
         protocol = cast(probes.Protocol, self.config.protocol)
-        return probes.sae.select(data.features, rows, self._sae(sae_id), k, ranking, protocol)
+        calibrated = task if self.saes[sae_id].format == "random" else None
+        sae = self._sae(sae_id, calibrated)
+        return probes.sae.select(data.features, rows, sae, k, ranking, protocol)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
-    def _sae(self, sae_id: str) -> saes.SAE:
-        return gemma_scope.load(self.saes[sae_id].path)
+    def _sae(self, sae_id: str, calibrated_on: str | None) -> saes.SAE | saes.StoredSAE:
+        """Loads an SAE; a random one is calibrated on a task's activations, labels unseen."""
+        x = None if calibrated_on is None else np.asarray(self._data(calibrated_on).features)
+        return self.saes[sae_id].load(x)
 
 
 @functools.cache

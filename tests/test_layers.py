@@ -27,7 +27,10 @@ ORDER = {
         "config", "transformer", "weights", "safetensors", "gguf_header", "gguf", "tokens",
         "checkpoint",
     ),
-    "saes": ("sae", "gemma_scope", "select", "registry", "train", "fit"),
+    "saes": (
+        "winners", "sae", "stored", "formats", "stream", "select", "quality", "describe",
+        "canonical", "releases", "random_sae", "registry", "train", "fit",
+    ),
     "solvers": ("codes", "cholesky", "interior_point", "l1", "l2"),
     "activations": ("packing", "harvest", "cache", "sample"),
     "probes": (

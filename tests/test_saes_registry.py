@@ -1,8 +1,8 @@
 """SAEs by name, and the one that ships."""
 
-import hashlib
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -49,9 +49,8 @@ def test_shipped_saes_are_found_by_model(shelf):
 def test_a_shipped_sae_is_found_by_its_id(shelf):
     path = shelf / "small" / "layer_1" / "params.npz"
     found = saes.find("small/layer_1")
-    assert found == saes.SaeFile("small/layer_1", path, "m", 1)
+    assert found == saes.SaeFile("small/layer_1", path, "m", 1, d_model=4, d_sae=6, l0=7.5)
     assert found.description()["quality"] == {"l0": 7.5}
-    assert found.fingerprint() == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     sae = saes.load("small/layer_1")
     assert (sae.d_model, sae.d_sae) == (4, 6) and sae.W_enc.dtype == np.float32
 
@@ -60,7 +59,8 @@ def test_a_file_and_its_folder_are_the_same_sae(shelf, tmp_path):
     path = write(tmp_path / "layer_9" / "width_16k" / "average_l0_80")
     by_file, by_folder = saes.find(str(path)), saes.find(str(path.parent))
     assert by_file == by_folder
-    assert by_file == saes.SaeFile("layer_9/width_16k/average_l0_80", path, None, None)
+    name = "layer_9/width_16k/average_l0_80"
+    assert by_file == saes.SaeFile(name, path, None, 9, d_model=4, d_sae=6, l0=80.0)
     assert by_file.description() == {}
     np.testing.assert_array_equal(saes.load(str(path)).threshold, np.ones(6))
 
@@ -80,12 +80,18 @@ def test_a_damaged_record_is_named(shelf, tmp_path, text):
 
 
 def test_what_does_not_exist_is_an_error_that_lists_what_does(shelf, tmp_path):
-    for spec in ("small/layer_7", str(tmp_path), str(tmp_path / "none.npz")):
+    for spec in ("small/layer_7", str(tmp_path / "none.npz")):
         with pytest.raises(FileNotFoundError) as caught:
             saes.find(spec)
         message = str(caught.value)
-        assert message.startswith(f"--sae={spec} is neither a file, nor a folder with a params.npz")
+        assert message.startswith(f"--sae={spec} is neither a file or folder with an SAE, nor a")
         assert message.endswith("come with probejax: large, small/layer_1, small/layer_2.")
+
+
+def test_a_folder_without_an_sae_is_an_error_that_lists_the_formats(shelf, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"empty holds no SAE in a known format: gemma_sc"):
+        saes.find(str(tmp_path / "empty"))
 
 
 def test_an_empty_shelf_says_so(tmp_path, monkeypatch):
@@ -111,12 +117,12 @@ def test_the_sae_that_ships_is_as_good_as_promised():
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 12e6
     for file in found:
         assert file.layer == 9
-        mapped = gemma_scope.memory_map(file.path)
-        d_model, d_sae = mapped["W_enc"].shape
+        sae = file.load()
+        d_model, d_sae = sae.W_enc.shape
         assert d_model == 640 and d_sae >= 4096
-        for array in mapped.values():
+        for array in jax.tree.leaves(sae):
             assert np.isfinite(array).all()
-        norms = np.linalg.norm(mapped["W_dec"].astype(np.float64), axis=1)
+        norms = np.linalg.norm(np.asarray(sae.W_dec, np.float64), axis=1)
         np.testing.assert_allclose(norms, 1, atol=2e-3)
         record = file.description()
         quality = record["quality"]

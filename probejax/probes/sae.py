@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Int
 from probejax.probes import scores
 from probejax.probes.logreg import DEFAULT_C, STRENGTHS
 from probejax.probes.rows import Rows
-from probejax.saes.sae import SAE
 from probejax.saes.select import Ranking, encode_columns, top_latents
+from probejax.saes.stream import Dictionary
 from probejax.solvers import l1
 
 _FIRES = 1.0  # a binarised latent is on above this, as the study has it
@@ -36,7 +36,7 @@ class Selection(NamedTuple):
 def select(
     features: Float[Array, "N d_model"],
     rows: Rows,
-    sae: SAE,
+    sae: Dictionary,
     k: int,
     ranking: Ranking,
     protocol: scores.Protocol = "paper",

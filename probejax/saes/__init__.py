@@ -1,19 +1,32 @@
-"""Sparse autoencoders: encoding, files, latent selection and training."""
+"""Sparse autoencoders: encoding, files of every format, latent selection and training."""
 
+from probejax.saes.describe import LatentCard, describe
+from probejax.saes.formats import gemma_scope
+from probejax.saes.quality import Quality, quality
 from probejax.saes.registry import SaeFile, find, load, shipped
-from probejax.saes.sae import SAE, decode, encode
+from probejax.saes.sae import SAE, decode, encode, reconstruct
 from probejax.saes.select import RANKINGS, Ranking, encode_columns, top_latents
+from probejax.saes.stored import StoredSAE
+from probejax.saes.stream import Dictionary
 
 __all__ = [
     "RANKINGS",
     "SAE",
+    "Dictionary",
+    "LatentCard",
+    "Quality",
     "Ranking",
     "SaeFile",
+    "StoredSAE",
     "decode",
+    "describe",
     "encode",
     "encode_columns",
     "find",
+    "gemma_scope",
     "load",
+    "quality",
+    "reconstruct",
     "shipped",
     "top_latents",
 ]

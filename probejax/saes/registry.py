@@ -1,36 +1,66 @@
-"""SAEs by name: the one that ships with the package, and files."""
+"""SAEs by name: the one that ships with the package, files, releases on the Hub, and controls."""
 
 import dataclasses
 import hashlib
-import json
+import re
 from pathlib import Path
 
-from probejax.saes import gemma_scope
+import numpy as np
+from jaxtyping import Float
+
+from probejax.saes import formats, random_sae, releases
+from probejax.saes.formats import Files, Format
 from probejax.saes.sae import SAE
+from probejax.saes.stored import StoredSAE
 
 _SHIPPED = Path(__file__).parent / "shipped"
+_RANDOM = "random"
+_WHOLE = 1 << 30  # bytes of a file that are hashed whole
+_IN_MEMORY = 1 << 31  # bytes of float32 matrices that are loaded; larger SAEs stay in their file
 
 
 @dataclasses.dataclass(frozen=True)
 class SaeFile:
-    """An SAE on the disk and what is known about it.
+    """An SAE on the disk and what is known about it; None where something is not recorded.
 
     Attributes:
       sae_id: its name in results.
-      path: the `params.npz`.
-      model: the model it was trained on, None where that is not recorded.
-      layer: the block whose output it reads, None likewise.
+      path: the file with its weights.
+      model: the model it was trained on.
+      layer: the block whose output it reads, -1 for the embedding.
+      format: one of `formats.FORMATS`, or `random`.
+      variant: how the file is read, see its format.
+      d_model: width of what it reads.
+      d_sae: number of latents.
+      site: what it reads; `resid_post` is the residual stream.
+      l0: advertised mean number of active latents.
+      neuronpedia: id of its pages, such as `gemma-2-9b/20-gemmascope-res-16k`.
     """
 
     sae_id: str
     path: Path
     model: str | None = None
     layer: int | None = None
+    format: str = "gemma_scope"
+    variant: str = "reference"
+    d_model: int | None = None
+    d_sae: int = 0
+    site: str | None = None
+    l0: float | None = None
+    neuronpedia: str | None = None
 
     def fingerprint(self) -> str:
-        """Returns a hash of the file."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        """Returns a hash of what decides its latents."""
+        digest = hashlib.sha256(f"{self.format}@{self.variant};".encode())
+        for path in self._files():
+            _hash(path, digest)
+        return digest.hexdigest()[:16]
+
+    def _files(self) -> list[Path]:
+        if self.format == _RANDOM:
+            return []
+        files = formats.FORMATS[self.format].files(self.path)
+        return [path for path in files or () if path is not None]
 
     def description(self) -> dict:
         """Returns what its training recorded: measured quality and options; may be empty.
@@ -39,12 +69,77 @@ class SaeFile:
           ValueError: the record is damaged.
         """
         record = self.path.with_name("training.json")
-        if not record.exists():
-            return {}
-        try:
-            return dict(json.loads(record.read_text()).items())
-        except (ValueError, AttributeError) as error:  # not JSON, or no object
-            raise ValueError(f"{record} is damaged ({error}); delete it or restore it.") from error
+        return Files(self.path, record if record.exists() else None).settings()
+
+    def open(self) -> StoredSAE:
+        """Returns the SAE with its matrices left in the file.
+
+        Raises:
+          ValueError: the file is damaged or not an SAE.
+        """
+        files = formats.FORMATS[self.format].files(self.path)
+        if files is None:
+            raise ValueError(f"{self.path} is no file of an SAE in the format {self.format}.")
+        return formats.FORMATS[self.format].load(files, self.variant)
+
+    def load(self, x: Float[np.ndarray, "n d_model"] | None = None) -> SAE | StoredSAE:
+        """Loads the SAE, or only opens it if its matrices exceed 2 GiB in float32.
+
+        Args:
+          x: raw activations, on which a random SAE is calibrated.
+
+        Raises:
+          ValueError: the file is damaged or not an SAE, or a random SAE without activations.
+        """
+        if self.format == _RANDOM:
+            if x is None or self.l0 is None:
+                raise ValueError(f"{self.sae_id} needs activations to calibrate its thresholds on.")
+            return random_sae.make(np.asarray(x), self.d_sae, self.l0)
+        stored = self.open()
+        return stored if 8 * stored.d_model * stored.d_sae > _IN_MEMORY else stored.load()
+
+    def check(self, model: str, layer: int, d_model: int) -> None:
+        """Checks that the SAE fits a run.
+
+        Raises:
+          ValueError: it reads another model, layer, place or width; both sides are named.
+        """
+        if self.model not in (None, model) and model in releases.MODELS:
+            raise ValueError(
+                f"{self.sae_id} was trained on {self.model}, the run is on {model}; give an SAE of "
+                "this model."
+            )
+        if self.layer not in (None, layer):
+            raise ValueError(
+                f"{self.sae_id} reads layer {_name(self.layer)}, the run is at {_name(layer)}."
+            )
+        if self.site not in (None, "resid_post"):
+            raise ValueError(
+                f"{self.sae_id} reads {self.site}, but the run probes the residual stream "
+                "(resid_post); give an SAE of that."
+            )
+        if self.d_model not in (None, d_model):
+            raise ValueError(
+                f"{self.sae_id} reads vectors of width {self.d_model}, but the residual stream of "
+                f"{model} has {d_model}; give an SAE of this model."
+            )
+
+
+def _name(layer: int | None) -> str:
+    return "embed" if layer == -1 else str(layer)
+
+
+def _hash(path: Path, digest) -> None:
+    """Hashes a file, or of a large one its size and 256 blocks spread over it."""
+    size, block = path.stat().st_size, 1 << 20
+    with path.open("rb") as file:
+        starts = range(0, size, block)
+        if size > _WHOLE:
+            starts = [i * (size - block) // 255 for i in range(256)]
+        digest.update(f"{size};".encode())
+        for start in starts:
+            file.seek(start)
+            digest.update(file.read(block))
 
 
 def shipped(model: str) -> tuple[SaeFile, ...]:
@@ -54,43 +149,99 @@ def shipped(model: str) -> tuple[SaeFile, ...]:
 
 def _all_shipped() -> list[SaeFile]:
     files = sorted(_SHIPPED.glob("**/params.npz"))
-    return [_describe(str(path.parent.relative_to(_SHIPPED)), path) for path in files]
+    found = [_describe(path, sae_id=str(path.parent.relative_to(_SHIPPED))) for path in files]
+    return [sae for sae in found if sae is not None]
 
 
-def _describe(sae_id: str, path: Path) -> SaeFile:
-    """Adds what the training record beside the file says."""
-    record = SaeFile(sae_id, path).description()
-    return SaeFile(sae_id, path, record.get("model"), record.get("layer"))
+def _describe(path: Path, variant: str = "", sae_id: str = "") -> SaeFile | None:
+    """Says what is at a place on the disk; None if it is no SAE."""
+    detected = formats.detect(path)
+    if detected is None:
+        return None
+    kind, files = detected
+    if variant and variant not in kind.variants:
+        raise ValueError(
+            f"{path} is of the format {kind.name}, which cannot be read as @{variant}; "
+            f"there is {', '.join('@' + name for name in kind.variants)}."
+        )
+    known = kind.describe(files)
+    known = known._replace(l0=None if known.l0 is None else float(known.l0))
+    found = SaeFile(
+        sae_id or _sae_id(files.weights, kind),
+        files.weights,
+        format=kind.name,
+        variant=variant or kind.variants[0],
+        neuronpedia=releases.neuronpedia(str(files.weights)),
+        **known._asdict(),
+    )
+    if variant and variant != kind.variants[0]:
+        found = dataclasses.replace(found, sae_id=f"{found.sae_id}@{variant}")
+    record = found.description()
+    measured = record.get("quality", {}).get("l0")
+    return dataclasses.replace(
+        found,
+        model=record.get("model", found.model),
+        layer=record.get("layer", found.layer),
+        l0=found.l0 if measured is None else measured,
+    )
 
 
-def find(spec: str) -> SaeFile:
-    """Locates an SAE.
+def _sae_id(weights: Path, kind: Format) -> str:
+    """Returns the last folders' names, and the file's where one folder may hold several SAEs."""
+    path = weights.resolve()
+    parts = path.parents[kind.weights.count("/")].parts[-3:]
+    alone = path.match(kind.weights.replace("ae*", "ae")) and kind.weights[0] != "*"
+    return "/".join(parts if alone else (*parts, path.stem))
+
+
+def find(spec: str, *, cache_dir: str | Path | None = None) -> SaeFile:
+    """Locates an SAE, and fetches its files if it is on the Hub.
 
     Args:
-      spec: the id of a shipped SAE, a `params.npz` file, or a folder that holds one.
+      spec: the id of a shipped SAE; a file, or a folder that holds one, in any of the formats; a
+        release on the Hub, see `releases`; or `random:<width>:<l0>`. `@<variant>` after a file or
+        release chooses how it is read, see `formats`.
+      cache_dir: where fetched files live; see `probejax.artifacts.cache_dir`.
 
     Raises:
       FileNotFoundError: none of these; the message lists the shipped ones.
-      ValueError: the training record beside the file is damaged.
+      ArtifactError: the files could not be fetched.
+      ValueError: the file or a record beside it is damaged.
     """
+    if found := re.fullmatch(r"random:(\d+):(\d+(?:\.\d+)?)", spec):
+        width, l0 = int(found[1]), float(found[2])
+        name = f"random/width_{width}/average_l0_{l0:g}"
+        return SaeFile(name, Path(spec), format=_RANDOM, d_sae=width, l0=l0)
     by_id = {sae.sae_id: sae for sae in _all_shipped()}
     if spec in by_id:
         return by_id[spec]
-    path = Path(spec).expanduser()
-    path = path / "params.npz" if path.is_dir() else path
-    if not path.is_file():
+    where, variant = spec, ""
+    if "@" in spec and not Path(spec).expanduser().exists():
+        where, _, variant = spec.rpartition("@")
+    path = Path(where).expanduser()
+    if path.exists():
+        if found := _describe(path, variant):
+            return found
         raise FileNotFoundError(
-            f"--sae={spec} is neither a file, nor a folder with a params.npz, nor one of the SAEs "
-            f"that come with probejax: {', '.join(by_id) or 'none'}."
+            f"--sae={spec} holds no SAE in a known format: {', '.join(formats.FORMATS)}."
         )
-    return _describe("/".join(path.resolve().with_suffix("").parts[-4:-1]), path)
+    if release := releases.find(where):
+        folder = releases.fetch(release, cache_dir)
+        if found := _describe(folder, variant, f"{release.repository}/{release.folder}"):
+            return dataclasses.replace(found, model=found.model or release.model)
+    raise FileNotFoundError(
+        f"--sae={spec} is neither a file or folder with an SAE, nor a release on the Hub such as "
+        f"{releases.FAMILIES[0].example}, nor random:<width>:<l0>, nor one of the SAEs that come "
+        f"with probejax: {', '.join(by_id) or 'none'}."
+    )
 
 
-def load(spec: str) -> SAE:
-    """Loads an SAE, see `find`; float32, ready for `encode`.
+def load(spec: str, x: Float[np.ndarray, "n d_model"] | None = None) -> SAE | StoredSAE:
+    """Finds and loads an SAE, see `find` and `SaeFile.load`.
 
     Raises:
       FileNotFoundError: there is no such SAE.
+      ArtifactError: the files could not be fetched.
       ValueError: the file is damaged or not an SAE.
     """
-    return gemma_scope.load(find(spec).path)
+    return find(spec).load(x)

@@ -5,14 +5,16 @@ matrix products, keep a running top k, drop the block.
 """
 
 import functools
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from probejax.saes.sae import SAE, jumprelu
+from probejax.saes import stream
+from probejax.saes.stream import Block, Dictionary
 
 Ranking = Literal["raw", "normalised"]
 RANKINGS: tuple[Ranking, ...] = ("raw", "normalised")
@@ -26,7 +28,7 @@ class _Lanes(NamedTuple):
 
 
 def top_latents(
-    sae: SAE,
+    sae: Dictionary,
     x: Float[Array, "n d_model"],
     train: Int[np.ndarray, "lanes rows"],
     mask: Bool[np.ndarray, "lanes rows"],
@@ -35,6 +37,7 @@ def top_latents(
     *,
     ranking: Ranking = "normalised",
     block: int = 4096,
+    devices: Sequence[Any] | None = None,
 ) -> Int[np.ndarray, "lanes k"]:
     """Returns the k latents of each lane whose class means differ most, best first.
 
@@ -43,7 +46,7 @@ def top_latents(
     study's code since March 2025: sum / (count + 1e-6) + 1e-6). Equal scores go by index.
 
     Args:
-      sae: the dictionary.
+      sae: the dictionary: loaded, in its file, or anything with `encode(x)`.
       x: one feature matrix; only its training rows are encoded.
       train: rows of `x` that each lane trains on.
       mask: False where `train` is padding.
@@ -51,12 +54,14 @@ def top_latents(
       k: latents to keep, at most `d_sae`.
       ranking: `raw` or `normalised`.
       block: latents encoded at a time.
+      devices: where; each takes a part of the width. The default device when None.
 
     Raises:
       ValueError: k larger than the dictionary.
     """
-    if k > sae.d_sae:
-        raise ValueError(f"k={k} latents were asked for, but the SAE has only {sae.d_sae}.")
+    x = jnp.asarray(x)
+    if k > (d_sae := stream.width(sae, x)):
+        raise ValueError(f"k={k} latents were asked for, but the SAE has only {d_sae}.")
     rows, inverse = np.unique(train[mask], return_inverse=True)
     contrast = np.zeros((len(train), len(rows)), np.float32)
     member = np.zeros_like(contrast)
@@ -70,50 +75,50 @@ def top_latents(
     contrast[lane, inverse] = share[mask]
     member[lane, inverse] = 1
     lanes = _Lanes(jnp.asarray(contrast), jnp.asarray(member))
-    x = jnp.asarray(x)[rows]
-    best = (jnp.full((len(train), k), -1.0), jnp.zeros((len(train), k), jnp.int32))
-    for start in range(0, sae.d_sae, block):
-        stop = min(start + block, sae.d_sae)
-        piece = SAE(
-            sae.W_enc[:, start:stop],
-            sae.b_enc[start:stop],
-            sae.W_dec[start:stop],
-            sae.b_dec,
-            sae.threshold[start:stop],
-        )
-        best = _merge(best, piece, x, lanes, start, ranking)
-    return np.asarray(best[1])
+    begin = _Best(jnp.full((len(train), k), -1.0), jnp.zeros((len(train), k), jnp.int32))
+    add = lambda best, block: _merge(best, block, lanes, ranking)
+    best = stream.fold(sae, x[rows], begin, add, _best_of, block=block, devices=devices)
+    return np.asarray(best.index)
+
+
+class _Best(NamedTuple):
+    """The best latents of each lane so far, best first."""
+
+    score: Float[Array, "lanes k"]
+    index: Int[Array, "lanes k"]
 
 
 @functools.partial(jax.jit, static_argnames="ranking")
-def _merge(
-    best,
-    piece: SAE,
-    x: Float[Array, "n d_model"],
-    lanes: _Lanes,
-    start: Int[Array, ""],
-    ranking: Ranking,
-):
+def _merge(best: _Best, block: Block, lanes: _Lanes, ranking: Ranking) -> _Best:
     """Scores one block of latents and keeps the best k of those seen so far."""
     product = functools.partial(jnp.matmul, precision="highest")
-    latents = jumprelu(product(x, piece.W_enc) + piece.b_enc[None, :], piece.threshold[None, :])
+    latents = block.latents
     score = jnp.abs(product(lanes.contrast, latents))
     if ranking == "normalised":
         fired = product(lanes.member, (latents != 0).astype(latents.dtype))
-        score = score / (product(lanes.member, latents) / (fired + 1e-6) + 1e-6)
-    index = jnp.broadcast_to(
-        start + jnp.arange(score.shape[1], dtype=jnp.int32)[None, :], score.shape
-    )
-    scores = jnp.concatenate([best[0], score], axis=1)  # earlier blocks first: ties go by index
-    indices = jnp.concatenate([best[1], index], axis=1)
-    top, place = jax.lax.top_k(scores, best[0].shape[1])
-    return top, jnp.take_along_axis(indices, place, axis=1)
+        mean = product(lanes.member, latents) / (fired + 1e-6)
+        score = score / (jnp.abs(mean) + 1e-6)  # the mean is negative only where latents are signed
+    index = block.start + jnp.arange(score.shape[1], dtype=jnp.int32)[None, :]
+    return _best_of(best, _Best(score, jnp.broadcast_to(index, score.shape)))
 
 
 @jax.jit
+def _best_of(low: _Best, high: _Best) -> _Best:
+    """Joins two ranges of latents, the lower first: equal scores go by index."""
+    score, index = (jnp.concatenate(pair, axis=1) for pair in zip(low, high, strict=True))
+    score, place = jax.lax.top_k(score, low.score.shape[1])
+    return _Best(score, jnp.take_along_axis(index, place, axis=1))
+
+
 def encode_columns(
-    sae: SAE, x: Float[Array, "n d_model"], latents: Int[Array, " m"]
+    sae: Dictionary,
+    x: Float[Array, "n d_model"],
+    latents: Int[np.ndarray, " m"] | Int[Array, " m"],
+    *,
+    block: int = 4096,
 ) -> Float[Array, "n m"]:
-    """Returns the activations of some latents only; the others are never computed."""
-    pre = jnp.matmul(x, sae.W_enc[:, latents], precision="highest") + sae.b_enc[latents][None, :]
-    return jumprelu(pre, sae.threshold[latents][None, :])
+    """Returns the activations of some latents only.
+
+    The others are not computed, except for who wins in each row of a top-k dictionary.
+    """
+    return stream.columns(sae, x, np.asarray(latents), block=block)

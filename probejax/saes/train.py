@@ -22,8 +22,6 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from probejax.saes.sae import SAE, decode, encode
-
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
@@ -223,48 +221,3 @@ def fold(params: Params, scale: Scale, dtype: type = np.float16) -> dict[str, np
         "b_dec": (b_dec / factor + mean).astype(np.float32),
         "threshold": (np.exp(log_threshold) * norm).astype(np.float32),
     }
-
-
-class Quality(NamedTuple):
-    """How well an SAE describes activations.
-
-    Attributes:
-      l0: mean active latents per token.
-      explained: share of the total variance that the reconstruction explains.
-      explained_median: the same per dimension, in the median dimension.
-      dead: share of latents that never fired.
-      tokens: tokens that were looked at.
-    """
-
-    l0: float
-    explained: float
-    explained_median: float
-    dead: float
-    tokens: int
-
-
-def quality(sae: SAE, x: Float[np.ndarray, "n d_model"], block: int = 4096) -> Quality:
-    """Measures an SAE on activations that exclude BOS, in blocks of tokens."""
-    squared, fired, active = np.zeros(sae.d_model), np.zeros(sae.d_sae, bool), 0.0
-    for i in range(0, len(x), block):
-        error, hits, count = _block_quality(sae, jnp.asarray(x[i : i + block], jnp.float32))
-        squared += np.asarray(error, np.float64)
-        fired |= np.asarray(hits)
-        active += float(count)
-    variance = np.asarray(x, np.float64).var(axis=0)
-    per_dimension = 1 - squared / len(x) / variance
-    return Quality(
-        l0=active / len(x),
-        explained=float(1 - squared.sum() / len(x) / variance.sum()),
-        explained_median=float(np.median(per_dimension)),
-        dead=float(1 - fired.mean()),
-        tokens=len(x),
-    )
-
-
-@jax.jit
-def _block_quality(sae: SAE, x: Float[Array, "n d_model"]):
-    latents = encode(sae, x)
-    error = decode(sae, latents) - x
-    on = latents > 0
-    return jnp.sum(error * error, axis=0), jnp.any(on, axis=0), jnp.sum(on)

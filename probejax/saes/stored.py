@@ -1,0 +1,241 @@
+"""An SAE left in its file: blocks of latents are read when they are wanted.
+
+Nothing stays mapped between two blocks, so memory is that of one block, whatever the width.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from probejax.saes.sae import SAE, Encoder, Normalise, there
+from probejax.saes.winners import ALL, Keep
+
+_BLOCK = 1 << 26  # bytes of float32 that are read at a time where a whole matrix is looked at
+
+
+@dataclasses.dataclass(frozen=True)
+class FileArray:
+    """An array inside a file; an index reads that part as float32.
+
+    Attributes:
+      path: the file.
+      offset: where its first byte is.
+      dtype: as stored.
+      shape: as seen; with `strides` (in bytes), which allow a transposed or sliced view.
+    """
+
+    path: Path
+    offset: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __post_init__(self):
+        """Raises ValueError where the array does not lie inside the file."""
+        if min((*self.shape, *self.strides, self.offset), default=0) < 0:
+            raise ValueError(f"its header is impossible (shape {self.shape})")
+        last = sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
+        end = self.offset + last + self.dtype.itemsize if 0 not in self.shape else self.offset
+        if end > (size := self.path.stat().st_size):
+            raise ValueError(
+                f"an array of shape {self.shape} ends past the end of the file ({size:,} bytes)"
+            )
+
+    @classmethod
+    def contiguous(
+        cls, path: Path, offset: int, dtype: Any, shape: tuple[int, ...], fortran: bool = False
+    ) -> "FileArray":
+        """Describes an array whose elements stand one after the other."""
+        dtype = np.dtype(dtype)
+        order = shape if fortran else shape[::-1]
+        steps = [dtype.itemsize]
+        for size in order[:-1]:
+            steps.append(steps[-1] * size)
+        strides = tuple(steps if fortran else steps[::-1])[: len(shape)]
+        return cls(path, offset, dtype, tuple(shape), strides)
+
+    @property
+    def T(self) -> "FileArray":
+        """The array with its axes in reverse order."""
+        return dataclasses.replace(self, shape=self.shape[::-1], strides=self.strides[::-1])
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Reads a part into memory."""
+        if 0 in self.shape:
+            return np.zeros(self.shape, np.float32)[index]
+        mapped = np.memmap(self.path, np.uint8, "r", self.offset)
+        view = np.ndarray(self.shape, self.dtype, mapped, 0, self.strides)
+        return np.array(view[index], np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredSAE:
+    """An SAE whose matrices are in a file; fields as in `SAE`, those of one axis in memory.
+
+    Attributes:
+      encoder_gain: [d_sae], factors of the columns of the stored `W_enc`; None for ones.
+      decoder_gain: [d_sae], factors of the rows of the stored `W_dec`; None for ones.
+    """
+
+    W_enc: FileArray
+    b_enc: np.ndarray
+    W_dec: FileArray | None
+    b_dec: np.ndarray
+    threshold: np.ndarray
+    center: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    encoder_gain: np.ndarray | None = None
+    decoder_gain: np.ndarray | None = None
+    keep: Keep = ALL
+    normalise: Normalise = "none"
+
+    @property
+    def d_model(self) -> int:
+        """Width of what it reads."""
+        return self.W_enc.shape[0]
+
+    @property
+    def d_sae(self) -> int:
+        """Number of latents."""
+        return self.W_enc.shape[1]
+
+    def encoder(self, start: int = 0, stop: int | None = None) -> Encoder:
+        """Reads what computes the latents start..stop-1."""
+        return self._encoder(self.W_enc[:, start:stop], slice(start, stop))
+
+    def columns(self, latents) -> Encoder:
+        """Reads what computes some latents, in the order of their indices given."""
+        latents, step = np.asarray(latents), block_of(self.d_model)
+        W_enc = np.empty((self.d_model, len(latents)), np.float32)
+        for start in range(0, self.d_sae, step):  # neighbours share pages of the file
+            inside = np.flatnonzero((latents >= start) & (latents < start + step))
+            if len(inside):
+                W_enc[:, inside] = self.W_enc[:, start : start + step][:, latents[inside] - start]
+        return self._encoder(W_enc, latents)
+
+    def _encoder(self, W_enc: np.ndarray, index: Any) -> Encoder:
+        if self.encoder_gain is not None:
+            W_enc *= self.encoder_gain[index]
+        weight = None if self.weight is None else jnp.asarray(self.weight[index])
+        b_enc, threshold = jnp.asarray(self.b_enc[index]), jnp.asarray(self.threshold[index])
+        return Encoder(jnp.asarray(W_enc), b_enc, threshold, weight)
+
+    def decoder(self, start: int, stop: int) -> Float[Array, "b d_model"]:
+        """Reads the decoder rows of the latents start..stop-1."""
+        rows = there(self.W_dec)[start:stop]
+        if self.decoder_gain is not None:
+            rows *= self.decoder_gain[start:stop, None]
+        return jnp.asarray(rows)
+
+    def load(self) -> SAE:
+        """Reads everything."""
+        encoder = self.encoder()
+        return SAE(
+            W_enc=encoder.W_enc,
+            b_enc=encoder.b_enc,
+            W_dec=None if self.W_dec is None else self.decoder(0, self.d_sae),
+            b_dec=jnp.asarray(self.b_dec),
+            threshold=encoder.threshold,
+            center=None if self.center is None else jnp.asarray(self.center),
+            weight=encoder.weight,
+            keep=self.keep,
+            normalise=self.normalise,
+        )
+
+    @classmethod
+    def build(
+        cls,
+        path: Path,
+        W_enc: FileArray,
+        b_enc: np.ndarray,
+        W_dec: FileArray | None,
+        b_dec: np.ndarray,
+        threshold: np.ndarray | None = None,
+        *,
+        keep: Keep = ALL,
+        normalise: Normalise = "none",
+        **optional: np.ndarray | None,
+    ) -> "StoredSAE":
+        """Returns a checked SAE, its vectors in float32; without a threshold, a ReLU.
+
+        Args:
+          path: the file, for messages.
+          W_enc: as the field of that name, like those that follow.
+          b_enc: likewise.
+          W_dec: likewise.
+          b_dec: likewise.
+          threshold: likewise.
+          keep: likewise.
+          normalise: likewise.
+          **optional: `center`, `weight`, `encoder_gain`, `decoder_gain`.
+
+        Raises:
+          ValueError: the file does not hold an SAE; all that is wrong is named.
+        """
+        single = lambda vector: np.asarray(vector, np.float32)
+        sae = cls(
+            W_enc,
+            single(b_enc),
+            W_dec,
+            single(b_dec),
+            single(np.zeros_like(b_enc) if threshold is None else threshold),
+            keep=keep,
+            normalise=normalise,
+            **{k: v if v is None else single(v) for k, v in optional.items()},
+        )
+        sae._check(path)
+        return sae
+
+    def _check(self, path: Path) -> None:
+        sizes(path, self.W_enc)
+        d_model, d_sae = self.W_enc.shape
+        expected = {"b_enc": (d_sae,), "W_dec": (d_sae, d_model), "b_dec": (d_model,)}
+        expected |= {"threshold": (d_sae,), "center": (d_model,), "weight": (d_sae,)}
+        wrong = [
+            f"{name} is {found.shape}, expected {shape}"
+            for name, shape in expected.items()
+            if (found := getattr(self, name)) is not None and found.shape != shape
+        ]
+        if wrong:
+            raise ValueError(f"{path} is not an SAE: {'; '.join(wrong)}.")
+        if self.keep.kind != "all" and not 0 < self.keep.k <= d_sae:
+            raise ValueError(
+                f"{path} keeps k={self.keep.k} latents per row, but holds {d_sae}; k must be "
+                "between 1 and that."
+            )
+        if self.keep.kind == "group" and d_sae % self.keep.k:
+            raise ValueError(
+                f"{path} has {d_sae} latents, which k={self.keep.k} groups cannot share."
+            )
+
+
+def sizes(path: Path, W_enc: FileArray) -> tuple[int, int]:
+    """Returns d_model and d_sae.
+
+    Raises:
+      ValueError: the array has not two axes.
+    """
+    if len(W_enc.shape) != 2:
+        raise ValueError(
+            f"{path} is not an SAE: W_enc is {W_enc.shape}, expected (d_model, d_sae)."
+        )
+    return W_enc.shape[0], W_enc.shape[1]
+
+
+def block_of(d_model: int) -> int:
+    """Returns how many latents to read at a time: those of 64 MiB, at least 128."""
+    return max(_BLOCK // (4 * d_model), 128)
+
+
+def row_norms(matrix: FileArray) -> np.ndarray:
+    """Returns the Euclidean norm of every row, read in blocks; float64."""
+    step = block_of(matrix.shape[1])
+    squares = [
+        np.einsum("md,md->m", rows, rows, dtype=np.float64)
+        for rows in (matrix[i : i + step] for i in range(0, matrix.shape[0], step))
+    ]
+    return np.sqrt(np.concatenate(squares))
