@@ -1,0 +1,160 @@
+"""A small network on standardised features, as the study trains it (arXiv 2502.16681).
+
+Of the study's nominal grid a single setting is ever drawn, so nothing is searched.
+"""
+
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from probejax.probes import minibatch, scale, scores
+from probejax.probes.closed_form import codes_of
+from probejax.probes.minibatch import Layers, Rules
+from probejax.probes.rows import Rows
+from probejax.probes.scale import Scale
+from probejax.solvers import codes
+
+RULES = Rules(hidden=(16, 16, 16), rate=10**-2.5, decay=0.01)
+FEW_ROWS = Rules(hidden=(32,), rate=1e-3, decay=1e-4)  # up to three rows: scikit-learn's defaults
+_TABLE_BYTES = 2**28  # of standardised features at a time
+_TABLES = 8  # their number is padded to a multiple of this, so that few shapes compile
+
+
+def fit(
+    features: Float[Array | np.ndarray, "N d"], rows: Rows, protocol: scores.Protocol = "paper"
+) -> scores.Fitted:
+    """Fits one network per lane, and one per fold for the validation AUC.
+
+    A network has no certificate: `gap` is NaN. `code` is CONVERGED where the loss stopped falling
+    by scikit-learn's rule, MAX_TRIPS after 1,000 epochs.
+
+    Args:
+      features: one row per prompt, shared by all lanes.
+      rows: the lanes; their seeds seed start and shuffles.
+      protocol: whose rules; they tell which rows the scaler of a fold sees.
+    """
+    x = jnp.asarray(features, jnp.float32)
+    train, mask = np.asarray(rows.train), np.asarray(rows.train_mask)
+    folds, count = scores.folds(rows, protocol), len(train)
+    lane = np.concatenate([np.arange(count), folds.lane])
+    layers, scaler, code = _fit(
+        x,
+        np.where(mask, train, -1)[lane],
+        np.asarray(rows.y_train)[lane],
+        np.concatenate([mask, folds.train]),
+        np.concatenate([mask, folds.seen]),
+        np.asarray(rows.seed)[lane],
+        scores.searched(rows)[lane],
+    )
+    of_folds = jax.tree.map(lambda leaf: leaf[count:], (scaler, layers))
+    scaler, layers = jax.tree.map(lambda leaf: leaf[:count], (scaler, layers))
+    val_auc, _ = scores.choose(_logits(x, train[folds.lane], *of_folds)[:, None, :], folds, rows)
+    found = scores.finish(
+        rows,
+        protocol,
+        val_auc=val_auc,
+        train_logits=_logits(x, train, scaler, layers),
+        test_logits=_logits(x, np.asarray(rows.test), scaler, layers),
+        hyperparameter=np.full(count, np.nan),
+        gap=np.full(count, np.nan),
+        code=code[:count],
+    )
+    probe = {"mean": scaler.mean, "scale": scaler.scale}
+    for number, (w, b) in enumerate(layers):
+        probe |= {f"w{number}": w, f"b{number}": b}
+    return scores.Fitted(found, {name: np.asarray(array) for name, array in probe.items()})
+
+
+def _fit(
+    x: Float[Array, "N d"],
+    rows: Int[np.ndarray, "J n"],
+    y: Int[np.ndarray, "J n"],
+    mask: Bool[np.ndarray, "J n"],
+    seen: Bool[np.ndarray, "J n"],
+    seeds: Int[np.ndarray, " J"],
+    searched: Bool[np.ndarray, " J"],
+) -> tuple[Layers, Scale, Int[np.ndarray, " J"]]:
+    """Fits J networks on standardised rows of x (-1: padding), those that are alike once.
+
+    Networks that cannot be fitted are all zeros. All have the same form, see `_formed`.
+    """
+    (count, n), d = rows.shape, x.shape[1]
+    usable = np.asarray(jnp.isfinite(x).all(axis=1))
+    code = codes_of(usable, rows, mask, y)
+    code = np.where((usable[rows] | ~seen).all(axis=1), code, codes.NON_FINITE).astype(np.int32)
+    width = (RULES if searched.all() else FEW_ROWS).hidden[0]
+    layers = _formed(minibatch.start(d, RULES.hidden, np.random.RandomState(0)), width)
+    layers = jax.tree.map(lambda leaf: np.zeros((count, *leaf.shape), np.float32), layers)
+    scaler = cast(Scale, Scale._make(np.full((count, d), v, np.float32) for v in (0, 1)))
+
+    good = np.flatnonzero(code == codes.CONVERGED)
+    first_table, table = _alike(rows[good], seen[good])
+    first, alike = _alike(table[:, None], mask[good], (y * mask)[good], seeds[good, None])
+    first_table, first = good[first_table], good[first]
+    table_of = table[np.searchsorted(good, first)]
+    room = max(1, _TABLE_BYTES // (4 * n * d))
+    for start in range(0, len(first_table), room):
+        part = first_table[start : start + room]
+        padded = np.resize(part, -(-len(part) // _TABLES) * _TABLES)
+        standard, scalers = _standardise(x, rows[padded], seen[padded])
+        inside = (table_of >= start) & (table_of < start + len(part))
+        for rules, wanted in ((FEW_ROWS, ~searched), (RULES, searched)):
+            some = inside & wanted[first]
+            if not some.any():
+                continue
+            fits, which = first[some], table_of[some] - start
+            found, ended = minibatch.train(standard, which, mask[fits], y[fits], seeds[fits], rules)
+            minibatch.put(layers, fits, _formed(found, width))
+            code[fits] = ended
+            minibatch.put(scaler, fits, minibatch.take(scalers, which))
+    everything = (layers, scaler, code)
+    minibatch.put(everything, good, minibatch.take(everything, first[alike]))
+    return layers, scaler, code
+
+
+def _alike(*columns: Int[np.ndarray, "J _"] | Bool[np.ndarray, "J _"]):
+    """Returns the first of every kind of row, and which kind each row is."""
+    _, first, kind = np.unique(
+        np.concatenate(columns, axis=1), axis=0, return_index=True, return_inverse=True
+    )
+    return first, kind.reshape(-1)
+
+
+def _formed(layers: Layers, width: int) -> Layers:
+    """Returns an equal network with as many layers as `RULES` has, of the given width.
+
+    Units without weights change nothing, and an identity passes on what a rectifier let through.
+    """
+    *hidden, (w, b) = layers
+    formed = [_grown(*layer, width, width if i else None) for i, layer in enumerate(hidden)]
+    for _ in range(len(RULES.hidden) - len(hidden)):
+        eye = np.broadcast_to(np.eye(width, dtype=np.float32), (*w.shape[:-2], width, width))
+        formed.append((eye, np.zeros(eye.shape[:-1], np.float32)))
+    return (*formed, _grown(w, b, 1, width))
+
+
+def _grown(w, b, outputs: int, inputs: int | None):
+    """Pads weights [..., out, in] and intercepts [..., out] with zeros."""
+    batch = ((0, 0),) * (w.ndim - 2)
+    more, wider = (0, outputs - w.shape[-2]), (0, (inputs or w.shape[-1]) - w.shape[-1])
+    return np.pad(w, (*batch, more, wider)), np.pad(b, (*batch, more))
+
+
+@jax.jit
+def _standardise(x, rows, seen):
+    """Returns the standardised rows [S, n, d] and their scalers."""
+    return jax.lax.map(lambda each: scale.standardise(x[each[0]], each[1]), (rows, seen))
+
+
+@jax.jit
+def _logits(x, rows, scaler, layers):
+    """Returns the logits [J, m] of each network's rows."""
+
+    def one(each):
+        rows, scaler, layers = each
+        return minibatch.logits(layers, scale.apply(scaler, x[rows]))
+
+    return jax.lax.map(one, (rows, scaler, layers))
