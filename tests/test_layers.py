@@ -35,7 +35,7 @@ ORDER = {
     "activations": ("packing", "harvest", "cache", "sample"),
     "probes": (
         "folds", "rows", "scores", "scale", "logreg", "closed_form", "mean_difference", "lda",
-        "sae", "methods",
+        "neighbours", "knn", "sae", "methods",
     ),
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from probejax import probes
 from probejax.solvers import codes
 from tests import probe_cases
 
-METHODS = ("mean_difference", "lda")
+METHODS = ("mean_difference", "lda", "knn")
 BATCH = (40, 20, 33, 60, 25, 50, 13)
 
 

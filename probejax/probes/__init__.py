@@ -1,6 +1,6 @@
 """Probes: one file per method, and the rules by which all of them validate."""
 
-from probejax.probes import lda, logreg, mean_difference, sae
+from probejax.probes import knn, lda, logreg, mean_difference, sae
 from probejax.probes.methods import (
     BASELINES,
     is_binarised,
@@ -21,6 +21,7 @@ __all__ = [
     "batches",
     "is_binarised",
     "is_sae_method",
+    "knn",
     "lda",
     "logreg",
     "mean_difference",

@@ -4,12 +4,13 @@ import difflib
 import re
 from collections.abc import Callable
 
-from probejax.probes import lda, logreg, mean_difference
+from probejax.probes import knn, lda, logreg, mean_difference
 from probejax.probes.scores import Fitted
 
 # Methods on the raw features; each is `fit(features, rows, protocol) -> Fitted`.
 BASELINES: dict[str, Callable[..., Fitted]] = {
     "logreg": logreg.fit,
+    "knn": knn.fit,
     "mean_difference": mean_difference.fit,
     "lda": lda.fit,
 }

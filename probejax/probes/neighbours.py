@@ -1,0 +1,224 @@
+"""Exact search for the nearest of some rows, for many small searches over one feature matrix.
+
+Distances come from float32 products. Rows whose order their rounding could change are compared
+again in float64, where that decides which are the k nearest.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from probejax.probes import scale
+
+_WIDTH = 1024  # rows sought among by one product
+_BLOCKS = (128, 512)  # query rows at a time: what is left over, and the rest
+_SPARE = 8  # neighbours looked at beyond the last that matters
+_ROUNDING = 32 * float(np.finfo(np.float32).eps)  # eight times the largest that was measured
+_FAR = 1e30  # squared distance of rows that may not be found
+
+
+class Search(NamedTuple):
+    """One search for the nearest of some training rows.
+
+    Attributes:
+      rows: a lane's training rows.
+      among: which of them may be found.
+      scale: what each feature is divided by.
+      queries: rows of the features, whose neighbours are sought.
+      k: the numbers of neighbours that matter, ascending.
+    """
+
+    rows: Int[np.ndarray, " n"]
+    among: Bool[np.ndarray, " n"]
+    scale: Float[np.ndarray, " d"]
+    queries: Int[np.ndarray, " m"]
+    k: Int[np.ndarray, " P"]
+
+
+def learn_scales(
+    x: Float[np.ndarray, "N d"], rows: Int[np.ndarray, "S n"], seen: Bool[np.ndarray, "S n"]
+) -> tuple[Float[np.ndarray, "S d"], Float[np.ndarray, "S d"]]:
+    """Returns mean and scale of every training set, learnt once where sets are equal.
+
+    Args:
+      x: features, float64.
+      rows: training rows.
+      seen: those to learn from.
+    """
+    sharing = _distinct([r.tobytes() + s.tobytes() for r, s in zip(rows, seen, strict=True)])
+    chunk = min(max(1, 2 * _WIDTH // rows.shape[1]), 1 << (len(sharing) - 1).bit_length())
+    mean, spread = np.zeros((2, len(rows), x.shape[1]))
+    with jax.enable_x64(True):
+        for start in range(0, len(sharing), chunk):
+            groups = sharing[start : start + chunk]
+            now = np.resize([group[0] for group in groups], chunk)
+            learnt = jax.tree.map(np.asarray, _learn(x[rows[now]], seen[now]))
+            for i, group in enumerate(groups):
+                mean[group], spread[group] = learnt.mean[i], learnt.scale[i]
+    return mean, spread
+
+
+def nearest(
+    x: Float[np.ndarray, "N d"], searches: Sequence[Search]
+) -> Iterator[tuple[int, Int[np.ndarray, "m K"]]]:
+    """Finds the nearest rows of every search; searches that agree in all but k are done once.
+
+    Args:
+      x: all features, float64 and centred somewhere near the data.
+      searches: over training sets of one padded size.
+
+    Yields:
+      The index of a search and, for its queries, the positions in `rows` of the nearest ones. For
+      each k that matters the first k are the nearest k; equally near ones go by position.
+    """
+    rough = jnp.asarray(x, jnp.float32)
+    sharing = _distinct([b"".join(part.tobytes() for part in s[:4]) for s in searches])
+    weights = np.stack([searches[group[0]].scale ** -2.0 for group in sharing], axis=1)
+    lengths = (x * x) @ weights  # [N, groups], squared, in the scale of each
+    chunk = min(max(1, _WIDTH // len(searches[0].rows)), 1 << (len(sharing) - 1).bit_length())
+
+    def together(start: int):
+        groups = sharing[start : start + chunk]
+        k = [np.unique(np.concatenate([searches[i].k for i in group])) for group in groups]
+        chosen = [searches[group[0]]._replace(k=k) for group, k in zip(groups, k, strict=True)]
+        return groups, _search(x, rough, chosen, lengths[:, start : start + chunk], chunk)
+
+    # Selecting is numpy's and products are XLA's: with a thread per core neither waits.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for groups, found in pool.map(together, range(0, len(sharing), chunk)):
+            for group, positions in zip(groups, found, strict=True):
+                for index in group:
+                    yield index, positions
+
+
+def _distinct(keys: Sequence[bytes]) -> list[list[int]]:
+    """Returns where each different key occurs."""
+    places: dict[bytes, list[int]] = {}
+    for index, key in enumerate(keys):
+        places.setdefault(key, []).append(index)
+    return list(places.values())
+
+
+def _search(x, rough, chosen: Sequence[Search], lengths, chunk: int) -> list[np.ndarray]:
+    """Returns the nearest of each of a few searches, which share their products.
+
+    Args:
+      x: all features, float64.
+      rough: the same in float32.
+      chosen: the searches.
+      lengths: [N, S], squared length of every row in the scale of each search.
+      chunk: how many searches the products are made for.
+    """
+    fill = [i % len(chosen) for i in range(chunk)]
+    rows = np.stack([chosen[i].rows for i in fill])
+    norm = np.where([chosen[i].among for i in fill], lengths.T[np.array(fill)[:, None], rows], _FAR)
+    longest = np.sqrt(np.where(norm < _FAR, norm, 0).max(axis=1))
+    queries = np.unique(np.concatenate([search.queries for search in chosen]))
+    most = max(int(search.k[-1]) for search in chosen)
+    parts = [np.zeros((0, len(chosen), most), np.int32)]
+    with jax.enable_x64(True):
+        weight = np.stack([chosen[i].scale ** -2.0 for i in fill]).astype(np.float32)
+        base = _base(rough, rows, weight)
+        for start in range(0, len(queries), _BLOCKS[-1]):
+            block = queries[start : start + _BLOCKS[-1]]
+            size = next(size for size in _BLOCKS if size >= len(block))
+            keys = _keys(rough, np.resize(block, size), base, norm.astype(np.float32))
+            length = np.sqrt(lengths[block])
+            doubt = _ROUNDING * longest[: len(chosen)] * (length + longest[: len(chosen)])
+            for count in (min(most + _SPARE, rows.shape[1]), rows.shape[1]):
+                smallest = _smallest(keys, count)[: len(block), : len(chosen)]
+                found, settled = _settle(x, chosen, block, smallest, doubt)
+                if settled:
+                    break
+            parts.append(found[:, :, :most])
+    found = np.concatenate(parts)
+    return [found[np.searchsorted(queries, search.queries), i] for i, search in enumerate(chosen)]
+
+
+def _settle(x, chosen: Sequence[Search], queries, keys, doubt) -> tuple[np.ndarray, bool]:
+    """Puts neighbours in their exact order where rounding could decide which are the k nearest.
+
+    Neighbours follow in runs of distances that differ by no more than the doubt. A run is put in
+    order when it holds both rows inside the k nearest and rows outside.
+
+    Args:
+      x: all features, float64.
+      chosen: S searches.
+      queries: [m].
+      keys: [m, S, T], the smallest in order.
+      doubt: [m, S], the difference of two distances that rounding may make.
+
+    Returns:
+      The positions [m, S, T], and whether all such runs end within T.
+    """
+    found, value = (keys & np.iinfo(np.int32).max).astype(np.int32), _value(keys >> 32)
+    cut = np.zeros(keys.shape[1:], bool)  # between a neighbour and the one before
+    for i, search in enumerate(chosen):
+        cut[i, search.k[search.k < keys.shape[2]]] = True
+    near = np.diff(value, axis=2) <= doubt[:, :, None]
+    of, which = np.nonzero((near & cut[:, 1:]).any(axis=2))
+    near, position = near[of, which], found[of, which]  # [R, T]
+    run = np.pad(np.cumsum(~near, axis=1), ((0, 0), (1, 0)))
+    mixed = np.zeros(run.shape, bool)  # by number of the run
+    r, j = np.nonzero(near & cut[which, 1:])
+    mixed[r, run[r, j]] = True
+    again = np.take_along_axis(mixed, run, axis=1)
+    r, j = np.nonzero(again)
+    rows, scales = (np.stack([search[i] for search in chosen]) for i in (0, 2))
+    apart = (x[queries[of[r]]] - x[rows[which[r], position[r, j]]]) / scales[which[r]]
+    exact = np.zeros(run.shape)
+    exact[r, j] = (apart * apart).sum(axis=1)
+    order = np.lexsort((position, exact, run), axis=1)
+    found[of, which] = np.take_along_axis(position, order, axis=1)
+    return found, keys.shape[2] == rows.shape[1] or not again[:, -1].any()
+
+
+def _smallest(keys, most: int) -> Int[np.ndarray, "m S K"]:
+    """Returns the smallest keys in order; numpy selects ten times as fast as XLA sorts on a CPU."""
+    if jax.default_backend() != "cpu":
+        return np.asarray(_sort(keys)[..., :most])
+    return np.sort(np.partition(np.asarray(keys), most - 1, axis=-1)[..., :most], axis=-1)
+
+
+def _value(bits) -> Float[np.ndarray, "*batch"]:
+    """Returns the float32 of which `_keys` made a whole number."""
+    bits = bits.astype(np.int32)
+    return np.where(bits < 0, bits ^ np.iinfo(np.int32).max, bits).view(np.float32)
+
+
+@jax.jit
+def _sort(keys):
+    return jnp.sort(keys, axis=-1)
+
+
+@jax.jit
+@jax.vmap
+def _learn(own, seen):
+    return scale.learn(own, seen)
+
+
+@jax.jit
+def _base(x, rows, weight):
+    """Returns the rows y of every search as y / s^2, one below the other."""
+    return (x[rows] * weight[:, None, :]).reshape(-1, x.shape[1])
+
+
+@jax.jit
+def _keys(x, queries, base, norm):
+    """Returns keys [m, S, n] in the order of the distances, ties in that of the rows.
+
+    In |(q - y) / s|^2 = |q / s|^2 - 2 q.(y / s^2) + |y / s|^2 the first term is the same for all y,
+    so the queries need no scaling, and the scaler's mean falls out. The bits of a float sort like
+    whole numbers once those of negative ones are turned; below them stands the row's number.
+    """
+    product = jnp.matmul(x[queries], base.T, precision="highest")
+    distance = norm[None] - 2 * product.reshape(-1, *norm.shape)
+    bits = jax.lax.bitcast_convert_type(distance, jnp.int32)
+    bits = jnp.where(bits < 0, bits ^ np.iinfo(np.int32).max, bits)
+    return (bits.astype(jnp.int64) << 32) | jnp.arange(norm.shape[1])[None, None, :]
