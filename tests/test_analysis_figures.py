@@ -126,8 +126,19 @@ def test_nothing_is_cut_off():
             assert box.y0 <= extent.y0 and extent.y1 <= box.y1, text.get_text()
 
 
-def test_a_table_of_two_layers_is_refused(tmp_path):
+def test_each_layer_and_protocol_has_figures_of_its_own(tmp_path):
     results = _results("standard", [None])
-    both = pd.concat([results, results.assign(layer="12")], ignore_index=True)
-    with pytest.raises(ValueError, match="A figure shows one layer; the table has 9, 12"):
-        write_figures(tmp_path, both)
+    other = results[results["task"] != "t0"].assign(layer="12")
+    strict = results.assign(protocol="strict")
+    bare = results[results["sae_id"] == ""].assign(layer="3")  # nothing to compare
+    write_figures(tmp_path, pd.concat([strict, other, results, bare], ignore_index=True))
+    found = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("standard.png"))
+    assert found == [
+        "figures/m_layer_12_paper/standard.png",
+        "figures/m_layer_9_strict/standard.png",
+        "figures/standard.png",
+    ]
+    alone = tmp_path / "alone"
+    write_figures(alone, results)
+    kept = (alone / "figures" / "standard.png").read_bytes()
+    assert kept == (tmp_path / "figures" / "standard.png").read_bytes()

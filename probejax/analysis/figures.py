@@ -14,20 +14,9 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from probejax import storage
 from probejax.analysis.head_to_head import pairs
 from probejax.analysis.intervals import paired_bootstrap
+from probejax.analysis.labels import AXES, TITLES
 from probejax.analysis.quiver import choices, quiver
 
-_AXES = {
-    "scarcity": "training examples",
-    "imbalance": "share of positives, in training and test",
-    "label_noise": "share of training labels flipped",
-}
-_TITLES = {
-    "standard": "Standard conditions",
-    "scarcity": "Data scarcity",
-    "imbalance": "Class imbalance",
-    "label_noise": "Label noise",
-    "covariate_shift": "Covariate shift",
-}
 # Blue and vermilion of Okabe and Ito's palette, which colour-blind readers can tell apart.
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
 _STYLE: dict[Any, Any] = {
@@ -43,39 +32,49 @@ _STYLE: dict[Any, Any] = {
 
 
 def write_figures(out: epath.PathLike, results: pd.DataFrame) -> list[epath.Path]:
-    """Writes `figures/<regime>.png` and `.svg` for every regime that can be compared.
+    """Writes figures as PNG and SVG: one per regime that can be compared, and the study's types.
+
+    The protocol, model and layer with most comparisons has its figures in `figures/`; any other
+    that can be compared has them in a folder of its own below.
 
     Args:
         out: the run's folder.
-        results: the results table of one protocol, model and layer.
+        results: the results table.
 
     Returns:
         The files written.
 
     Raises:
-        ValueError: the table mixes protocols, models or layers.
         StorageError: the folder is unwritable.
     """
-    for name in ("protocol", "model", "layer"):
-        if results[name].nunique() > 1:
-            values = ", ".join(map(str, results[name].unique()))
-            raise ValueError(f"A figure shows one {name}; the table has {values}. Keep one.")
+    keys = ["protocol", "model", "layer"]
+    parts = {key: part for key, part in results.groupby(keys, sort=False, dropna=False)}
+    order = sorted(parts, key=lambda key: (key[0] != "paper", -_pairs(parts[key])))
     written = []
     with matplotlib.rc_context(_STYLE):
-        for regime in results["regime"].unique():
-            figure = draw(results, regime)
-            if figure is None:
-                continue
-            kinds: dict[str, dict[str, Any]] = {
-                "png": {"dpi": 200},
-                "svg": {"metadata": {"Date": None}},
-            }
-            for kind, options in kinds.items():
-                path = epath.Path(out) / "figures" / f"{regime}.{kind}"
-                buffer = io.BytesIO()
-                figure.savefig(buffer, format=kind, **options)
-                storage.write_atomic(path, buffer.getvalue())
-                written.append(path)
+        for place, key in enumerate(order):
+            protocol, model, layer = (str(value).replace("/", "_") for value in key)
+            folder = epath.Path(out) / "figures"
+            folder = folder / f"{model}_layer_{layer}_{protocol}" if place else folder
+            for regime in parts[key]["regime"].unique():
+                if figure := draw(parts[key], regime):
+                    written += _save(figure, folder, str(regime))
+    return written
+
+
+def _pairs(part: pd.DataFrame) -> int:
+    """Returns how many rows could be compared with another: none without an SAE."""
+    return len(part) if (part["sae_id"] != "").any() else 0
+
+
+def _save(figure: Figure, folder: epath.Path, name: str) -> list[epath.Path]:
+    kinds: dict[str, dict[str, Any]] = {"png": {"dpi": 200}, "svg": {"metadata": {"Date": None}}}
+    written = []
+    for kind, options in kinds.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, **options)
+        storage.write_atomic(folder / f"{name}.{kind}", buffer.getvalue())
+        written.append(folder / f"{name}.{kind}")
     return written
 
 
@@ -124,7 +123,7 @@ def _draw_levels(rows: pd.DataFrame, regime: str) -> Figure | None:
 
 
 def _level_axis(axes: Axes, regime: str, levels: np.ndarray) -> None:
-    axes.set_xlabel(_AXES.get(regime, "level"))
+    axes.set_xlabel(AXES.get(regime, "level"))
     if regime != "scarcity":
         return
     axes.set_xscale("log", base=2)
@@ -196,7 +195,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _title(axes: Axes, regime: str, delta: float, low: float, high: float) -> None:
-    text = f"{_TITLES.get(regime, regime)}\ntest AUC {delta:+.4f} with SAEs"
+    text = f"{TITLES.get(regime, regime)}\ntest AUC {delta:+.4f} with SAEs"
     if np.isfinite(low):
         text += f" (95 %: {low:+.4f} to {high:+.4f})"
     axes.set_title(text.replace("-", "\N{MINUS SIGN}"))

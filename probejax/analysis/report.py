@@ -1,19 +1,38 @@
 """Everything that is written about a run's results."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import pandas as pd
 from etils import epath
 
 from probejax import storage
+from probejax.analysis import case_studies, published
+from probejax.analysis.examples import examples
+from probejax.analysis.faults import faults
 from probejax.analysis.figures import write_figures
+from probejax.analysis.page import page
+from probejax.analysis.page.page import Story
+from probejax.analysis.run import read_run
 from probejax.analysis.tables import results_table, summary, write_tables
 
 
-def report(out: epath.PathLike, results: pd.DataFrame | None = None) -> str:
-    """Writes tables and figures into a folder; works while a sweep is still running.
+def report(
+    out: epath.PathLike,
+    results: pd.DataFrame | None = None,
+    *,
+    also: Sequence[epath.PathLike] = (),
+    cache_dir: str | Path | None = None,
+    story: Story | None = None,
+) -> str:
+    """Writes tables, figures and `report.html` into a folder; works while a sweep is running.
 
     Args:
       out: folder of a run, or for the tables of other results.
       results: a results table; None reads the finished units of the run.
+      also: folders of other runs (another layer, the other protocol) to show beside this one.
+      cache_dir: where the tasks' prompts may be, see `probejax.artifacts.cache_dir`.
+      story: what the page tells beside `results`; unused without them.
 
     Returns:
       The summary to print.
@@ -23,11 +42,64 @@ def report(out: epath.PathLike, results: pd.DataFrame | None = None) -> str:
       StorageError: the folder cannot be written, or a unit is damaged.
     """
     if results is None:
-        results = results_table(storage.Store(out).read_all())
-    if results.empty:
-        raise FileNotFoundError(
-            f"{out} holds no finished units; run `python -m experiments.sweep --out={out}` first."
-        )
+        results, story = _from_runs([out, *also], cache_dir)
     table = write_tables(out, results)
     write_figures(out, results)
-    return f"{summary(table)}\n\nTables and figures are in {epath.Path(out)}."
+    storage.write_atomic(epath.Path(out) / "report.html", page(results, table, story or Story()))
+    status = f"{story.status}.\n" if story and story.status else ""
+    return f"{summary(table)}\n\n{status}Tables, figures and report.html are in {epath.Path(out)}."
+
+
+def _from_runs(
+    folders: Sequence[epath.PathLike], cache_dir: str | Path | None
+) -> tuple[pd.DataFrame, Story]:
+    runs = [read_run(folder) for folder in folders]
+    for folder, run in zip(folders, runs, strict=True):
+        if not run.done:
+            raise FileNotFoundError(
+                f"{folder} holds no finished units; run "
+                f"`python -m experiments.sweep --out={folder}` first."
+            )
+    results = results_table(payload for run in runs for payload in run.payloads)
+    first = runs[0]
+    facts: dict[str, list[str]] = {}
+    for run in runs:
+        for name, values in run.facts.items():
+            facts[name] = list(dict.fromkeys([*facts.get(name, []), *values]))
+    status = "; ".join(dict.fromkeys(run.status for run in runs))
+    prompts = examples(results["task"].unique().tolist(), first.config.get("tasks_dir"), cache_dir)
+    latents = {task: cards for run in runs for task, cards in run.latents.items()}
+    return results, Story(status, facts, prompts, latents)
+
+
+def report_published(
+    out: epath.PathLike,
+    folder: str | Path,
+    model: str = "gemma-2-9b",
+    ranking: str = "old",
+    *,
+    cache_dir: str | Path | None = None,
+) -> str:
+    """Writes the same about the study's own result files, see `published.read`.
+
+    Raises:
+      FileNotFoundError, ValueError: as for `published.read`.
+      StorageError: the folder cannot be written.
+    """
+    results = published.read(folder, model, ranking, every_layer=True)
+    cola = None
+    if (Path(folder) / "investigate").is_dir() and model == "gemma-2-9b":
+        cola = (case_studies.cola_probes(folder), case_studies.cola_disagreement(folder))
+    story = Story(
+        "The study's published results",
+        {
+            "source": "result files of arXiv 2502.16681, github.com/JoshEngels/SAE-Probes",
+            "model": model,
+            "ranking of latents": f"{ranking} (old: raw mean difference; new: normalised)",
+            "SAE": [sae_id for sae_id in results["sae_id"].unique() if sae_id],
+        },
+        examples(results["task"].unique().tolist(), cache_dir=cache_dir),
+        faults=faults(folder, model, ranking),
+        cola=cola,
+    )
+    return report(out, results, story=story)

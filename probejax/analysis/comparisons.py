@@ -1,0 +1,160 @@
+"""Methods against a baseline, claims against their controls, `paper` against `strict`."""
+
+import numpy as np
+import pandas as pd
+
+from probejax.analysis.controls import claim_of, is_control
+from probejax.analysis.grid import ARROW, CELL, GROUP, METRICS, Grid, compare, grid
+from probejax.analysis.quiver import choices
+
+
+def methods(table: Grid, regime: str) -> pd.DataFrame:
+    """Returns one row per arrow of a regime: its mean metrics, and its difference to a baseline.
+
+    The baseline is logreg, or the first that there is; `against` names it.
+    """
+    here = table.in_regime(regime)
+    tasks = table.cells["task"].to_numpy(dtype=str)[here]
+    values = {name: metric[here] for name, metric in table.values.items()}
+    baselines = table.arrows[table.baselines()]
+    present = np.any(np.isfinite(values["test_auc"]), axis=0)
+    known = [i for i in baselines.index if present[i]]
+    named = [i for i in known if str(baselines.loc[i, "method"]) == "logreg"]
+    reference = next(iter(named or known), None)
+    rows = []
+    for i in np.flatnonzero(present):
+        row = table.arrows.loc[i, ["label", *ARROW, "is_sae", "control"]].to_dict()
+        row |= {name: _mean(values[name][:, i]) for name in METRICS}
+        row["fits"] = int(np.isfinite(values["test_auc"][:, i]).sum())
+        if reference is not None:
+            left, right = values["test_auc"][:, reference], values["test_auc"][:, i]
+            row |= compare(left, right, tasks) | {"against": table.arrows.loc[reference, "label"]}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if values.size else float("nan")
+
+
+def controls(results: pd.DataFrame) -> pd.DataFrame:
+    """Returns one row per regime, control and the claim it stands beside.
+
+    A control of an SAE with random weights stands beside the SAE that its id names
+    (`random:<sae_id>`), or beside every SAE with the same method where it names none.
+
+    Columns: `protocol, model, layer, regime, claim, control` (labels), mean test AUCs `claimed` and
+    `controlled`, `delta` (claim minus control) with `ci_low, ci_high`, `cells`, `unpaired`.
+    """
+    rows = []
+    flags = is_control(results)
+    if not flags.any():
+        return pd.DataFrame(rows)
+    for key, part in results.groupby(GROUP, sort=False, dropna=False):
+        table = grid(part)
+        tasks = table.cells["task"].to_numpy(dtype=str)
+        auc = table.values["test_auc"]
+        for claim, control in _beside(table.arrows):
+            for regime in table.cells["regime"].unique():
+                here = table.in_regime(regime)
+                found = compare(auc[here, control], auc[here, claim], tasks[here])
+                if not found["cells"] and not found["unpaired"]:
+                    continue
+                names = {
+                    "regime": regime,
+                    "claim": table.arrows.loc[claim, "label"],
+                    "control": table.arrows.loc[control, "label"],
+                    "claimed": found.pop("right"),
+                    "controlled": found.pop("left"),
+                }
+                rows.append(dict(zip(GROUP, key, strict=True)) | names | found)
+    return pd.DataFrame(rows)
+
+
+def _beside(arrows: pd.DataFrame) -> list[tuple[int, int]]:
+    """Returns pairs (claim, control) of arrows."""
+    found = []
+    real = arrows[~arrows["control"]]
+    for control, row in arrows[arrows["control"]].iterrows():
+        claims = real[real["method"] == claim_of(row["method"])]
+        named = claims[claims["sae_id"] == row["sae_id"].removeprefix("random:")]
+        if named.empty and row["sae_id"].startswith("random:"):
+            named = claims[claims["sae_id"] != ""]
+        found += [(claim, control) for claim in named.index]
+    return found
+
+
+def protocols(results: pd.DataFrame, first: str = "paper", second: str = "strict") -> pd.DataFrame:
+    """Returns what the second protocol changes, per model, layer, regime and method.
+
+    Cells and arrows are matched by name; a fit that one protocol lacks is counted in `unpaired`.
+    The last rows of a regime compare the quivers and their difference.
+
+    Columns: `model, layer, regime, label`, mean test AUCs (of the quivers' rows: what they chose)
+    named as the protocols, `delta` (second minus first) with `ci_low, ci_high`, `cells, unpaired`.
+    Empty where a table has one protocol only.
+    """
+    rows = []
+    for key, part in results.groupby(GROUP[1:], sort=False, dropna=False):
+        sides = [part[part["protocol"] == name] for name in (first, second)]
+        if any(side.empty for side in sides):
+            continue
+        tables = [_long(side) for side in sides]
+        both = tables[0].merge(tables[1], how="outer", on=["label", *CELL], suffixes=("_1", "_2"))
+        order = {label: i for i, label in enumerate(tables[0]["label"].unique())}
+        for regime in part["regime"].unique():
+            here = both[both["regime"] == regime]
+            labels = sorted(here["label"].unique(), key=lambda label: order.get(label, len(order)))
+            for label in labels:
+                cells = here[here["label"] == label]
+                found = compare(
+                    cells["auc_1"].to_numpy(dtype=float),
+                    cells["auc_2"].to_numpy(dtype=float),
+                    cells["task"].to_numpy(dtype=str),
+                )
+                names = dict(zip(GROUP[1:], key, strict=True)) | {"regime": regime, "label": label}
+                rows.append(names | {first: found.pop("left"), second: found.pop("right")} | found)
+    return pd.DataFrame(rows)
+
+
+def _long(results: pd.DataFrame) -> pd.DataFrame:
+    """Returns one row per cell and arrow, and per cell and quiver: `label`, `CELL`, `auc`."""
+    table = grid(results)
+    fits = results[CELL].assign(
+        label=table.arrows["label"].to_numpy()[table.arrow], auc=results["test_auc"]
+    )
+    fits = fits.sort_values("label", key=lambda x: x.map(_places(table)), kind="stable")
+    chosen = choices(results)
+    quivers = [
+        chosen[CELL].assign(label=label, auc=chosen[column])
+        for label, column in (
+            ("quiver of baselines", "baseline"),
+            ("quiver with SAEs", "with_sae"),
+            ("difference of the quivers", "delta"),
+        )
+    ]
+    return pd.concat([fits, *quivers], ignore_index=True)
+
+
+def _places(table: Grid) -> dict[str, int]:
+    return {label: place for place, label in enumerate(table.arrows["label"])}
+
+
+def unconverged(results: pd.DataFrame) -> pd.DataFrame:
+    """Returns the fits that did not converge, counted per regime and arrow.
+
+    Columns: those of the group, `regime`, `ARROW`, `fits`, `max_trips`, `non_finite`, `degenerate`
+    and `gap`, the largest certified gap. Only arrows with a fit that is not converged have a row.
+    """
+    code = results["code"]
+    flags = results[[*GROUP, "regime", *ARROW, "gap"]].assign(
+        fits=1,
+        max_trips=(code == 1).fillna(False).astype(int),
+        non_finite=(code == 3).fillna(False).astype(int),
+        degenerate=(code == 2).fillna(False).astype(int),
+    )
+    bad = ["max_trips", "non_finite", "degenerate"]
+    groups = flags.groupby([*GROUP, "regime", *ARROW], sort=False, dropna=False)
+    table = groups[["fits", *bad]].sum().assign(gap=groups["gap"].max())
+    return table[table[bad].sum(axis=1) > 0].reset_index()

@@ -1,0 +1,57 @@
+"""A few prompts of each task, where they can be had without a download."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from probejax import artifacts, tasks
+from probejax.artifacts.archives import STUDY_TASKS
+from probejax.artifacts.cache import Location
+
+_BEGINNING, _END = 110, 90  # characters kept of a long prompt; probes read its last token
+
+
+class Example(NamedTuple):
+    """A prompt, shortened in the middle, and its label."""
+
+    label: int
+    prompt: str
+
+
+def examples(
+    names: Sequence[str],
+    tasks_dir: str | None = None,
+    cache_dir: Location | None = None,
+    each: int = 2,
+) -> dict[str, list[Example]]:
+    """Returns the first `each` different prompts of both classes, for the tasks at hand.
+
+    Nothing is downloaded: without the study's tasks in the cache only those of `tasks_dir` have
+    examples. A task that cannot be read has none.
+    """
+    cached = artifacts.cache_dir(cache_dir) / "artifacts" / STUDY_TASKS.sha256
+    found = {}
+    for name in names:
+        try:
+            known = tasks.names() if cached.is_dir() else ()
+            own = tasks.names(tasks_dir) if tasks_dir else ()
+            if name not in known and not (name in own and name not in tasks.names()):
+                continue
+            task = tasks.load(name, tasks_dir=tasks_dir, cache_dir=cache_dir)
+        except (ValueError, OSError, artifacts.ArtifactError):
+            continue
+        chosen: dict[str, int] = {}
+        for prompt, label in zip(task.prompts, task.labels.tolist(), strict=True):
+            if list(chosen.values()).count(label) < each:
+                chosen.setdefault(prompt, label)
+            if len(chosen) == 2 * each:
+                break
+        found[name] = sorted(Example(label, shorten(prompt)) for prompt, label in chosen.items())
+    return found
+
+
+def shorten(prompt: str) -> str:
+    """Returns a prompt on one line, without the middle if it is long."""
+    text = " ".join(prompt.split())
+    if len(text) <= _BEGINNING + _END + 5:
+        return text
+    return f"{text[:_BEGINNING]} […] {text[-_END:]}"

@@ -1,0 +1,195 @@
+"""What stands beside the verdict: controls, protocols, failed fits, faults, where it comes from."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from probejax.analysis.comparisons import controls, protocols, unconverged
+from probejax.analysis.labels import Value, arrow_labels, level_text, number, title
+from probejax.analysis.page import charts
+from probejax.analysis.page.axes import esc
+from probejax.analysis.page.charts import Series
+from probejax.analysis.page.tables import Cell, change, count, figure, limits, table
+
+
+def block(anchor: str, heading: str, *body: str) -> str:
+    """Returns a section, or nothing where it has no body."""
+    text = "".join(body)
+    return f'<section id="{anchor}"><h2>{esc(heading)}</h2>{text}</section>' if text else ""
+
+
+def controls_block(results: pd.DataFrame) -> str:
+    """Returns claims beside their controls."""
+    rows = controls(results)
+    if rows.empty:
+        return ""
+    body = [
+        [
+            row["claim"],
+            row["control"],
+            title(row["regime"]),
+            row["protocol"],
+            figure(row["claimed"]),
+            figure(row["controlled"]),
+            change(row["delta"], 4, row["ci_low"], row["ci_high"]),
+            limits(row["ci_low"], row["ci_high"]),
+            count(row["cells"]),
+            count(row["unpaired"]),
+        ]
+        for _, row in rows.iterrows()
+    ]
+    headings = ["claim", "control", "regime", "protocol", "claim's AUC", "control's AUC",
+                "claim minus control", "95 %", "cells", "without partner"]  # fmt: skip
+    text = (
+        "<p>A control is a probe that should fail, or fall behind: shuffled training labels, "
+        "latents drawn at random, an SAE with random weights. A claim that does not stand clear of "
+        "its control says nothing about the SAE. Controls are never in a quiver.</p>"
+    )
+    return block("controls", "Controls beside claims", text, table(headings, body, search="Find"))
+
+
+def protocols_block(results: pd.DataFrame) -> str:
+    """Returns what the strict protocol changes."""
+    rows = protocols(results)
+    if rows.empty:
+        return ""
+    body = [
+        [
+            row["label"],
+            title(row["regime"]),
+            f"{row['model']}, {row['layer']}",
+            figure(row["paper"]),
+            figure(row["strict"]),
+            change(row["delta"], 4, row["ci_low"], row["ci_high"]),
+            limits(row["ci_low"], row["ci_high"]),
+            count(row["cells"]),
+            count(row["unpaired"]),
+        ]
+        for _, row in rows.iterrows()
+    ]
+    headings = ["method", "regime", "model, layer", "paper", "strict", "strict minus paper", "95 %",
+                "cells", "without partner"]  # fmt: skip
+    text = (
+        "<p>Mean test AUC under the study's rules and under rules without leakage: selection and "
+        "scaling inside the fold, duplicate prompts on one side.</p>"
+    )
+    return block(
+        "protocols", "Paper against strict", text, table(headings, body, search="Find a method")
+    )
+
+
+def unconverged_block(results: pd.DataFrame) -> str:
+    """Returns the fits that did not converge."""
+    if results["code"].isna().all():
+        text = "<p>These results do not say which fits converged.</p>"
+        return block("fits", "Fits that did not converge", text)
+    rows = unconverged(results)
+    if rows.empty:
+        text = f"<p>None: all {len(results)} fits converged.</p>"
+        return block("fits", "Fits that did not converge", text)
+    labels = arrow_labels(rows)
+    body = [
+        [
+            label,
+            title(row["regime"]),
+            f"{row['model']}, {row['layer']}, {row['protocol']}",
+            count(row["fits"]),
+            count(row["max_trips"]),
+            count(row["non_finite"]),
+            count(row["degenerate"]),
+            Cell("" if pd.isna(row["gap"]) else f"{row['gap']:.1e}", row["gap"], "num"),
+        ]
+        for label, (_, row) in zip(labels, rows.iterrows(), strict=True)
+    ]
+    headings = ["method", "regime", "model, layer, protocol", "fits", "out of steps", "not finite",
+                "degenerate", "largest gap"]  # fmt: skip
+    text = (
+        "<p>Out of steps: stopped before the certified gap was small. Degenerate: one class, or "
+        "nothing that varies, so that there is no optimum.</p>"
+    )
+    return block("fits", "Fits that did not converge", text, table(headings, body))
+
+
+def layers_block(results: pd.DataFrame) -> str:
+    """Returns baselines by layer, where there are several."""
+    rows = results[(results["regime"] == "standard") & (results["sae_id"] == "")]
+    if rows["layer"].nunique() < 2:
+        return ""
+    pictures = []
+    for (model, protocol), part in rows.groupby(["model", "protocol"], sort=False):
+        means = part.pivot_table(index="layer", columns="method", values="test_auc", observed=True)
+        order = sorted(means.index, key=lambda layer: (layer != "embed", layer.zfill(4)))
+        means = means.loc[order]
+        x = list(range(len(means)))
+        series = [
+            Series(
+                str(method),
+                f"s{i % 6}",
+                x,
+                means[method].tolist(),
+                [f"{method}, {layer}: {number(v)}" for layer, v in means[method].items()],
+            )
+            for i, method in enumerate(means.columns)
+        ]
+        name = lambda i, order=order: order[int(i)]
+        body = charts.lines(series, "layer", "mean test AUC", "Baselines by layer", x_text=name)
+        caption = f"<figcaption>{esc(model)}, {esc(protocol)}</figcaption>"
+        pictures.append(f"<figure>{caption}{body}</figure>")
+    return block("layers", "Baselines by layer", f'<div class="grid">{"".join(pictures)}</div>')
+
+
+def faults_block(faults: pd.DataFrame | None) -> str:
+    """Returns the known faults of the published analysis beside the corrected values."""
+    if faults is None or faults.empty:
+        return ""
+    body = [
+        [
+            row["fault"],
+            row["figure"],
+            row["quantity"],
+            Cell(level_text("label_noise", row["level"]), row["level"], "num"),
+            _plain(row["published"]),
+            _plain(row["corrected"]),
+            row["explanation"],
+        ]
+        for _, row in faults.iterrows()
+    ]
+    headings = ["fault", "figure", "quantity", "flipped", "published", "corrected", "why"]
+    text = (
+        "<p>What the study's own rule gives on its own files, beside what it should be. Everything "
+        "else on this page uses the corrected rules.</p>"
+    )
+    return block("faults", "Known faults of the published analysis", text, table(headings, body))
+
+
+def _plain(value: Value) -> Cell:
+    digits = 0 if float(value).is_integer() else 4
+    return Cell(number(value, digits), value, "num")
+
+
+def cola_block(probes: pd.DataFrame | None, disagreement: pd.Series | None) -> str:
+    """Returns the study's case of GLUE CoLA."""
+    if probes is None or disagreement is None:
+        return ""
+    body = [
+        [row["test"], row["method"], figure(row["test_auc"]), figure(row["test_acc"])]
+        for _, row in probes.iterrows()
+    ]
+    share = disagreement.get("ensemble", np.nan)
+    text = (
+        f"<p>Language models dispute {100 * share:.0f} % of 1000 labels of GLUE CoLA by majority. "
+        "Probes trained on the original labels, tested on both; the one latent was picked by hand, "
+        "and duplicates of the judged rows are in the training set.</p>"
+    )
+    headings = ["labels", "probe", "test AUC", "accuracy"]
+    return block("cola", "Wrong labels in GLUE CoLA", text, table(headings, body))
+
+
+def provenance_block(facts: Mapping[str, str | Sequence[str]]) -> str:
+    """Returns where the numbers come from."""
+    parts = []
+    for name, value in facts.items():
+        values = [value] if isinstance(value, str) else value
+        parts.append(f"<dt>{esc(name)}</dt><dd>{'<br>'.join(map(esc, values))}</dd>")
+    return block("provenance", "Where the numbers come from", f"<dl>{''.join(parts)}</dl>")

@@ -1,0 +1,128 @@
+"""The whole page: style, script and sections in one file."""
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import NamedTuple
+
+import pandas as pd
+
+from probejax.analysis.examples import Example
+from probejax.analysis.labels import title
+from probejax.analysis.page import extras
+from probejax.analysis.page.axes import esc
+from probejax.analysis.page.first import first
+from probejax.analysis.page.group import Group, groups
+from probejax.analysis.page.sections import section
+from probejax.analysis.page.tasks import tasks_block
+from probejax.analysis.run import Latent
+from probejax.analysis.ties import TIE_RULES
+from probejax.analysis.verdict import STATED, verdict
+
+_WITH_TASKS = 3  # groups whose tasks are shown one by one; the rest are in results.csv
+
+
+class Story(NamedTuple):
+    """What the page tells beside the results.
+
+    Attributes:
+      status: how far the run is, in a sentence.
+      facts: where the numbers come from.
+      examples: prompts per task.
+      latents: latents per task and SAE probe.
+      faults: known faults of a published analysis, None for a run.
+      cola: the study's probes on GLUE CoLA and how much of it the judges dispute, or None.
+    """
+
+    status: str = ""
+    facts: Mapping[str, str | Sequence[str]] = {}
+    examples: Mapping[str, Sequence[Example]] = {}
+    latents: Mapping[str, Mapping[str, Sequence[Latent]]] = {}
+    faults: pd.DataFrame | None = None
+    cola: tuple[pd.DataFrame, pd.Series] | None = None
+
+
+def page(results: pd.DataFrame, quiver: pd.DataFrame, story: Story) -> str:
+    """Returns the report as one HTML document that needs no network.
+
+    Args:
+        results: the results table.
+        quiver: its table under every tie rule.
+        story: what is told beside.
+    """
+    found = groups(results, quiver)
+    shown = [group for group in found if group.regimes] or found[:1]
+    head = shown[0]
+    links, parts = [], []
+    for i, group in enumerate(shown):
+        prefix = "" if i == 0 else f"g{i}-"
+        links += [(prefix + regime, title(regime)) for regime in group.regimes] if i == 0 else []
+        body = "".join(section(group, regime, prefix + regime) for regime in group.regimes)
+        if i < _WITH_TASKS:
+            body += tasks_block(group, f"{prefix}tasks", story.examples, story.latents)
+        if i:
+            body = _other(group, i) + body
+        parts.append(f'<div class="group" id="group-{i}">{body}</div>')
+    probes, disagreement = story.cola or (None, None)
+    beside = {
+        "controls": extras.controls_block(results),
+        "protocols": extras.protocols_block(results),
+        "fits": extras.unconverged_block(results),
+        "layers": extras.layers_block(results),
+        "faults": extras.faults_block(story.faults),
+        "cola": extras.cola_block(probes, disagreement),
+        "method": _method(),
+        "provenance": extras.provenance_block(story.facts),
+    }
+    names = {"tasks": "Tasks", "controls": "Controls", "protocols": "Paper or strict",
+             "fits": "Fits", "faults": "Faults", "provenance": "Provenance"}  # fmt: skip
+    links += [(key, name) for key, name in names.items() if key == "tasks" or beside.get(key)]
+    menu = "".join(f'<a href="#{anchor}">{esc(name)}</a>' for anchor, name in links)
+    status = f'<p class="status">{esc(story.status)}</p>' if story.status else ""
+    files = resources.files("probejax.analysis.page")
+    style, script = (files.joinpath(name).read_text() for name in ("style.css", "script.js"))
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        '<link rel="icon" href="data:,">'  # else browsers ask a server for one
+        f"<title>Do SAE probes help? {esc(head.name)}</title><style>{style}</style></head><body>"
+        f'<header id="verdict"><p class="kicker">Do SAE probes help? · {esc(head.name)}</p>'
+        f"{first(head, verdict(head.quiver))}{status}{_others(shown)}</header>"
+        f"<nav>{menu}</nav><main>{''.join(parts)}{''.join(beside.values())}</main>"
+        f'<div id="tip" role="status"></div><script>{script}</script></body></html>\n'
+    )
+
+
+def _others(shown: Sequence[Group]) -> str:
+    """Returns the verdicts on every other group, each a link."""
+    rows = [
+        f'<li><a href="#group-{i}">{esc(group.name)}</a>: {esc(verdict(group.quiver).answer)}</li>'
+        for i, group in enumerate(shown)
+        if i
+    ]
+    return f'<ul class="others">{"".join(rows)}</ul>' if rows else ""
+
+
+def _other(group: Group, number: int) -> str:
+    found = verdict(group.quiver)
+    screen = first(group, found).replace('href="#', f'href="#g{number}-')
+    return f'<section class="other"><p class="kicker">{esc(group.name)}</p>{screen}</section>'
+
+
+def _method() -> str:
+    rules = "".join(
+        f"<dt>{esc(name)}{' (shown)' if name == STATED else ''}</dt><dd>{esc(text)}</dd>"
+        for name, text in TIE_RULES.items()
+    )
+    text = (
+        "<p>In each cell (task, condition, seed) a practitioner picks the method with the best "
+        "validation AUC, once among the baselines and once among baselines and SAE probes; the two "
+        "picks are compared on test AUC. Only rows of the same task, condition, seed, protocol, "
+        "model and layer are compared.</p><p>Intervals are paired and drawn over tasks, with all "
+        "levels and seeds of a task together. Bands that hold at once are from the largest "
+        "studentised deviation over the same draws; p-values are from random signs of the tasks' "
+        "mean differences, corrected by Holm's method. The verdict calls a regime better or worse "
+        "only if the band over all regimes excludes zero both under the stated rule for ties and "
+        "with ties averaged.</p>"
+    )
+    return f'<section id="method"><h2>How to read this</h2>{text}<dl>{rules}</dl></section>'

@@ -1,0 +1,173 @@
+"""What is known of a run beside its results: how far it is, on what it ran, latents chosen."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from probejax import storage, tasks
+from probejax.analysis.labels import percent
+
+_SHOWN = 10  # latents of a task in the report
+
+
+class Latent(NamedTuple):
+    """A latent that a probe chose: its mean activation in both classes, and its page."""
+
+    index: int
+    mean_0: float
+    mean_1: float
+    link: str | None
+
+
+class Run(NamedTuple):
+    """A run, read once.
+
+    Attributes:
+      payloads: of the finished units.
+      config: of the run; empty where the folder has none.
+      done: finished units.
+      expected: units that the configuration asks for, as far as it can be told; None if not.
+      facts: what the report says of the run's origin, by name.
+      latents: task -> SAE probe -> latents under standard conditions.
+    """
+
+    payloads: list[dict[str, Any]]
+    config: dict[str, Any]
+    done: int
+    expected: int | None
+    facts: dict[str, list[str]]
+    latents: dict[str, dict[str, list[Latent]]]
+
+    @property
+    def status(self) -> str:
+        """How far the run is, in a sentence."""
+        if self.expected is None or self.expected < self.done:
+            return f"{self.done} units"
+        if self.done == self.expected:
+            return f"Complete: {self.done} units"
+        share = self.done / self.expected
+        return (
+            f"Unfinished: {self.done} of {self.expected} units ({percent(share)}); "
+            "everything here is about those alone"
+        )
+
+
+def read_run(out: epath.PathLike) -> Run:
+    """Reads the finished units of a run; a run that is still going on is read as it stands.
+
+    Raises:
+        StorageError: a unit is damaged.
+    """
+    store = storage.Store(out)
+    payloads = list(store.read_all())
+    config = _config(epath.Path(out))
+    latents: dict[str, dict[str, list[Latent]]] = {}
+    for payload in payloads:
+        for task, method, chosen in _latents(payload):
+            latents.setdefault(task, {})[method] = chosen
+    units = [payload.get("unit", {}) for payload in payloads]
+    return Run(
+        payloads, config, len(units), _expected(config, units), _facts(store, units), latents
+    )
+
+
+def _config(out: epath.Path) -> dict[str, Any]:
+    path = out / "config.json"
+    try:
+        found = json.loads(path.read_text()) if path.exists() else {}
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _expected(config: Mapping[str, Any], units: list[dict[str, Any]]) -> int | None:
+    """Returns tasks x methods x SAEs, with the SAEs that were seen."""
+    if not {"tasks", "methods"} <= set(config):
+        return None
+    try:
+        names = tasks.match(config["tasks"], tasks_dir=config.get("tasks_dir"))
+    except (ValueError, OSError):
+        return None
+    seen: dict[str, set[str]] = {}
+    for unit in units:
+        seen.setdefault(str(unit.get("method")), set()).add(str(unit.get("sae_id") or ""))
+    given = len(config.get("sae", ()))
+    most = given or max([len(ids - {""}) for ids in seen.values()] + [1])
+    sources = [
+        len(seen[method]) if seen.get(method) == {""} else most
+        if method.startswith("sae_") else 1
+        for method in config["methods"]
+    ]  # fmt: skip
+    return len(names) * sum(sources)
+
+
+def _facts(store: storage.Store, units: list[dict[str, Any]]) -> dict[str, list[str]]:
+    names = {
+        "model": "model",
+        "weights": "weights, SHA-256",
+        "layer": "layer",
+        "dtype": "dtype of the model",
+        "max_length": "longest prompt, tokens",
+        "sae_id": "SAE",
+        "sae_weights": "SAE weights, SHA-256",
+        "ranking": "ranking of latents",
+        "protocol": "protocol",
+        "recipe": "recipe of the results",
+    }
+    facts = {}
+    for field, name in names.items():
+        values = sorted({str(unit[field]) for unit in units if unit.get(field) not in (None, "")})
+        if values:
+            facts[name] = values
+    seconds, known = 0.0, {"device": Counter[str](), "jax": Counter[str]()}
+    for timing in _timings(store):
+        seconds += sum(v for v in timing.get("seconds", {}).values() if isinstance(v, (int, float)))
+        for name, values in known.items():
+            if timing.get(name):
+                values[str(timing[name])] += 1
+    for name, label in (("device", "device"), ("jax", "JAX")):
+        if known[name]:
+            facts[label] = [f"{value} ({n} units)" for value, n in known[name].most_common()]
+    if seconds:
+        facts["time in units"] = [f"{seconds / 60:.1f} min"]
+    return facts
+
+
+def _timings(store: storage.Store) -> Iterator[dict[str, Any]]:
+    if not store.timings.exists():
+        return
+    for path in store.timings.iterdir():
+        try:
+            timing = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue  # no result hangs on it
+        if isinstance(timing, dict):
+            yield timing
+
+
+def _latents(payload: Mapping[str, Any]) -> Iterator[tuple[str, str, list[Latent]]]:
+    """Yields the latents of a unit's standard condition; units may say nothing of them.
+
+    `latents` holds one list per fit of the unit, of objects `{index, mean: [class 0, class 1],
+    link}` in the order of the ranking.
+    """
+    unit, regimes = payload.get("unit", {}), payload.get("fits", {}).get("regime", [])
+    chosen = payload.get("latents")
+    if not isinstance(chosen, list):
+        return
+    for regime, cards in zip(regimes, chosen, strict=False):
+        if regime == "standard" and isinstance(cards, list):
+            found = [_latent(card) for card in cards[:_SHOWN] if isinstance(card, dict)]
+            if found:
+                yield unit["task"], unit["method"], found
+            return
+
+
+def _latent(card: Mapping[str, Any]) -> Latent:
+    means = [
+        float("nan") if mean is None else float(mean) for mean in card.get("mean", (None, None))
+    ]
+    return Latent(int(card["index"]), means[0], means[1], card.get("link"))

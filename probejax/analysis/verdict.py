@@ -1,0 +1,132 @@
+"""The answer in two sentences, derived from `quiver.csv` by stated rules."""
+
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from probejax.analysis.labels import TITLES, signed
+
+# Rules shown side by side: the stated order, and the one without an order.
+STATED, NEUTRAL = "documented", "neutral"
+FEW_TASKS = 10
+
+
+class Verdict(NamedTuple):
+    """Two sentences, and what they rest on.
+
+    Attributes:
+      answer: do SAE probes help, and where.
+      numbers: by how much.
+      calls: per regime `better`, `worse`, `unclear` or `ties` (the rule for ties decides).
+      caveats: what a reader must know besides, one sentence each.
+    """
+
+    answer: str
+    numbers: str
+    calls: dict[str, str]
+    caveats: tuple[str, ...]
+
+
+def verdict(quiver: pd.DataFrame) -> Verdict:
+    """Returns the verdict on one protocol, model and layer.
+
+    A regime counts as better or worse where the band of its overall difference, which holds for
+    all regimes at once (95 %), excludes zero under the stated rule for ties, and under the neutral
+    rule too. Where only one of the two excludes zero, the rule decides and the regime counts as
+    neither.
+
+    Args:
+        quiver: rows of the table of `quiver`, with the rules `documented` and `neutral`.
+    """
+    overall = quiver[quiver["level"].isna() & (quiver["cells"] > 0)]
+    stated, neutral = (
+        overall[overall["tie_rule"] == rule].set_index("regime").T.to_dict()
+        for rule in (STATED, NEUTRAL)
+    )
+    calls = {str(regime): _call(row, neutral.get(regime)) for regime, row in stated.items()}
+    if not calls:
+        return Verdict(
+            "There is nothing to compare yet.",
+            "No cell has both a baseline and an SAE probe with a validation AUC.",
+            {},
+            (),
+        )
+    return Verdict(_answer(calls), _numbers(stated), calls, _caveats(stated, neutral, calls))
+
+
+def _sign(row: dict[Any, Any]) -> int:
+    if row["band_low"] > 0:
+        return 1
+    return -1 if row["band_high"] < 0 else 0
+
+
+def _call(row: dict[Any, Any], neutral: dict[Any, Any] | None) -> str:
+    stated = _sign(row)
+    other = _sign(neutral) if neutral else stated
+    if stated != other:
+        return "ties"
+    return {1: "better", -1: "worse", 0: "unclear"}[stated]
+
+
+def _answer(calls: dict[str, str]) -> str:
+    better, worse = ([r for r, call in calls.items() if call == which] for which in _CERTAIN)
+    rest = [regime for regime in calls if regime not in (*better, *worse)]
+    if better and worse:
+        text = f"It depends: adding SAE probes raises test AUC under {_listed(better)} and lowers "
+        text += f"it under {_listed(worse)}"
+    elif better:
+        text = f"Yes: adding SAE probes to the quiver raises test AUC under {_listed(better)}"
+    elif worse:
+        text = f"No: adding SAE probes to the quiver lowers test AUC under {_listed(worse)}"
+    elif len(calls) == 1:
+        return (
+            "Not that this run can tell: adding SAE probes to the quiver makes no certain "
+            f"difference to test AUC under {_listed(list(calls))}."
+        )
+    else:
+        return (
+            "Not that this run can tell: adding SAE probes to the quiver makes no certain "
+            f"difference to test AUC in any of {len(calls)} regimes."
+        )
+    if rest:
+        text += f", and makes no certain difference under {_listed(rest)}"
+    return text + "."
+
+
+_CERTAIN = ("better", "worse")
+
+
+def _listed(regimes: list[str]) -> str:
+    names = [TITLES.get(regime, regime.replace("_", " ")).lower() for regime in regimes]
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + f" and {names[-1]}"
+
+
+def _numbers(stated: dict[Any, Any]) -> str:
+    parts = [f"{_listed([name])} {signed(row['delta'])}" for name, row in stated.items()]
+    tasks = [int(row["tasks"]) for row in stated.values()]
+    most, fewest = max(tasks), min(tasks)
+    tasks = f"{most} {'task' if most == 1 else 'tasks'}"
+    tasks = tasks if fewest == most else f"up to {tasks}"
+    text = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + f" and {parts[-1]}"
+    return f"Mean change in test AUC over {tasks}: {text}."
+
+
+def _caveats(
+    stated: dict[Any, Any], neutral: dict[Any, Any], calls: dict[str, str]
+) -> tuple[str, ...]:
+    found = []
+    ties = [regime for regime, call in calls.items() if call == "ties"]
+    for regime in ties:
+        row, other = stated[regime], neutral[regime]
+        found.append(
+            f"Under {_listed([regime])} the rule for ties decides: several methods share the best "
+            f"validation AUC in {int(row['tied'])} of {int(row['cells'])} cells, and the change is "
+            f"{signed(row['delta'])} under the stated rule but {signed(other['delta'])} "
+            f"({signed(other['band_low'])} to {signed(other['band_high'])}) under the neutral one."
+        )
+    most = max(int(row["tasks"]) for row in stated.values())
+    if most < FEW_TASKS:
+        found.append(
+            f"With {most} tasks the limits are rough: a bootstrap over so few tasks is too narrow."
+        )
+    return tuple(found)

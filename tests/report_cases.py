@@ -1,0 +1,92 @@
+"""A run's units for the tests of the report: every regime, two protocols, controls, latents."""
+
+import numpy as np
+
+from probejax import storage
+from probejax.tasks import registry
+
+NARROW = "gemma-3-270m/layer_9/width_4k/average_l0_78"
+WIDE = "gemma-3-270m/layer_9/width_16k/average_l0_40"
+TASKS = registry.DEMO
+LEVELS = {
+    "standard": (None,),
+    "scarcity": (2, 8, 32, 128),
+    "imbalance": (0.1, 0.5, 0.9),
+    "label_noise": (0.0, 0.25, 0.5),
+    "covariate_shift": (None,),
+}
+ARROWS = (
+    ("logreg", "", None),
+    ("pca", "", None),
+    ("sae_k16", NARROW, 16),
+    ("sae_k128", NARROW, 128),
+    ("sae_k16", WIDE, 16),
+    ("sae_k128", WIDE, 128),
+    *(("sae_k16_shuffled", sae_id, 16) for sae_id in (NARROW, WIDE, f"random:{NARROW}")),
+    ("sae_k16", f"random:{NARROW}", 16),
+    ("sae_k128", f"random:{NARROW}", 128),
+)
+CONFIG = {
+    "model": "gemma-3-270m",
+    "layer": "9",
+    "tasks": ["demo"],
+    "methods": ["logreg", "pca", "sae_k16", "sae_k128", "sae_k16_shuffled"],
+    "sae": [NARROW, WIDE, f"random:{NARROW}"],
+    "protocol": "paper",
+}
+
+
+def unit(task, method, sae_id, k, protocol="paper", layer="9", seeds=(42,)):
+    """One unit with random but fixed numbers; an SAE probe is a little worse, a control much."""
+    place = [
+        TASKS.index(task),
+        [a[:2] for a in ARROWS].index((method, sae_id)),
+        protocol == "paper",
+    ]
+    rng = np.random.default_rng([*place, int(layer)])
+    rows = [(r, level, seed) for r, levels in LEVELS.items() for level in levels for seed in seeds]
+    shift = -0.02 * bool(sae_id) - 0.2 * ("shuffled" in method or sae_id.startswith("random"))
+    base = 0.7 + 0.04 * TASKS.index(task)
+    auc = base + shift + rng.normal(0, 0.01, len(rows))
+    n = len(rows)
+    payload = {
+        "unit": {
+            "task": task, "source": sae_id or "resid", "method": method, "protocol": protocol,
+            "model": "gemma-3-270m", "weights": "a5fd3b62", "dtype": "float32", "layer": layer,
+            "sae_id": sae_id, "sae_weights": "77aa" if sae_id else "", "k": k, "recipe": 2,
+            "max_length": 1024,
+        },
+        "fits": {
+            "regime": [row[0] for row in rows],
+            "level": [row[1] for row in rows],
+            "seed": [row[2] for row in rows],
+            "num_train": [1024] * n,
+            "num_test": [500] * n,
+            "val_auc": np.round(auc + rng.normal(0, 0.02, n), 2).tolist(),
+            "test_auc": auc.tolist(),
+            "test_acc": [0.7] * n,
+            "test_f1": [0.7] * n,
+            "test_tpr": [0.3] * n,
+            "test_ece": [0.05] * n,
+            "hyperparameter": [1.0] * n,
+            "gap": [1e-7] * n,
+            "code": [int(i == 3 and method == "pca") for i in range(n)],
+        },
+    }  # fmt: skip
+    if sae_id == NARROW and method == "sae_k16":
+        card = {"index": 1234, "mean": [0.5, 2.25], "rate": [0.1, 0.9]}
+        card["link"] = "https://www.neuronpedia.org/gemma-2-2b/12-gemmascope-res-16k/1234"
+        payload["latents"] = [[card, {"index": 7, "mean": [1.0, 0.25], "link": None}]] * n
+    return payload
+
+
+def write_run(root, *, tasks=TASKS, arrows=ARROWS, config=CONFIG, **options):
+    """Writes a run's folder and returns it."""
+    storage.write_config(root, config)
+    store = storage.Store(root)
+    for task in tasks:
+        for method, sae_id, k in arrows:
+            payload = unit(task, method, sae_id, k, **options)
+            timing = {"seconds": {"fit": 30.0}, "device": "cpu", "jax": "0.10.2"}
+            store.put(storage.unit_id(payload["unit"]), payload, timing)
+    return root

@@ -1,0 +1,200 @@
+"""The report as text: what it says, of what, and of what is missing."""
+
+import html
+import re
+
+import pandas as pd
+import pytest
+
+from probejax import analysis
+from probejax.analysis.labels import signed
+from probejax.analysis.report import report, report_published
+from probejax.analysis.run import read_run
+from probejax.analysis.ties import TIE_RULES
+from probejax.analysis.verdict import verdict
+from tests.published_cases import PUBLISHED, golden
+from tests.report_cases import ARROWS, CONFIG, NARROW, TASKS, write_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run and its report."""
+    out = write_run(tmp_path_factory.mktemp("report") / "run")
+    text = report(out, cache_dir=out / "no_cache")
+    return out, text, (out / "report.html").read_text()
+
+
+def _plain(page):
+    return html.unescape(re.sub(r"<[^>]+>", " ", page))
+
+
+def test_the_report_is_one_file_that_asks_for_nothing(run):
+    out, text, page = run
+    assert "Tables, figures and report.html are in" in text and "Complete: 66 units" in text
+    assert not re.search(r"""(src|href)=["']?(https?:)?//(?!www\.neuronpedia)""", page)
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest", page)
+    assert page.count("<script") == 1 and page.count("<style") == 1
+    assert len(page) < 2_000_000
+    assert {p.name for p in out.iterdir()} >= {
+        "report.html", "results.csv", "results.parquet", "quiver.csv", "figures",
+    }  # fmt: skip
+
+
+def test_the_verdict_is_the_table_s(run):
+    out, _, page = run
+    quiver = pd.read_csv(out / "quiver.csv")
+    overall = quiver[quiver["level"].isna() & (quiver["tie_rule"] == "documented")]
+    first = _plain(page[page.index("<header") : page.index("</header>")])
+    for _, row in overall.iterrows():
+        assert signed(row["delta"]) in first and f"{row['baseline']:.4f}" in first
+    found = verdict(quiver)
+    assert found.answer in first and found.numbers in first
+    assert "With 6 tasks the limits are rough" in first
+
+
+def test_every_part_is_there(run):
+    page = run[2]
+    for anchor in (
+        "standard", "scarcity", "imbalance", "label_noise", "covariate_shift", "tasks", "controls",
+        "fits", "method", "provenance",
+    ):  # fmt: skip
+        assert page.count(f'<section id="{anchor}"') == 1, anchor
+        assert f'href="#{anchor}"' in page or anchor == "method"
+    plain = _plain(page)
+    for text in (
+        "Change of test AUC", "Task by task", "Who was chosen", "AUC against k",
+        "AUC against width", "Every task at every level", "TPR at 1 % FPR",
+        "calibration error", "out of steps", "claim minus control", "sae_k16_shuffled", "a5fd3b62",
+        "cpu (66 units)", "float32",
+    ):  # fmt: skip
+        assert text in plain, text
+    assert "Known faults" not in plain  # those are the study's
+
+
+def test_a_task_has_its_latents_with_links(run):
+    page = run[2]
+    start = page.index(f'id="task-{TASKS[0]}"')
+    part = page[start : page.index("</details>", start)]
+    assert 'href="https://www.neuronpedia.org/gemma-2-2b/12-gemmascope-res-16k/1234"' in part
+    assert "2.250" in part and "latent of sae_k16" in part and "+1.750" in part
+    assert "\N{MINUS SIGN}0.750" in part
+
+
+def test_hostile_names_and_prompts_stay_text(tmp_path):
+    config = CONFIG | {"tasks": ["evil"], "tasks_dir": str(tmp_path / "tasks")}
+    (tmp_path / "tasks").mkdir()
+    rows = "\n".join(f'"<script>alert({i})</script> ""quoted""",{i % 2}' for i in range(8))
+    (tmp_path / "tasks" / "evil.csv").write_text(f"prompt,target\n{rows}\n")
+    out = write_run(tmp_path / "run", tasks=TASKS[:1], config=config)
+    for path in (out / "units").iterdir():
+        path.write_text(path.read_text().replace(TASKS[0], "evil").replace(NARROW, "<b>&\\\"'"))
+    report(out, cache_dir=tmp_path / "no_cache")
+    page = (out / "report.html").read_text()
+    assert "alert(0)" in page and "<script>alert" not in page and "<b>&" not in page
+
+
+def test_an_unfinished_run_says_so(tmp_path):
+    out = write_run(tmp_path / "run", tasks=TASKS[:3])
+    for path in sorted((out / "units").iterdir())[::2]:
+        path.unlink()
+    text = report(out, cache_dir=tmp_path / "no_cache")
+    page = _plain((out / "report.html").read_text())
+    assert "Unfinished: 16 of 66 units (24 %); everything here is about those alone" in page
+    assert "Unfinished: 16 of 66 units" in text
+    assert "lack a baseline or an SAE and are left out" in page or "lack a method" in page
+
+
+def test_only_baselines_so_far(tmp_path):
+    out = write_run(tmp_path / "run", tasks=TASKS[:2], arrows=ARROWS[:2])
+    report(out, cache_dir=tmp_path / "no_cache")
+    page = _plain((out / "report.html").read_text())
+    assert "There is nothing to compare yet." in page and "Unfinished: 4 of" in page
+
+
+def test_two_runs_side_by_side_compare_protocols(tmp_path):
+    paper = write_run(tmp_path / "paper", arrows=ARROWS[:3], seeds=(1, 2))
+    strict = write_run(
+        tmp_path / "strict", arrows=ARROWS[:3], protocol="strict", seeds=(1, 2),
+        config=CONFIG | {"protocol": "strict"},
+    )  # fmt: skip
+    report(paper, also=[strict], cache_dir=tmp_path / "no_cache")
+    page = (paper / "report.html").read_text()
+    assert '<section id="protocols"' in page and "difference of the quivers" in page
+    assert page.count('class="group"') == 2 and "strict protocol" in page
+    assert "2 methods" in page or "data-t" in page
+    assert set(pd.read_csv(paper / "quiver.csv")["protocol"]) == {"paper", "strict"}
+
+
+def test_a_folder_without_units_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no finished units; run `python -m"):
+        report(tmp_path)
+
+
+def test_a_run_tells_what_it_ran_on(tmp_path):
+    run = read_run(write_run(tmp_path / "run", tasks=TASKS[:1]))
+    assert (run.done, run.expected) == (11, 66)  # 6 tasks x (2 baselines + 3 methods x 3 SAEs)
+    assert run.facts["weights, SHA-256"] == ["a5fd3b62"] and run.facts["JAX"] == [
+        "0.10.2 (11 units)"
+    ]
+    assert run.facts["time in units"] == ["5.5 min"]
+    assert [card.index for card in run.latents[TASKS[0]]["sae_k16"]] == [1234, 7]
+    assert "config.json" in {p.name for p in (tmp_path / "run").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("deltas", "answer"),
+    [
+        ({"standard": (0.01, 0.02), "scarcity": (0.01, 0.02)},
+         "Yes: adding SAE probes to the quiver raises test AUC under standard conditions and data "
+         "scarcity."),
+        ({"standard": (-0.02, -0.01), "scarcity": (-0.01, 0.02)},
+         "No: adding SAE probes to the quiver lowers test AUC under standard conditions, and makes "
+         "no certain difference under data scarcity."),
+        ({"standard": (-0.02, -0.01), "scarcity": (0.01, 0.02)},
+         "It depends: adding SAE probes raises test AUC under data scarcity and lowers it under "
+         "standard conditions."),
+        ({"standard": (-0.02, 0.01), "scarcity": (-0.01, 0.02)},
+         "Not that this run can tell: adding SAE probes to the quiver makes no certain difference "
+         "to test AUC in any of 2 regimes."),
+    ],
+)  # fmt: skip
+def test_the_rules_of_the_verdict(deltas, answer):
+    rows = [
+        {
+            "regime": regime, "level": float("nan"), "tie_rule": rule, "cells": 50, "tied": 3,
+            "tasks": 50, "delta": (low + high) / 2, "band_low": low, "band_high": high,
+        }
+        for regime, (low, high) in deltas.items()
+        for rule in ("documented", "neutral")
+    ]  # fmt: skip
+    assert verdict(pd.DataFrame(rows)).answer == answer
+
+
+def test_where_the_tie_rule_decides_there_is_no_verdict():
+    row = {"regime": "scarcity", "level": float("nan"), "cells": 50, "tied": 30, "tasks": 50}
+    stated = row | {
+        "tie_rule": "documented",
+        "delta": -0.01,
+        "band_low": -0.02,
+        "band_high": -0.005,
+    }
+    neutral = row | {"tie_rule": "neutral", "delta": -0.001, "band_low": -0.01, "band_high": 0.01}
+    found = verdict(pd.DataFrame([stated, neutral]))
+    assert found.calls == {"scarcity": "ties"} and found.answer.startswith("Not that this run")
+    assert "best validation AUC in 30 of 50 cells" in found.caveats[0]
+
+
+@golden
+def test_the_published_results_have_the_same_report(tmp_path):
+    text = report_published(tmp_path, PUBLISHED, cache_dir=tmp_path / "no_cache")
+    page = _plain((tmp_path / "report.html").read_text())
+    assert "The study's published results" in text
+    assert (
+        "No: adding SAE probes to the quiver lowers test AUC under class imbalance and label "
+        "noise, and makes no certain difference under standard conditions and data scarcity."
+    ) in page
+    for text in ("\N{MINUS SIGN}0.0111", "\N{MINUS SIGN}0.0014", "1298 of 2247", "off this scale"):
+        assert text in page, text
+    assert "rows compared by position" in page and "Wrong labels in GLUE CoLA" in page
+    quiver = analysis.quiver(analysis.results_table([]), tie_rule=tuple(TIE_RULES))
+    assert verdict(quiver).answer == "There is nothing to compare yet."
