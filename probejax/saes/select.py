@@ -75,7 +75,7 @@ def top_latents(
     contrast[lane, inverse] = share[mask]
     member[lane, inverse] = 1
     lanes = _Lanes(jnp.asarray(contrast), jnp.asarray(member))
-    begin = _Best(jnp.full((len(train), k), -1.0), jnp.zeros((len(train), k), jnp.int32))
+    begin = _Best(jnp.full((len(train), k), -1, jnp.float32), jnp.zeros((len(train), k), jnp.int32))
     add = lambda best, block: _merge(best, block, lanes, ranking)
     best = stream.fold(sae, x[rows], begin, add, _best_of, block=block, devices=devices)
     return np.asarray(best.index)

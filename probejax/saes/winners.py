@@ -37,7 +37,7 @@ class Best(NamedTuple):
 
 def begin(keep: Keep, n: int) -> Best:
     """Returns what is known of n rows before any block."""
-    return Best(jnp.full((n, keep.k), -jnp.inf), jnp.full((n, keep.k), -1, jnp.int32))
+    return Best(jnp.full((n, keep.k), -jnp.inf, jnp.float32), jnp.full((n, keep.k), -1, jnp.int32))
 
 
 def add(
