@@ -98,7 +98,7 @@ FAMILIES = (
     ),
     Family(
         "EleutherAI",
-        r"(?:sae|SAE)-[\w.-]+",
+        r"(?!SAE-Res-)(?:sae|SAE)-[\w.-]+",
         r"layers\.\d+|embed_tokens",
         ("cfg.json", "sae.safetensors"),
         "",
