@@ -20,7 +20,6 @@ _ALSO = flags.DEFINE_multi_string(
 _PUBLISHED = flags.DEFINE_string(
     "published", None, "Folder with the study's result files, in its own layout."
 )
-_MODEL = flags.DEFINE_string("published_model", "gemma-2-9b", "Which model's published files.")
 _RANKING = flags.DEFINE_enum(
     "published_ranking", "old", ["old", "new"], "Which generation of the study's SAE files."
 )
@@ -34,7 +33,8 @@ def main(argv: list[str]) -> None:
     if _PUBLISHED.value:
         if _ALSO.value:
             raise app.UsageError("--also goes with a run, not with --published.")
-        where = (_OUT.value, _PUBLISHED.value, _MODEL.value, _RANKING.value)
+        model = common.MODEL.value if common.MODEL.present else "gemma-2-9b"
+        where = (_OUT.value, _PUBLISHED.value, model, _RANKING.value)
         print(report_published(*where, cache_dir=cache_dir))
     else:
         print(report(_OUT.value, also=_ALSO.value, cache_dir=cache_dir))

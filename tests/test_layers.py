@@ -35,15 +35,16 @@ ORDER = {
     "activations": ("packing", "harvest", "cache", "sample"),
     "probes": (
         "folds", "rows", "scores", "scale", "logreg", "closed_form", "mean_difference", "lda",
-        "neighbours", "knn", "sae", "methods",
+        "neighbours", "knn", "logreg_l1", "minibatch", "mlp", "xgboost", "sae", "methods",
     ),
 }  # fmt: skip
 
 # Tests that some machines cannot run, and on what that depends.
 MAY_BE_SKIPPED = {
-    "test_analysis_published.py": "the study's own result files",
+    "published_cases.py": "the study's own result files",
     "test_artifacts_archives.py": "fcntl",
     "test_saes_live.py": "sae_lens, dictionary_learning, sparsify",
+    "test_report_browser.py": "a browser and playwright",
     "test_saes_sae.py": "sae_lens",
 }
 

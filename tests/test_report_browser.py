@@ -1,0 +1,218 @@
+"""The report in a real browser: it loads alone, sorts, searches, answers to the pointer, fits."""
+
+import os
+import shutil
+
+import pandas as pd
+import pytest
+
+from probejax.analysis.labels import signed
+from probejax.analysis.report import report
+from tests.report_cases import TASKS, write_run
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        sync_playwright = None
+    if not CHROMIUM or sync_playwright is None:
+        reason = "no chromium on PATH, or no playwright; install Debian's package chromium"
+        if os.environ.get("PROBEJAX_REQUIRE_BROWSER"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as player:
+        # Without a sandbox because CI runs as root in a container; the page is our own.
+        running = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = write_run(tmp_path_factory.mktemp("browser") / "run")
+    report(out, cache_dir=out / "no_cache")
+    return out
+
+
+def _open(browser, run, width=1280, height=900, **options):
+    """Opens the report; `page.complaints` collects console messages, errors and requests."""
+    page = browser.new_page(viewport={"width": width, "height": height}, **options)
+    page.complaints = []
+    page.on("console", lambda message: page.complaints.append(message.text))
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.on("request", lambda request: page.complaints.append(request.url))
+    page.goto((run / "report.html").as_uri())
+    return page
+
+
+@pytest.fixture
+def page(browser, run):
+    opened = _open(browser, run)
+    yield opened
+    opened.close()
+
+
+def test_it_loads_without_a_complaint_or_a_request(page, run):
+    page.wait_for_load_state("networkidle")
+    assert page.complaints == [(run / "report.html").as_uri(), "data:,"][: len(page.complaints)]
+    assert page.title().startswith("Do SAE probes help? gemma-3-270m, layer 9, paper")
+
+
+def test_the_verdict_is_on_the_first_screen_and_equals_the_table(page, run):
+    quiver = pd.read_csv(run / "quiver.csv")
+    rows = quiver[quiver["level"].isna() & (quiver["tie_rule"] == "documented")]
+    text = page.locator("header").inner_text()
+    for _, row in rows.iterrows():
+        line = page.locator(f".forest .row:has(a[href='#{row['regime']}'])")
+        shown = line.inner_text()
+        assert signed(row["delta"]) in page.locator(".numbers").inner_text()
+        for value in (signed(row["delta"]), signed(row["ci_low"]), signed(row["ci_high"])):
+            assert value in shown
+        assert f"{row['baseline']:.4f} → {row['with_sae']:.4f}" in shown
+        assert f"{row['wins']} : {row['losses']}" in shown
+        assert line.bounding_box()["y"] + 20 < 900
+    assert "adding SAE probes" in text and "Complete: 66 units" in text
+    assert page.locator(".answer").bounding_box()["y"] < 200
+
+
+def test_a_click_on_a_heading_sorts_and_a_second_one_turns_it(page):
+    table = page.locator("#scarcity table.sortable").first
+    button = table.locator("th button", has_text="test AUC")
+    column = table.locator("tbody tr td:nth-child(2)")
+    before = column.all_inner_texts()
+    button.click()
+    down = [float(text) for text in column.all_inner_texts()]
+    assert down == sorted(down, reverse=True) and len(down) == 11
+    assert table.locator("th[aria-sort=descending]").inner_text().startswith("test AUC")
+    button.click()
+    assert [float(text) for text in column.all_inner_texts()] == down[::-1]
+    assert sorted(before) == sorted(column.all_inner_texts())
+    names = table.locator("tbody tr td:nth-child(1)")
+    table.locator("th button", has_text="method").click()
+    texts = [text.lower() for text in names.all_inner_texts()]
+    assert texts[0].startswith("sae_k16") and texts[-1].startswith("logreg")
+    table.locator("th button", has_text="minus logreg").click()
+    assert names.all_inner_texts()[-1] == "logreg"  # an empty value stays last
+
+
+def test_search_keeps_the_rows_that_hold_the_text(page):
+    table = page.locator("#standard .table").first
+    rows = table.locator("tbody tr:visible")
+    assert rows.count() == 11
+    table.locator("input").fill("SHUFFLED")
+    assert rows.count() == 3 and all("shuffled" in text for text in rows.all_inner_texts())
+    table.locator("input").fill("nothing like it")
+    assert rows.count() == 0
+    table.locator("input").fill("")
+    assert rows.count() == 11
+    tasks = page.locator("#tasks details.task:visible")
+    assert tasks.count() == len(TASKS)
+    page.locator("#tasks .search input").fill(TASKS[2])
+    assert tasks.count() == 1 and TASKS[2] in tasks.first.inner_text()
+
+
+def test_hover_shows_task_methods_and_aucs(page, run):
+    results = pd.read_csv(run / "results.csv")
+    tip = page.locator("#tip")
+    assert not tip.is_visible()
+    spot = page.locator("#scarcity .heat rect").first
+    spot.scroll_into_view_if_needed()
+    spot.hover()
+    assert tip.is_visible()
+    lines = tip.inner_text().split("\n")
+    task, (level, change) = lines[0], lines[1].split(": ")
+    assert task in TASKS
+    before, after = (side.rsplit(" ", 1) for side in lines[2].split(" → "))
+    cell = results[
+        (results["task"] == task)
+        & (results["regime"] == "scarcity")
+        & (results["level"] == float(level))
+    ]
+    for name, auc in (before, after):
+        method = name.partition(" (")[0]
+        assert (cell[cell["method"] == method]["test_auc"].round(3) == float(auc)).any()
+    assert (
+        change == signed(float(after[1]) - float(before[1]), 3)
+        or change == "0.000"
+        or (
+            abs(float(change.replace("\N{MINUS SIGN}", "-")) - float(after[1]) + float(before[1]))
+            < 0.0011
+        )
+    )
+    page.mouse.move(5, 5)
+    assert not tip.is_visible()
+    page.locator("#scarcity circle.mark").first.hover(force=True)
+    assert tip.inner_text().split("\n")[0] in TASKS
+    page.locator(".forest .hit").first.hover()
+    assert "Standard conditions\nchange " in tip.inner_text()
+
+
+def test_every_link_inside_the_page_leads_somewhere(page):
+    broken = page.evaluate(
+        """[...document.querySelectorAll('a[href^="#"]')].map(a => a.getAttribute("href").slice(1))
+           .filter(id => !document.getElementById(id))"""
+    )
+    assert broken == []
+    repeated = page.evaluate(
+        """(() => { const ids = [...document.querySelectorAll("[id]")].map(e => e.id);
+           return ids.filter((id, i) => ids.indexOf(id) !== i) })()"""
+    )
+    assert repeated == []
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_nothing_overflows_sideways(browser, run, width):
+    page = _open(browser, run, width=width)
+    page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    cut = page.evaluate(
+        """[...document.querySelectorAll("header *, figcaption, h2, .stats *, .legend *, .hbar *")]
+           .filter(e => !e.closest("svg") && e.getBoundingClientRect().right > innerWidth + 1)
+           .map(e => e.outerHTML.slice(0, 120))"""
+    )
+    assert cut == []
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_both_schemes_are_legible(browser, run, scheme):
+    page = _open(browser, run, color_scheme=scheme)
+    ratio = page.evaluate(
+        """(() => {
+          const light = (rgb) => {
+            const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+            const [r, g, b] = rgb.match(/\\d+/g).map(v => linear(v / 255));
+            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+          };
+          const paper = light(getComputedStyle(document.body).backgroundColor);
+          const contrast = (e, what) => {
+            const x = light(getComputedStyle(e)[what]);
+            return (Math.max(x, paper) + 0.05) / (Math.min(x, paper) + 0.05);
+          };
+          const all = (selector) => [...document.querySelectorAll(selector)];
+          const text = all(".answer, small, dt, th, td, .legend, figcaption, nav a, .status");
+          const marks = all(".chart text, .strip text");
+          return [paper, Math.min(...text.map(e => contrast(e, "color"))),
+                  Math.min(...marks.map(e => contrast(e, "fill")))];
+        })()"""
+    )  # fmt: skip
+    assert (ratio[0] > 0.9) == (scheme == "light") and (ratio[0] < 0.05) == (scheme == "dark")
+    assert ratio[1] >= 4.5 and ratio[2] >= 4.5  # WCAG AA
+    page.close()
+
+
+def test_print_leaves_out_what_cannot_be_used_on_paper(browser, run):
+    page = _open(browser, run, color_scheme="dark")
+    page.emulate_media(media="print")
+    assert not page.locator("nav").is_visible()
+    assert not page.locator("#scarcity .search").first.is_visible()
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == "rgb(255, 255, 255)"
+    assert page.locator(".forest").is_visible() and len(page.pdf()) > 20_000
+    page.close()
