@@ -140,7 +140,7 @@ def hub(tmp_path, monkeypatch):
     def add(repository, folder, golden):
         path = root / f"models--{repository.replace('/', '--')}" / "snapshots" / "c0ffee" / folder
         shutil.copytree(GOLDEN / golden, path, dirs_exist_ok=True)
-        (path / "expected.npz").unlink()
+        (path / "expected.npz").unlink(missing_ok=True)
 
     return add, asked
 
@@ -205,7 +205,7 @@ def test_a_variant_of_a_release(hub):
 def test_an_sae_in_one_file(hub):
     add, asked = hub
     repository = "SAE-Res-Qwen3-1.7B-Base-W32K-L0_5"
-    add(f"Qwen/{repository}", "..", "qwen_scope")
+    add(f"Qwen/{repository}", "", f"qwen_scope/{repository}")
     found = saes.find(f"{repository}/layer3.sae.pt")
     assert asked == [(f"Qwen/{repository}", "layer3.sae.pt", None, None)]
     assert (found.model, found.layer, found.load().keep.k) == ("Qwen3-1.7B-Base", 3, 5)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -188,7 +189,7 @@ def _describe(path: Path, variant: str = "", sae_id: str = "") -> SaeFile | None
 
 def _sae_id(weights: Path, kind: Format) -> str:
     """Returns the last folders' names, and the file's where one folder may hold several SAEs."""
-    path = weights.resolve()
+    path = Path(os.path.abspath(weights))  # not resolved: the Hub's cache links to nameless files
     parts = path.parents[kind.weights.count("/")].parts[-3:]
     alone = path.match(kind.weights.replace("ae*", "ae")) and kind.weights[0] != "*"
     return "/".join(parts if alone else (*parts, path.stem))
