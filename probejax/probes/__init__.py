@@ -1,6 +1,6 @@
 """Probes: one file per method, and the rules by which all of them validate."""
 
-from probejax.probes import knn, lda, logreg, mean_difference, sae
+from probejax.probes import knn, lda, logreg, logreg_l1, mean_difference, mlp, sae, xgboost
 from probejax.probes.methods import (
     BASELINES,
     is_binarised,
@@ -24,8 +24,11 @@ __all__ = [
     "knn",
     "lda",
     "logreg",
+    "logreg_l1",
     "mean_difference",
+    "mlp",
     "sae",
     "sae_k",
     "unknown_method",
+    "xgboost",
 ]

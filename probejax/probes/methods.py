@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Callable
 
-from probejax.probes import knn, lda, logreg, mean_difference
+from probejax.probes import knn, lda, logreg, logreg_l1, mean_difference, mlp, xgboost
 from probejax.probes.scores import Fitted
 
 # Methods on the raw features; each is `fit(features, rows, protocol) -> Fitted`.
@@ -13,6 +13,9 @@ BASELINES: dict[str, Callable[..., Fitted]] = {
     "knn": knn.fit,
     "mean_difference": mean_difference.fit,
     "lda": lda.fit,
+    "logreg_l1": logreg_l1.fit,
+    "mlp": mlp.fit,
+    "xgboost": xgboost.fit,
 }
 _SAE = re.compile(r"^sae_k([1-9]\d*)(_binarised)?$")
 
