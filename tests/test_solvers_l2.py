@@ -93,3 +93,55 @@ def test_too_few_trips_say_so(lanes):
     short = l2.solve_path(*(lanes[0], *(a[1:2] for a in lanes[1:])), STRENGTHS, max_trips=1)
     assert (short.code == codes.MAX_TRIPS).any()
     assert (short.gap[short.code == codes.MAX_TRIPS] > 1e-6).all()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.4])
+def test_both_forms_find_the_same_minimum(noise):
+    rng = np.random.default_rng(3)
+    x = (rng.normal(size=(64, 20)) * np.geomspace(0.01, 300, 20)).astype(np.float32)
+    y = (x[:, 5] > 0) ^ (rng.random(64) < noise)
+    rows = np.arange(64)[None]
+    lanes = (rows, np.ones((1, 64), bool), y[None].astype(np.int32))
+    wide = np.pad(x, ((0, 0), (0, 80)))  # no longer fewer columns than rows
+    by_features, by_samples = (l2.solve_path(each, *lanes, STRENGTHS) for each in (x, wide))
+    for found in (by_features, by_samples):
+        assert (found.code == codes.CONVERGED).all()
+    np.testing.assert_allclose(by_features.objective, by_samples.objective, rtol=2e-6)
+    assert not by_samples.w[:, :, 20:].any()
+
+
+def test_features_of_their_own_equal_rows_of_shared_ones(lanes):
+    x, rows, mask, y = (
+        array[:4] if array.ndim == 2 and len(array) == 6 else array for array in lanes
+    )
+    C = np.array([1.0, 1e-3, 1e4, 10.0])
+    z = np.where(mask[:, :, None], x[rows], np.nan)  # padding may hold anything
+    shared, own = l2.solve(x, rows, mask, y, C), l2.solve_features(z, mask, y, C)
+    np.testing.assert_array_equal(shared.w, own.w)
+    np.testing.assert_array_equal(shared.gap, own.gap)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_float64_takes_over_where_float32_factors_fail(monkeypatch, precision):
+    """Noisy labels on badly scaled, strongly correlated features, at C up to 1e5."""
+    rng = np.random.default_rng(0)
+    basis, _ = np.linalg.qr(rng.normal(size=(40, 40)))
+    x = ((rng.normal(size=(400, 40)) * np.geomspace(1e-4, 1e3, 40)) @ basis).astype(np.float32)
+    y = rng.integers(0, 2, (1, 400)).astype(np.int32)
+    used = []
+    walk = l2._walk
+    monkeypatch.setattr(l2, "_walk", lambda *a: (used.append(a[3]), walk(*a))[1])
+    if precision == "float32":
+        x = x @ basis.T  # uncorrelated: the scaled system is close to the identity
+    found = l2.solve_path(x, np.arange(400)[None], np.ones((1, 400), bool), y, STRENGTHS)
+    assert (found.code == codes.CONVERGED).all() and found.gap.max() <= 1e-6
+    assert set(used) == ({"float32"} if precision == "float32" else {"float32", "float64"})
+
+
+def test_the_gap_is_that_of_the_rounded_weights(lanes, path):
+    x, rows, _, y = lanes
+    lane = 1
+    features, labels = x[rows[lane]].astype(np.float64), y[lane]
+    for p, C in enumerate(STRENGTHS):
+        ours = objective(features, labels, path.w[lane, p].astype(float), float(path.b[lane, p]), C)
+        np.testing.assert_allclose(path.objective[lane, p], ours, rtol=1e-6)

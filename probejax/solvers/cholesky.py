@@ -5,6 +5,8 @@ accelerator a triangular solve is a chain of dependent steps. Here panels are up
 and the triangular blocks on the diagonal are inverted, so that solves are products too.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -16,21 +18,47 @@ Panels = list[tuple[jax.Array, jax.Array]]  # inverse of the diagonal block, and
 
 
 def factor(a: Float[Array, "*batch n n"]) -> Panels:
-    """Factors symmetric positive definite matrices; n is a multiple of 256, or at most 256."""
+    """Factors symmetric positive definite matrices."""
+    more = _padding(a.shape[-1])
+    if more:
+        none = [(0, 0)] * (a.ndim - 2)
+        a = jnp.pad(a, [*none, (0, more), (0, more)])
+        a = a.at[..., jnp.arange(-more, 0), jnp.arange(-more, 0)].set(1)
+    return _factor(a.shape[-1], lambda rows, columns: a[..., rows, columns])
+
+
+def factor_gram(r: Float[Array, "*batch n m"], diagonal: Float[Array, "*batch n"]) -> Panels:
+    """Factors r r' + diag(diagonal); only the half of the product that counts is computed."""
+    none, more = [(0, 0)] * (r.ndim - 2), _padding(r.shape[-2])
+    r = jnp.pad(r, [*none, (0, more), (0, 0)])
+    diagonal = jnp.pad(diagonal, [*none, (0, more)], constant_values=1)
+
+    def part(rows, columns):
+        block = _times(r[..., rows, :], _transpose(r[..., columns, :]))
+        on = jnp.arange(columns.stop - columns.start)
+        return block.at[..., on, on].add(diagonal[..., columns])
+
+    return _factor(r.shape[-2], part)
+
+
+def _factor(n: int, part: Callable[[slice, slice], jax.Array]) -> Panels:
+    """Factors the matrix of which `part` returns blocks, panel by panel from the left."""
     panels: Panels = []
-    for start in range(0, a.shape[-1], _BLOCK):
-        panel = a[..., start:, start : start + _BLOCK]
+    for start in range(0, n, _BLOCK):
+        stop = min(start + _BLOCK, n)
+        panel = part(slice(start, n), slice(start, stop))
         for k, (_, below) in enumerate(panels):
             rows = below[..., start - (k + 1) * _BLOCK :, :]
-            panel = panel - _times(rows, _transpose(rows[..., : panel.shape[-1], :]))
-        width = panel.shape[-1]
-        inverse = _inverse_factor(panel[..., :width, :])
-        panels.append((inverse, _times(panel[..., width:, :], _transpose(inverse))))
+            panel = panel - _times(rows, _transpose(rows[..., : stop - start, :]))
+        inverse = _inverse_factor(panel[..., : stop - start, :])
+        panels.append((inverse, _times(panel[..., stop - start :, :], _transpose(inverse))))
     return panels
 
 
 def solve(panels: Panels, r: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-    """Solves a z = r for the matrices that `factor` was given."""
+    """Solves a z = r for the matrices that were factored."""
+    n = r.shape[-1]
+    r = jnp.pad(r, [(0, 0)] * (r.ndim - 1) + [(0, _padding(n))])
     half = []
     for inverse, below in panels:
         y = _apply(inverse, r[..., : inverse.shape[-1]])
@@ -40,7 +68,12 @@ def solve(panels: Panels, r: Float[Array, "*batch n"]) -> Float[Array, "*batch n
     for (inverse, below), y in zip(reversed(panels), reversed(half), strict=True):
         y = _apply(_transpose(inverse), y - _apply(_transpose(below), z))
         z = jnp.concatenate([y, z], -1)
-    return z
+    return z[..., :n]
+
+
+def _padding(n: int) -> int:
+    """Returns how many rows bring n to a size that halves down to the leaves."""
+    return -n % _LEAF if n > _LEAF else (1 << (n - 1).bit_length()) - n
 
 
 def _inverse_factor(a):

@@ -1,23 +1,16 @@
 """L2 logistic regression, thousands of problems at once, each with a duality gap.
 
-A lane is one problem over a subset of the rows of a shared feature matrix:
+A lane is one problem:
 
     minimise  0.5 |w|^2 + C sum_i log(1 + exp(-t_i (x_i.w + b))),   t_i = +-1,  b unpenalised.
 
-Newton's method in sample space, w = sum_i a_i x_i: with the Gram matrix K of the lane's rows,
-alpha_i = C sigmoid(-t_i f_i) and D = alpha (1 - alpha / C), a step solves
-
-    (I + D K) da = -(a - t alpha) - D db,   sum a = 0
-
-through the Cholesky factor of I + D^1/2 K D^1/2 (Rasmussen and Williams 2006, section 3.4). All of
-it is float64: on labels that no plane separates, C times the Gram matrix reaches 1e10 beside the
-identity, and a float32 factor loses the identity.
-
-A lane walks its own path from strong to weak regularisation inside one flat loop: it starts on the
-next strength in the trip after it converged on the last, so no lane waits at a strength.
+`newton` holds the mathematics of one lane; here lanes meet in batches. A lane walks its own path
+from strong to weak regularisation inside one flat loop: it starts on the next strength in the trip
+after it converged on the last, so no lane waits at a strength.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -25,27 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from probejax.solvers import cholesky, codes
+from probejax.solvers import codes, newton
 from probejax.solvers.codes import Solution
 
-_STEPS = 0.5 ** np.arange(14)  # step lengths that the line search compares, all at once
-_DAMPING = 1e-14  # least
-_TINY = 1e-300
-
-
-class _Point(NamedTuple):
-    a: Array  # [n]
-    f: Array  # [n], K a without the intercept
-    b: Array
-
-
-class _State(NamedTuple):
-    stage: Array  # which strength of the path
-    trips: Array  # steps at this strength
-    point: _Point
-    damping: Array  # added to the unit diagonal of the scaled system; grows when a step fails
-    last: _Point  # solution at the strength before, to extrapolate from
-    found: dict[str, Array]  # per strength
+_STAGES = 10  # of a path to a single strength
+_DECADES = 10 / 9  # between two of them
+_STRONGEST = 1e-5  # C at which it begins
+_ROUGH = 1.0  # relative gap that will do on the way
+_FOR_FLOAT64 = 0.5  # share of the tolerance; the rest is for rounding w to float32
 
 
 def solve_path(
@@ -57,28 +37,29 @@ def solve_path(
     *,
     tolerance: float = 1e-6,
     max_trips: int = 60,
-    chunk: int | None = None,
+    batch: int | None = None,
 ) -> Solution:
     """Solves every lane at every strength in C.
 
     Args:
-      x: the features all lanes share.
-      rows: indices into x; padding may hold any index.
-      mask: True where `rows` is a real row.
-      y: labels in {0, 1}.
-      C: inverse regularisation strengths, in any order.
-      tolerance: relative duality gap at which a lane has converged.
-      max_trips: limit of Newton steps per strength.
-      chunk: lanes solved together; None chooses by the size of their Gram matrices.
+        x: the features all lanes share, best roughly centred.
+        rows: indices into x; padding may hold any index.
+        mask: True where `rows` is a real row.
+        y: labels in {0, 1}.
+        C: inverse regularisation strengths, in any order.
+        tolerance: relative duality gap at which a lane has converged.
+        max_trips: limit of Newton steps per strength.
+        batch: lanes solved together; None chooses by the size of their systems.
 
     Returns:
-      A solution with axes [L, P, ...].
+        A solution with axes [L, P, ...].
     """
     order = np.argsort(np.asarray(C), kind="stable")
-    strengths = np.broadcast_to(np.asarray(C, np.float64)[order], (len(rows), len(order)))
-    path = _chunked(x, rows, mask, y, strengths, tolerance, max_trips, chunk)
+    strengths = np.tile(np.asarray(C, np.float64)[order], (len(rows), 1))
+    tolerances = (tolerance,) * len(order)
+    path = _solve(_gathered, x, (rows, mask, y), strengths, tolerances, max_trips, batch)
     back = np.argsort(order)
-    return Solution(*(leaf[:, back] for leaf in path))
+    return jax.tree.map(lambda leaf: leaf[:, back], path)
 
 
 def solve(
@@ -90,175 +71,144 @@ def solve(
     *,
     tolerance: float = 1e-6,
     max_trips: int = 60,
-    chunk: int | None = None,
+    batch: int | None = None,
 ) -> Solution:
-    """Solves every lane at its own C; arguments as for `solve_path`.
-
-    Each lane follows a path of its own from strong regularisation to C: from a cold start at weak
-    regularisation Newton's steps are short, and many.
-    """
-    strengths = np.asarray(C, np.float64)[:, None]
-    strengths = strengths * np.logspace(-9, 0, 10)[None, :]
-    path = _chunked(x, rows, mask, y, strengths, tolerance, max_trips, chunk)
-    return Solution(*(leaf[:, -1] for leaf in path))
+    """Solves every lane at its own C, at the end of a path; arguments as for `solve_path`."""
+    return _at(_gathered, x, (rows, mask, y), C, tolerance, max_trips, batch)
 
 
-def _chunked(x, rows, mask, y, strengths, tolerance, max_trips, chunk) -> Solution:
-    """Cuts the lanes into chunks of one shape; the last is filled up with its first lane."""
-    lanes, n = rows.shape
-    n = 1 << (n - 1).bit_length() if n <= 256 else -(-n // 256) * 256  # what the factor can cut
-    pad = lambda array: np.pad(np.asarray(array), ((0, 0), (0, n - array.shape[1])))
-    rows, mask, y = map(pad, (rows, mask, y))
-    chunk = min(chunk or max(1, (1 << 23) // n**2), 1 << (lanes - 1).bit_length())
-    x = jnp.asarray(x, jnp.float32)
-    pieces = []
-    for start in range(0, lanes, chunk):
-        which = np.arange(start, start + chunk)
-        which[which >= lanes] = start
-        part = [np.asarray(array)[which] for array in (rows, mask, y, strengths)]
-        with jax.enable_x64(True):
-            piece = jax.tree.map(np.asarray, _solve_lanes(x, *part, tolerance, max_trips))
-        pieces.append(Solution(*(leaf[: lanes - start] for leaf in piece)))
-    return Solution(*(np.concatenate(leaves) for leaves in zip(*pieces, strict=True)))
+def solve_features(
+    z: Float[Array | np.ndarray, "L n d"],
+    mask: Bool[Array | np.ndarray, "L n"],
+    y: Int[Array | np.ndarray, "L n"],
+    C: Float[Array | np.ndarray, " L"],
+    *,
+    tolerance: float = 1e-6,
+    max_trips: int = 60,
+    batch: int | None = None,
+) -> Solution:
+    """Solves every lane at its own C on features `z` of its own; else like `solve`."""
+    return _at(_own, None, (z, mask, y), C, tolerance, max_trips, batch)
 
 
-@functools.partial(jax.jit, static_argnames=("tolerance", "max_trips"))
-def _solve_lanes(x, rows, mask, y, strengths, tolerance, max_trips):
-    lane = functools.partial(_solve_lane, tolerance=tolerance, max_trips=max_trips)
-    return jax.vmap(lane, in_axes=(None, 0, 0, 0, 0))(x, rows, mask, y, strengths)
+def _gathered(x, rows):
+    return x[rows]
 
 
-def _solve_lane(x, rows, mask, y, strengths, *, tolerance, max_trips) -> Solution:
-    features = jnp.where(mask[:, None], x[rows], 0)
-    t = jnp.where(mask, 2.0 * y - 1.0, 0.0)  # float64, 0 on padding
-    finite = jnp.isfinite(features).all()
-    two_classes = (t > 0).any() & (t < 0).any()
-    usable = finite & two_classes
-    features = jnp.where(usable, features, 0).astype(jnp.float64)
-    mean = features.sum(axis=0) / jnp.maximum(mask.sum(), 1)
-    centred = jnp.where(mask[:, None], features - mean[None, :], 0)
-    gram = centred @ centred.T
-    last_stage = len(strengths)
-    zero = jnp.zeros(len(rows), jnp.float64)
-    point = _Point(zero, zero, jnp.zeros((), jnp.float64))
-
-    def going(state: _State):
-        return state.stage < last_stage
-
-    def trip(state: _State) -> _State:
-        C = strengths[jnp.minimum(state.stage, last_stage - 1)]
-        objective, gap = _certify(gram, t, C, state.point)
-        done = (gap <= tolerance * objective) | (state.trips >= max_trips)
-        here = {
-            "a": state.point.a,
-            "b": state.point.b,
-            "objective": objective,
-            "gap": gap / objective,
-            "trips": state.trips,
-        }
-        found = {
-            name: array.at[state.stage].set(jnp.where(done, here[name], array[state.stage]))
-            for name, array in state.found.items()
-        }
-        stage = jnp.where(done, state.stage + 1, state.stage)
-        C = strengths[jnp.minimum(stage, last_stage - 1)]
-        started = _start(t, C, state.point, state.last, stage > 1)
-        start = jax.tree.map(lambda new, old: jnp.where(done, new, old), started, state.point)
-        last = jax.tree.map(lambda new, old: jnp.where(done, new, old), state.point, state.last)
-        stepped = _newton(gram, t, C, start, state.damping)
-        before, after = (_objective(t, C, *point) for point in (start, stepped))
-        better = after <= before  # False where the factor broke down and all is NaN
-        point = jax.tree.map(lambda new, old: jnp.where(better, new, old), stepped, start)
-        damping = jnp.where(better, _DAMPING, state.damping * 100)
-        return _State(stage, jnp.where(done, 1, state.trips + 1), point, damping, last, found)
-
-    zeros = jnp.zeros(last_stage, jnp.float64)
-    found = {
-        "a": jnp.zeros((last_stage, len(rows)), jnp.float64),
-        "b": zeros,
-        "objective": zeros,
-        "gap": zeros,
-        "trips": jnp.zeros(last_stage, int),
-    }
-    first = jnp.where(usable, 0, last_stage)
-    damping = jnp.full((), _DAMPING)
-    state = _State(first, jnp.zeros((), int), point, damping, point, found)
-    found = jax.lax.while_loop(going, trip, state).found
-    w = found["a"] @ centred
-    code = jnp.where(found["gap"] <= tolerance, codes.CONVERGED, codes.MAX_TRIPS)
-    code = jnp.where(finite, jnp.where(two_classes, code, codes.DEGENERATE), codes.NON_FINITE)
-    f32 = jnp.float32
-    return Solution(
-        w.astype(f32),
-        (found["b"] - w @ mean).astype(f32),
-        found["objective"].astype(f32),
-        found["gap"].astype(f32),
-        code.astype(jnp.int32),
-        found["trips"].astype(jnp.int32),
-    )
+def _own(_, z):
+    return z
 
 
-def _objective(t, C, a, f, b):
-    return 0.5 * a @ f + C * jnp.where(t != 0, jnp.logaddexp(0.0, -t * (f + b)), 0).sum()
+def _at(features, x, lanes, C, tolerance, max_trips, batch):
+    """Solves at the end of a path of a few decades each, whose earlier stages need not be exact."""
+    C = np.asarray(C, np.float64)
+    strengths = np.minimum(C, _STRONGEST)[:, None] * np.ones(_STAGES)
+    strengths = np.maximum(C[:, None] * 10.0 ** (_DECADES * np.arange(1 - _STAGES, 1)), strengths)
+    tolerances = (_ROUGH,) * (_STAGES - 1) + (tolerance,)
+    order = np.argsort(C, kind="stable")  # lanes of one batch have paths of one length
+    back = np.argsort(order)
+    lanes = tuple(np.asarray(array)[order] for array in lanes)
+    path = _solve(features, x, lanes, strengths[order], tolerances, max_trips, batch)
+    return jax.tree.map(lambda leaf: leaf[back, -1], path)
 
 
-def _start(t, C, point: _Point, last: _Point, has_last):
-    """Returns the better start at the next strength: the solution, or the line through two."""
-    ahead = jax.tree.map(lambda new, old: 2 * new - old, point, last)
-    better = has_last & (_objective(t, C, *ahead) < _objective(t, C, *point))
-    return jax.tree.map(lambda a, p: jnp.where(better, a, p), ahead, point)
+def _solve(features: Callable, x, lanes, strengths, tolerances, max_trips, batch) -> Solution:
+    """Runs all lanes, a batch at a time; float64 factors take over where float32 ones fail."""
+    lanes = (*(np.asarray(array) for array in lanes), strengths)
+    n, d = lanes[1].shape[1], (lanes[0] if x is None else x).shape[-1]
+    if batch is None:
+        numbers = 2**22 if jax.default_backend() == "cpu" else 2**28
+        batch = min(len(strengths), max(1, numbers // (n * min(n, d))))
+    batch = 1 << (batch - 1).bit_length()  # few widths, so that few programs compile
+    limits = (tuple(_FOR_FLOAT64 * each for each in tolerances), max_trips)
+    with jax.enable_x64(True):
+        x = None if x is None else jnp.asarray(x)
+        walk = functools.partial(_walk, features, x, limits)
+        states = _batched(functools.partial(walk, "float32"), (*lanes, None), batch)
+        left = np.flatnonzero(states.stage < strengths.shape[1])
+        if len(left):
+            rest = jax.tree.map(lambda leaf: leaf[left], (*lanes, states))
+            rest = _batched(functools.partial(walk, "float64"), rest, batch)
+            jax.tree.map(lambda leaf, new: leaf.__setitem__(left, new), states, rest)
+        found = _batched(functools.partial(_collect, features, x), (*lanes, states.path), batch)
+    done = np.where(found.gap <= np.array(tolerances), codes.CONVERGED, codes.MAX_TRIPS)
+    code = np.where(found.code == codes.CONVERGED, done, found.code)
+    return found._replace(code=code.astype(np.int32))
 
 
-def _newton(gram, t, C, point: _Point, damping) -> _Point:
-    """Takes one Newton step, at the best of a few lengths."""
-    a, f, b = point
-    sigma = jax.nn.sigmoid(-t * (f + b))
-    alpha = jnp.where(t != 0, C * sigma, 0)
-    root = jnp.sqrt(jnp.where(t != 0, C * sigma * (1 - sigma), 0))  # of D
-    residual = a - t * alpha
-    system = root[:, None] * gram * root[None, :]
-    scale = jax.lax.rsqrt(1 + jnp.diag(system))
-    system = scale[:, None] * system * scale[None, :]
-    factor = cholesky.factor(system + jnp.diag(scale * scale + damping))
+def _batched(function, lanes, batch):
+    """Applies a function of lanes to one batch of them after the other; the result is NumPy's."""
+    count = len(lanes[0])
 
-    through = lambda side: root * scale * cholesky.solve(factor, scale * side)
-    from_residual, from_intercept = residual - through(root * (gram @ residual)), through(root)
-    db = (a.sum() - from_residual.sum()) / jnp.maximum(from_intercept.sum(), _TINY)
-    da = -from_residual - db * from_intercept
-    df = gram @ da
-    steps = jnp.asarray(_STEPS)
-    values = jax.vmap(lambda step: _objective(t, C, a + step * da, f + step * df, b + step * db))(
-        steps
-    )
-    step = steps[jnp.argmin(values)]
-    return _Point(a + step * da, f + step * df, b + step * db)
+    def piece(begin):
+        which = np.arange(begin, begin + batch)
+        which[which >= count] = begin  # spare slots repeat a lane
+        found = function(*jax.tree.map(lambda leaf: leaf[which], lanes))
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[: count - begin], found)
+
+    pieces = map(piece, range(0, count, batch))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
 
 
-def _certify(gram, t, C, point: _Point):
-    """Returns the objective and its distance to the dual objective at the better of two points.
+class _Frame(NamedTuple):
+    """What does not change about a lane."""
 
-    For alpha in [0, C] with sum t alpha = 0 the gap is 0.5 |w - X' t alpha|^2 plus, per row, a
-    Fenchel-Young term, log(1 + e^-m) + q m + q log q + (1 - q) log(1 - q) with q = alpha / C: a sum
-    of terms that are never negative, so that rounding cannot hide it.
-    """
-    a, f, b = point
-    margin = t * (f + b)
+    x: Float[Array, "n d"]  # float64, centred, 0 on rows that do not count
+    mean: Float[Array, " d"]
+    t: Float[Array, " n"]  # labels +-1; 0 on rows that do not count
+    code: Int[Array, ""]  # what it has unless it can be fitted
 
-    def balance(alpha):
-        up, down = jnp.where(t > 0, alpha, 0).sum(), jnp.where(t < 0, alpha, 0).sum()
-        least = jnp.minimum(up, down)
-        return alpha * jnp.where(
-            t > 0, least / jnp.maximum(up, _TINY), least / jnp.maximum(down, _TINY)
+
+def _frame(x, mask, y) -> _Frame:
+    x = jnp.where(mask[:, None], x, 0)
+    t = jnp.where(mask, 2.0 * y - 1.0, 0.0)
+    finite = jnp.isfinite(x).all()
+    usable = finite & (t > 0).any() & (t < 0).any()
+    bad = jnp.where(finite, codes.DEGENERATE, codes.NON_FINITE)
+    x = jnp.where(usable, x, 0).astype(jnp.float64)
+    mean = x.sum(axis=0) / jnp.maximum(mask.sum(), 1)
+    x = jnp.where(mask[:, None], x - mean[None, :], 0)
+    return _Frame(x, mean, t, jnp.where(usable, codes.CONVERGED, bad))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+def _walk(features, shared, limits, precision, which, mask, y, strengths, states):
+    """Advances lanes to the end of their paths; in float32, or as far as that will carry them."""
+
+    def lane(which, mask, y, strengths, state):
+        x, _, t, code = _frame(features(shared, which), mask, y)
+        (n, d), last = x.shape, len(strengths)
+        form, data = (newton.FEATURES, x.T) if d < n else (newton.SAMPLES, x @ x.T)
+        if state is None:
+            first = (strengths == strengths[0]).sum() - 1
+            first = jnp.where(code == codes.CONVERGED, first, last)
+            state = newton.start(first, last, min(n, d), n)
+        return jax.lax.while_loop(
+            lambda state: newton.running(state, last, precision),
+            lambda state: newton.trip(form, data, t, strengths, state, limits, precision),
+            newton.fresh(state, precision),
         )
 
-    by_dual = balance(jnp.clip(t * a, 0, C))
-    by_slope = balance(jnp.where(t != 0, C * jax.nn.sigmoid(-margin), 0))
-    alphas = jnp.stack([by_dual, by_slope], axis=1)  # [n, 2]
-    apart = a[:, None] - t[:, None] * alphas
-    quadratic = 0.5 * jnp.sum(apart * (gram @ apart), axis=0)
-    q = alphas / C
-    entropy = jax.scipy.special.xlogy(q, q) + jax.scipy.special.xlog1py(1 - q, -q)
-    losses = jnp.logaddexp(0.0, -margin)
-    rows = jnp.maximum(losses[:, None] + q * margin[:, None] + entropy, 0)
-    gap = jnp.min(jnp.maximum(quadratic, 0) + C * jnp.where(t[:, None] != 0, rows, 0).sum(axis=0))
-    return 0.5 * a @ f + C * jnp.where(t != 0, losses, 0).sum(), gap
+    return jax.vmap(lane)(which, mask, y, strengths, states)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _collect(features, shared, which, mask, y, strengths, path) -> Solution:
+    """Returns what the caller gets, and certifies that: weights rounded to float32."""
+
+    def lane(which, mask, y, strengths, path):
+        x, mean, t, code = _frame(features(shared, which), mask, y)
+        f32, f64 = jnp.float32, jnp.float64
+        w = (path["u"] if x.shape[1] < x.shape[0] else path["u"] @ x).astype(f32).astype(f64)
+        b = (path["b"] - w @ mean).astype(f32).astype(f64)
+        margins = t[None, :] * (w @ x.T + (b + w @ mean)[:, None])
+        losses = jnp.where(t[None, :] != 0, jax.nn.softplus(-margins), 0).sum(axis=1)
+        value = 0.5 * (w * w).sum(axis=1) + strengths * losses
+        usable = code == codes.CONVERGED
+        gap = jnp.where(usable, (value - path["bound"]) / value, 0)
+        value = jnp.where(usable, value, 0)
+        codes_ = jnp.full(len(strengths), code, jnp.int32)
+        trips = path["trips"].astype(jnp.int32)
+        return Solution(*(a.astype(f32) for a in (w, b, value, gap)), codes_, trips)
+
+    return jax.vmap(lane)(which, mask, y, strengths, path)
