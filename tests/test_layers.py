@@ -31,11 +31,12 @@ ORDER = {
         "winners", "sae", "stored", "formats", "stream", "select", "quality", "describe",
         "canonical", "releases", "random_sae", "registry", "train", "fit",
     ),
-    "solvers": ("codes", "cholesky", "interior_point", "l1", "l2"),
+    "solvers": ("codes", "cholesky", "interior_point", "l1", "newton", "l2"),
     "activations": ("packing", "harvest", "cache", "sample"),
     "probes": (
         "folds", "rows", "scores", "scale", "logreg", "closed_form", "mean_difference", "lda",
-        "neighbours", "knn", "logreg_l1", "minibatch", "mlp", "xgboost", "sae", "methods",
+        "sharing", "neighbours", "knn", "pca", "logreg_l1", "minibatch", "mlp", "xgboost", "sae",
+        "methods", "saved",
     ),
 }  # fmt: skip
 
