@@ -27,15 +27,10 @@ def fit(
         intercepts [Q] of Q fits. Rows that are not finite reach it as zeros, and where a fit has
         one, or a single class, zeros replace its answer.
     """
-    x = jnp.asarray(features)
-    usable = jnp.isfinite(x).all(axis=1)
-    known = jnp.where(usable[:, None], x, 0)
-    mean = known.sum(axis=0) / jnp.maximum(usable.sum(), 1)
-    x = x - mean[None, :]
-    known = jnp.where(usable[:, None], x, 0)
+    x, known, usable, mean = centred(features)
 
     def solved(train, mask, y):
-        code = codes_of(np.asarray(usable), train, mask, y)
+        code = codes_of(usable, train, mask, y)
         w, b = solve(known, jnp.asarray(train), jnp.asarray(mask), jnp.asarray(y))
         good = jnp.asarray(code == codes.CONVERGED)
         return jnp.where(good[:, None], w, 0), jnp.where(good, b, 0), code
@@ -57,6 +52,20 @@ def fit(
         code=code,
     )
     return scores.Fitted(found, linear(w, b, mean))
+
+
+def centred(
+    features: Float[Array, "N d"],
+) -> tuple[Float[Array, "N d"], Float[Array, "N d"], Bool[np.ndarray, " N"], Float[Array, " d"]]:
+    """Returns centred features, those with zeros for bad rows, which rows are good, and the mean.
+
+    A row is bad that holds NaN or infinity; the mean is that of the good ones.
+    """
+    x = jnp.asarray(features)
+    usable = jnp.isfinite(x).all(axis=1)
+    mean = jnp.where(usable[:, None], x, 0).sum(axis=0) / jnp.maximum(usable.sum(), 1)
+    x = x - mean[None, :]
+    return x, jnp.where(usable[:, None], x, 0), np.asarray(usable), mean
 
 
 def codes_of(

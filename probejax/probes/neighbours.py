@@ -4,9 +4,7 @@ Distances come from float32 products. Rows whose order their rounding could chan
 again in float64, where that decides which are the k nearest.
 """
 
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -15,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from probejax.probes import scale
+from probejax.probes.sharing import distinct, in_chunks
 
-_WIDTH = 1024  # rows sought among by one product
 _BLOCKS = (128, 512)  # query rows at a time: what is left over, and the rest
 _SPARE = 8  # neighbours looked at beyond the last that matters
 _ROUNDING = 32 * float(np.finfo(np.float32).eps)  # eight times the largest that was measured
@@ -51,16 +49,16 @@ def learn_scales(
       rows: training rows.
       seen: those to learn from.
     """
-    sharing = _distinct([r.tobytes() + s.tobytes() for r, s in zip(rows, seen, strict=True)])
-    chunk = min(max(1, 2 * _WIDTH // rows.shape[1]), 1 << (len(sharing) - 1).bit_length())
     mean, spread = np.zeros((2, len(rows), x.shape[1]))
-    with jax.enable_x64(True):
-        for start in range(0, len(sharing), chunk):
-            groups = sharing[start : start + chunk]
-            now = np.resize([group[0] for group in groups], chunk)
-            learnt = jax.tree.map(np.asarray, _learn(x[rows[now]], seen[now]))
-            for i, group in enumerate(groups):
-                mean[group], spread[group] = learnt.mean[i], learnt.scale[i]
+
+    def learn(some: list[int], chunk: int):
+        now = np.resize(some, chunk)
+        with jax.enable_x64(True):
+            return jax.tree.map(np.asarray, _learn(x[rows[now]], seen[now]))
+
+    for groups, learnt in in_chunks(learn, distinct(rows, seen), rows.shape[1]):
+        for i, group in enumerate(groups):
+            mean[group], spread[group] = learnt.mean[i], learnt.scale[i]
     return mean, spread
 
 
@@ -78,31 +76,19 @@ def nearest(
       each k that matters the first k are the nearest k; equally near ones go by position.
     """
     rough = jnp.asarray(x, jnp.float32)
-    sharing = _distinct([b"".join(part.tobytes() for part in s[:4]) for s in searches])
-    weights = np.stack([searches[group[0]].scale ** -2.0 for group in sharing], axis=1)
-    lengths = (x * x) @ weights  # [N, groups], squared, in the scale of each
-    chunk = min(max(1, _WIDTH // len(searches[0].rows)), 1 << (len(sharing) - 1).bit_length())
+    groups = distinct(*list(zip(*searches, strict=True))[:4])
+    k = {group[0]: np.unique(np.concatenate([searches[i].k for i in group])) for group in groups}
+    weights = np.stack([searches[i].scale ** -2.0 for i in k], axis=1)
+    lengths = dict(zip(k, ((x * x) @ weights).T, strict=True))  # squared, in the scale of each
 
-    def together(start: int):
-        groups = sharing[start : start + chunk]
-        k = [np.unique(np.concatenate([searches[i].k for i in group])) for group in groups]
-        chosen = [searches[group[0]]._replace(k=k) for group, k in zip(groups, k, strict=True)]
-        return groups, _search(x, rough, chosen, lengths[:, start : start + chunk], chunk)
+    def search(some: list[int], chunk: int):
+        chosen = [searches[i]._replace(k=k[i]) for i in some]
+        return _search(x, rough, chosen, np.stack([lengths[i] for i in some], axis=1), chunk)
 
-    # Selecting is numpy's and products are XLA's: with a thread per core neither waits.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for groups, found in pool.map(together, range(0, len(sharing), chunk)):
-            for group, positions in zip(groups, found, strict=True):
-                for index in group:
-                    yield index, positions
-
-
-def _distinct(keys: Sequence[bytes]) -> list[list[int]]:
-    """Returns where each different key occurs."""
-    places: dict[bytes, list[int]] = {}
-    for index, key in enumerate(keys):
-        places.setdefault(key, []).append(index)
-    return list(places.values())
+    for some, found in in_chunks(search, groups, len(searches[0].rows)):
+        for group, positions in zip(some, found, strict=True):
+            for index in group:
+                yield index, positions
 
 
 def _search(x, rough, chosen: Sequence[Search], lengths, chunk: int) -> list[np.ndarray]:

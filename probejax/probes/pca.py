@@ -1,0 +1,167 @@
+"""L2 logistic regression on principal components, their number chosen on the folds."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from probejax.probes import scale, scores
+from probejax.probes.closed_form import centred, codes_of
+from probejax.probes.logreg import linear, predict
+from probejax.probes.rows import Rows
+from probejax.probes.sharing import distinct, in_chunks
+from probejax.solvers import codes, l2
+
+_MOST = 100  # components at most, as the study has it
+_CANDIDATES = 10  # numbers of components at most
+_NARROW = 16  # columns that the fits of up to so many components are given
+_RANK = 1e-6  # of the largest variance; below it float32 knows no direction
+C = 1.0  # scikit-learn's default, which the study leaves
+
+
+class _Basis(NamedTuple):
+    """Principal components of S sets of rows: those of row x are ((x - mean) / scale) @ vectors."""
+
+    mean: np.ndarray | Array  # [S, d]
+    scale: np.ndarray | Array  # [S, d]
+    vectors: np.ndarray | Array  # [S, d, K], by falling variance; zero beyond the rank
+
+
+def fit(
+    features: Float[Array, "N d"], rows: Rows, protocol: scores.Protocol = "paper"
+) -> scores.Fitted:
+    """Fits one probe per lane: standard scaler, components, and L2 logistic regression with C = 1.
+
+    The components are exact; the study's come from a randomised method that is not seeded. Of
+    numbers of components that validate equally well the smallest is chosen, and up to three rows
+    are fitted on all that they have.
+
+    Args:
+      features: one row per prompt, shared by all lanes.
+      rows: the lanes.
+      protocol: whose rules; under `strict` every fold has a scaler and components of its own.
+    """
+    x, known, usable, centre = centred(features)
+    train, mask, y = np.asarray(rows.train), np.asarray(rows.train_mask), np.asarray(rows.y_train)
+    folds = scores.folds(rows, protocol)
+    lanes = len(train)
+    grids = np.array([_grid(size, x.shape[1]) for size in mask.sum(axis=1).tolist()])
+    basis = _bases(
+        known, np.concatenate([train, train[folds.lane]]), np.concatenate([mask, folds.seen])
+    )
+
+    of_folds = _Basis(*(part[lanes:] for part in basis))
+    z = _components(known, train[folds.lane], *of_folds)
+    logits = [_fit(z, folds.train, y[folds.lane], number)[1] for number in grids[folds.lane].T]
+    val_auc, best = scores.choose(np.stack(logits, axis=1), folds, rows)
+    number = grids[np.arange(lanes), best]
+    number = np.where(scores.searched(rows), number, np.minimum(mask.sum(axis=1), x.shape[1]))
+
+    of_lanes = _Basis(*(part[:lanes] for part in basis))
+    z = _components(known, train, *of_lanes)
+    solution, _ = _fit(z, mask, y, number)
+    code = codes_of(usable, train, mask, y)
+    code = np.where(code == codes.CONVERGED, solution.code, code)
+    w, b = _in_features(solution.w, solution.b, *of_lanes)
+    good = jnp.asarray(code <= codes.MAX_TRIPS)
+    w, b = jnp.where(good[:, None], w, 0), jnp.where(good, b, 0)
+    found = scores.finish(
+        rows,
+        protocol,
+        val_auc=val_auc,
+        train_logits=predict(x, train, w, b),
+        test_logits=predict(x, np.asarray(rows.test), w, b),
+        hyperparameter=number.astype(float),
+        gap=np.where(code <= codes.MAX_TRIPS, solution.gap, np.nan),
+        code=code,
+    )
+    return scores.Fitted(found, linear(w, b, centre))
+
+
+def _grid(size: int, width: int) -> Int[np.ndarray, " P"]:
+    """Returns the study's numbers of components, the last repeated where there are fewer."""
+    most = min(size, width, _MOST)
+    grid = np.unique(np.logspace(0, np.log2(most), _CANDIDATES, base=2).astype(int))
+    return np.pad(grid, (0, _CANDIDATES - len(grid)), mode="edge")
+
+
+def _bases(x, rows, seen) -> _Basis:
+    """Finds the components of every set of rows, once where sets are equal."""
+    count = min(rows.shape[1], x.shape[1], _MOST)
+
+    def find(some: list[int], chunk: int):
+        now = np.resize(some, chunk)
+        return jax.tree.map(np.asarray, _find(x, rows[now], seen[now], count))
+
+    size = (len(rows), x.shape[1])
+    basis = [np.zeros((*size, *more), np.float32) for more in ((), (), (count,))]
+    for groups, found in in_chunks(find, distinct(rows, seen), rows.shape[1]):
+        for i, group in enumerate(groups):
+            for ours, theirs in zip(basis, found, strict=True):
+                ours[group] = theirs[i]
+    return _Basis(*basis)
+
+
+@jax.jit(static_argnames="count")
+def _find(x, rows, seen, count):
+    return jax.vmap(lambda rows, seen: _find_one(x[rows], seen, count))(rows, seen)
+
+
+def _find_one(own, seen, count) -> _Basis:
+    """Finds components through the smaller of both products of the standardised rows."""
+    z, learnt = scale.standardise(own, seen)
+    z = jnp.where(seen[:, None], z, 0)
+    n, d = z.shape
+    if n <= d:
+        _, vectors = jnp.linalg.eigh(_times(z, z.T))
+        vectors = _times(z.T, vectors[:, ::-1][:, :count])
+        size = jnp.sqrt((vectors * vectors).sum(axis=0))
+        vectors = vectors / jnp.where(size > 0, size, 1)[None, :]
+    else:
+        variance, vectors = jnp.linalg.eigh(_times(z.T, z))
+        vectors = vectors[:, ::-1][:, :count]
+        size = jnp.sqrt(jnp.maximum(variance[::-1][:count], 0))
+    real = size * size > _RANK * size[0] ** 2
+    return _Basis(learnt.mean, learnt.scale, jnp.where(real[None, :], vectors, 0))
+
+
+@jax.jit
+def _components(x, rows, mean, scale, vectors):
+    """Returns the components [L, n, K] of each lane's rows."""
+
+    def one(rows, mean, scale, vectors):
+        return _times((x[rows] - mean[None, :]) / scale[None, :], vectors)
+
+    return jax.lax.map(lambda lane: one(*lane), (rows, mean, scale, vectors), batch_size=8)
+
+
+def _fit(z, mask, y, number):
+    """Fits on the leading components of each lane; also returns the logits of all rows."""
+    width = _NARROW if max(number) <= _NARROW < z.shape[2] else z.shape[2]
+    leading = _leading(z[:, :, :width], number)
+    solve = l2.solve_features  # pyright: ignore[reportAttributeAccessIssue] - about to be added
+    solution = solve(leading, mask, y, np.full(len(y), C))
+    return solution, _logits(leading, solution.w, solution.b)
+
+
+@jax.jit
+def _leading(z, number):
+    return jnp.where(jnp.arange(z.shape[2])[None, None, :] < number[:, None, None], z, 0)
+
+
+@jax.jit
+def _logits(z, w, b):
+    return jnp.einsum("lnk,lk->ln", z, w, precision="highest") + b[:, None]
+
+
+@jax.jit
+def _in_features(w, b, mean, scale, vectors):
+    """Returns the weights and intercepts as they act on features."""
+    w = jnp.einsum("ldk,lk->ld", vectors[:, :, : w.shape[1]], w, precision="highest") / scale
+    return w, b - jnp.einsum("ld,ld->l", w, mean, precision="highest")
+
+
+def _times(a, b):
+    return jnp.matmul(a, b, precision="highest")
