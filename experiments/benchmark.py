@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from absl import app, flags
 
+from experiments import benchmark_saes
 from experiments import flags as common
 from experiments.entry import run
 from probejax import artifacts, devices, models, tasks
@@ -83,7 +84,7 @@ def _figure(name: str, ours: float, theirs: float, target: float, unit: str) -> 
     }
 
 
-SUITES = {"harvest": harvest_suite}
+SUITES = {"harvest": harvest_suite, "saes": lambda: benchmark_saes.suite(seconds)}
 _SUITE = flags.DEFINE_enum("suite", None, list(SUITES), "What to measure.", required=True)
 
 

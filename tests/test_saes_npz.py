@@ -231,3 +231,20 @@ def test_saes_of_the_embedding_read_it_scaled(tmp_path):
         np.testing.assert_allclose(sae.W_dec, arrays["W_dec"] * scale, rtol=1e-6)
         np.testing.assert_allclose(sae.b_dec, arrays["b_dec"] * scale, rtol=1e-6)
         np.testing.assert_array_equal(sae.b_enc, arrays["b_enc"])
+
+
+@pytest.mark.parametrize("fortran", [False, True])
+def test_columns_are_read_alone(path, fortran):
+    arrays = random_arrays(np.float16)
+    order = np.asfortranarray if fortran else np.asarray
+    np.savez(path, **{name: order(array) for name, array in arrays.items()})
+    found = npz.read(path, ("W_enc",))["W_enc"]
+    for start, stop in ((0, 20), (3, 7), (15, 99), (19, None), (20, 20)):
+        columns = found.columns(start, stop)
+        assert columns.dtype == np.float32
+        np.testing.assert_array_equal(columns, arrays["W_enc"][:, start:stop])
+    content = path.read_bytes()
+    path.write_bytes(content[: found.offset + 100])
+    if not fortran:
+        with pytest.raises(ValueError, match="has become shorter while it was read"):
+            found.columns(0, 20)

@@ -36,7 +36,7 @@ def top_latents(
     k: int,
     *,
     ranking: Ranking = "normalised",
-    block: int = 4096,
+    block: int = 2048,
     devices: Sequence[Any] | None = None,
 ) -> Int[np.ndarray, "lanes k"]:
     """Returns the k latents of each lane whose class means differ most, best first.
@@ -115,7 +115,7 @@ def encode_columns(
     x: Float[Array, "n d_model"],
     latents: Int[np.ndarray, " m"] | Int[Array, " m"],
     *,
-    block: int = 4096,
+    block: int = 2048,
 ) -> Float[Array, "n m"]:
     """Returns the activations of some latents only.
 

@@ -71,6 +71,24 @@ class FileArray:
         view = np.ndarray(self.shape, self.dtype, mapped, 0, self.strides)
         return np.array(view[index], np.float32)
 
+    def columns(self, start: int, stop: int | None) -> np.ndarray:
+        """Reads neighbouring columns of a matrix.
+
+        Where they are pieces of long rows these are read one by one: a map would bring 64 KiB or
+        more of each row into memory for every piece.
+        """
+        start, stop, _ = slice(start, stop).indices(self.shape[1])
+        size = self.dtype.itemsize
+        if self.strides[1] != size or self.strides[0] != size * self.shape[1]:
+            return self[:, start:stop]
+        pieces = np.empty((self.shape[0], size * (stop - start)), np.uint8)
+        with self.path.open("rb", buffering=0) as file:
+            for row, piece in enumerate(pieces):
+                file.seek(self.offset + self.strides[0] * row + size * start)
+                if file.readinto(piece.data) != len(piece):
+                    raise ValueError(f"{self.path} has become shorter while it was read.")
+        return pieces.view(self.dtype).astype(np.float32, copy=False)
+
 
 @dataclasses.dataclass(frozen=True)
 class StoredSAE:
@@ -105,7 +123,7 @@ class StoredSAE:
 
     def encoder(self, start: int = 0, stop: int | None = None) -> Encoder:
         """Reads what computes the latents start..stop-1."""
-        return self._encoder(self.W_enc[:, start:stop], slice(start, stop))
+        return self._encoder(self.W_enc.columns(start, stop), slice(start, stop))
 
     def columns(self, latents) -> Encoder:
         """Reads what computes some latents, in the order of their indices given."""
@@ -114,7 +132,8 @@ class StoredSAE:
         for start in range(0, self.d_sae, step):  # neighbours share pages of the file
             inside = np.flatnonzero((latents >= start) & (latents < start + step))
             if len(inside):
-                W_enc[:, inside] = self.W_enc[:, start : start + step][:, latents[inside] - start]
+                here = self.W_enc.columns(start, start + step)
+                W_enc[:, inside] = here[:, latents[inside] - start]
         return self._encoder(W_enc, latents)
 
     def _encoder(self, W_enc: np.ndarray, index: Any) -> Encoder:
