@@ -8,7 +8,7 @@ import pytest
 
 from probejax.analysis.labels import signed
 from probejax.analysis.report import report
-from tests.report_cases import TASKS, write_run
+from tests.report_cases import CONFIG, TASKS, write_run
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -35,8 +35,11 @@ def browser():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    out = write_run(tmp_path_factory.mktemp("browser") / "run")
-    report(out, cache_dir=out / "no_cache")
+    """A run and, beside it, one with the other protocol: two groups on one page."""
+    root = tmp_path_factory.mktemp("browser")
+    out = write_run(root / "run")
+    strict = write_run(root / "strict", protocol="strict", config=CONFIG | {"protocol": "strict"})
+    report(out, also=[strict], cache_dir=out / "no_cache")
     return out
 
 
@@ -67,18 +70,19 @@ def test_it_loads_without_a_complaint_or_a_request(page, run):
 def test_the_verdict_is_on_the_first_screen_and_equals_the_table(page, run):
     quiver = pd.read_csv(run / "quiver.csv")
     rows = quiver[quiver["level"].isna() & (quiver["tie_rule"] == "documented")]
+    rows = rows[rows["protocol"] == "paper"]
     text = page.locator("header").inner_text()
     for _, row in rows.iterrows():
-        line = page.locator(f".forest .row:has(a[href='#{row['regime']}'])")
+        line = page.locator(f"header .forest .row:has(a[href='#{row['regime']}'])")
         shown = line.inner_text()
-        assert signed(row["delta"]) in page.locator(".numbers").inner_text()
+        assert signed(row["delta"]) in page.locator("header .numbers").inner_text()
         for value in (signed(row["delta"]), signed(row["ci_low"]), signed(row["ci_high"])):
             assert value in shown
         assert f"{row['baseline']:.4f} → {row['with_sae']:.4f}" in shown
         assert f"{row['wins']} : {row['losses']}" in shown
         assert line.bounding_box()["y"] + 20 < 900
     assert "adding SAE probes" in text and "Complete: 66 units" in text
-    assert page.locator(".answer").bounding_box()["y"] < 200
+    assert page.locator("header .answer").bounding_box()["y"] < 200
 
 
 def test_a_click_on_a_heading_sorts_and_a_second_one_turns_it(page):
@@ -133,6 +137,7 @@ def test_hover_shows_task_methods_and_aucs(page, run):
         (results["task"] == task)
         & (results["regime"] == "scarcity")
         & (results["level"] == float(level))
+        & (results["protocol"] == "paper")
     ]
     for name, auc in (before, after):
         method = name.partition(" (")[0]
@@ -214,5 +219,5 @@ def test_print_leaves_out_what_cannot_be_used_on_paper(browser, run):
     assert not page.locator("#scarcity .search").first.is_visible()
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert paper == "rgb(255, 255, 255)"
-    assert page.locator(".forest").is_visible() and len(page.pdf()) > 20_000
+    assert page.locator("header .forest").is_visible() and len(page.pdf()) > 20_000
     page.close()

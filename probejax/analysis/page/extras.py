@@ -24,29 +24,34 @@ def controls_block(results: pd.DataFrame) -> str:
     rows = controls(results)
     if rows.empty:
         return ""
+    where = _differing(results)
     body = [
-        [
-            row["claim"],
-            row["control"],
-            title(row["regime"]),
-            row["protocol"],
-            figure(row["claimed"]),
-            figure(row["controlled"]),
-            change(row["delta"], 4, row["ci_low"], row["ci_high"]),
-            limits(row["ci_low"], row["ci_high"]),
-            count(row["cells"]),
-            count(row["unpaired"]),
-        ]
+        (
+            row["regime"],
+            [
+                row["claim"],
+                row["control"],
+                title(row["regime"]),
+                *(str(row[name]) for name in where),
+                figure(row["claimed"]),
+                figure(row["controlled"]),
+                *_change(row),
+            ],
+        )
         for _, row in rows.iterrows()
     ]
-    headings = ["claim", "control", "regime", "protocol", "claim's AUC", "control's AUC",
-                "claim minus control", "95 %", "cells", "without partner"]  # fmt: skip
+    headings = ["claim", "control", "regime", *where, "claim's AUC", "control's AUC"]
+    headings += ["claim minus control", "95 %", "cells", "no partner"]
     text = (
         "<p>A control is a probe that should fail, or fall behind: shuffled training labels, "
         "latents drawn at random, an SAE with random weights. A claim that does not stand clear of "
         "its control says nothing about the SAE. Controls are never in a quiver.</p>"
     )
-    return block("controls", "Controls beside claims", text, table(headings, body, search="Find"))
+    first = body[0][0]
+    shown = [line for regime, line in body if regime == first]
+    rest = [line for regime, line in body if regime != first]
+    more = _folded(f"Other regimes ({len(rest)} rows)", headings, rest)
+    return block("controls", "Controls beside claims", text, table(headings, shown), more)
 
 
 def protocols_block(results: pd.DataFrame) -> str:
@@ -54,29 +59,38 @@ def protocols_block(results: pd.DataFrame) -> str:
     rows = protocols(results)
     if rows.empty:
         return ""
-    body = [
-        [
-            row["label"],
-            title(row["regime"]),
-            f"{row['model']}, {row['layer']}",
-            figure(row["paper"]),
-            figure(row["strict"]),
-            change(row["delta"], 4, row["ci_low"], row["ci_high"]),
-            limits(row["ci_low"], row["ci_high"]),
-            count(row["cells"]),
-            count(row["unpaired"]),
-        ]
-        for _, row in rows.iterrows()
-    ]
-    headings = ["method", "regime", "model, layer", "paper", "strict", "strict minus paper", "95 %",
-                "cells", "without partner"]  # fmt: skip
+    where = [name for name in _differing(results) if name != "protocol"]
+    quivers, single = [], []
+    for _, row in rows.iterrows():
+        line = [row["label"], title(row["regime"]), *(str(row[name]) for name in where)]
+        line += [figure(row["paper"]), figure(row["strict"]), *_change(row)]
+        (quivers if "quiver" in row["label"] else single).append(line)
+    headings = ["method", "regime", *where, "paper", "strict"]
+    headings += ["strict minus paper", "95 %", "cells", "no partner"]
     text = (
         "<p>Mean test AUC under the study's rules and under rules without leakage: selection and "
         "scaling inside the fold, duplicate prompts on one side.</p>"
     )
-    return block(
-        "protocols", "Paper against strict", text, table(headings, body, search="Find a method")
-    )
+    more = _folded(f"Method by method ({len(single)} rows)", headings, single)
+    return block("protocols", "Paper against strict", text, table(headings, quivers), more)
+
+
+def _folded(summary: str, headings: Sequence[str], rows: Sequence[Sequence[Cell | str]]) -> str:
+    if not rows:
+        return ""
+    body = table(headings, rows, search="Find")
+    return f"<details><summary>{esc(summary)}</summary>{body}</details>"
+
+
+def _differing(results: pd.DataFrame) -> list[str]:
+    """Returns which of model, layer and protocol a table has several of."""
+    return [name for name in ("model", "layer", "protocol") if results[name].nunique() > 1]
+
+
+def _change(row: pd.Series) -> list[Cell]:
+    ends = (row["ci_low"], row["ci_high"])
+    delta = change(row["delta"], 4, *ends)
+    return [delta, limits(*ends), count(row["cells"]), count(row["unpaired"])]
 
 
 def unconverged_block(results: pd.DataFrame) -> str:

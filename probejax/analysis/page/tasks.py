@@ -1,6 +1,7 @@
 """One folded section per task: prompts, learning curves, what each method reached, latents."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,13 @@ from probejax.analysis.page.group import Group
 from probejax.analysis.page.tables import Cell, change, figure, table
 from probejax.analysis.run import Latent
 
+_WORDS = {
+    "standard": "standard",
+    "scarcity": "scarcity",
+    "imbalance": "imbalance",
+    "label_noise": "noise",
+    "covariate_shift": "shift",
+}
 _METHODS = 12  # rows of a task's table of methods
 
 
@@ -27,12 +35,13 @@ def tasks_block(
     cells = group.cells[group.cells["delta"].notna()]
     if cells.empty:
         return ""
-    by_task = {str(task): part for task, part in cells.groupby("task")}
-    standard = _standard(group)
+    spots, standard = _spots(cells), _standard(group)
+    name = anchor.removesuffix("s")
     parts = [
-        _task(task, part, standard.get(task), examples.get(task, ()), latents.get(task, {}))
-        for task, part in sorted(by_task.items(), key=lambda item: _number(item[0]))
-    ]
+        _task(name, task, spots[task], standard.get(task, ()), examples.get(task, ()),
+              latents.get(task, {}))
+        for task in sorted(spots, key=_number)
+    ]  # fmt: skip
     field = '<label class="search">Find a task <input type="search" autocomplete="off"></label>'
     return (
         f'<section id="{esc(anchor)}" class="tasks"><h2>Task by task</h2>{field}'
@@ -45,21 +54,38 @@ def _number(task: str) -> tuple[int, str]:
     return (int(head) if head.isdigit() else 10**9, task)
 
 
-def _standard(group: Group) -> dict[str, pd.DataFrame]:
-    """Returns per task the mean AUCs of every arrow under standard conditions."""
+class _Spot(NamedTuple):
+    """A task at one level: means over seeds."""
+
+    level: float
+    baseline: float
+    with_sae: float
+    chosen: str
+
+
+def _spots(cells: pd.DataFrame) -> dict[str, dict[str, list[_Spot]]]:
+    """Returns the spots per task and regime, levels in order; one without a level stands alone."""
+    groups = cells.groupby(["task", "regime", "level"], sort=True, dropna=False)
+    means = groups[["baseline", "with_sae"]].mean().assign(chosen=groups["chosen_label"].first())
+    found: dict[str, dict[str, list[_Spot]]] = {}
+    for (task, regime, level), *values in means.itertuples():
+        found.setdefault(task, {}).setdefault(regime, []).append(_Spot(level, *values))
+    return found
+
+
+def _standard(group: Group) -> dict[str, list[tuple[str, float, float]]]:
+    """Returns per task (label, test AUC, validation AUC) under standard conditions, best first."""
     here = group.table.in_regime("standard")
-    if not here.any():
-        return {}
     tasks = group.table.cells["task"].to_numpy(dtype=str)[here]
-    auc, val = (group.table.values[name][here] for name in ("test_auc", "val_auc"))
-    arrows = group.table.arrows
+    labels = group.table.arrows["label"].tolist()
     found = {}
     for task in np.unique(tasks):
         rows = tasks == task
-        known = np.isfinite(auc[rows]).any(axis=0)
-        found[str(task)] = arrows[known].assign(
-            test_auc=np.nanmean(auc[rows][:, known], axis=0), val_auc=_means(val[rows][:, known])
+        test, val = (
+            _means(group.table.values[name][here][rows]) for name in ("test_auc", "val_auc")
         )
+        order = [i for i in np.argsort(-test, kind="stable") if np.isfinite(test[i])]
+        found[str(task)] = [(labels[i], float(test[i]), float(val[i])) for i in order]
     return found
 
 
@@ -70,54 +96,51 @@ def _means(values: np.ndarray) -> np.ndarray:
 
 
 def _task(
+    name: str,
     task: str,
-    cells: pd.DataFrame,
-    standard: pd.DataFrame | None,
+    spots: Mapping[str, Sequence[_Spot]],
+    standard: Sequence[tuple[str, float, float]],
     examples: Sequence[Example],
     latents: Mapping[str, Sequence[Latent]],
 ) -> str:
     chips, curves = [], []
-    for regime in sorted(cells["regime"].unique(), key=_place):
-        part = cells[cells["regime"] == regime]
-        delta = part["delta"].mean()
-        means = part[["baseline", "with_sae"]].mean()
-        text = f"{title(regime)}: {number(means['baseline'])} → {number(means['with_sae'])}"
+    for regime in sorted(spots, key=_place):
+        base = float(np.mean([spot.baseline for spot in spots[regime]]))
+        sae = float(np.mean([spot.with_sae for spot in spots[regime]]))
+        text = f"{title(regime)}: {number(base)} → {number(sae)}"
         chips.append(
-            f'<span class="chip {charts.shade(delta)}" data-t="{esc(text)}">'
-            f"{esc(title(regime).split()[-1].lower() if regime != 'standard' else 'standard')} "
-            f"{signed(delta, 3)}</span>"
+            f'<span class="chip {charts.shade(sae - base)}" data-t="{esc(text)}">'
+            f"{esc(_WORDS.get(regime, regime))} {signed(sae - base, 3)}</span>"
         )
-        curves.append(_curve(part, regime))
+        curves.append(_curve(spots[regime], regime))
     body = [_prompts(examples), f'<div class="grid">{"".join(curves)}</div>']
-    if standard is not None and len(standard):
+    if standard:
         body.append(_reached(standard))
     body += [_latents(method, cards) for method, cards in sorted(latents.items())]
     return (
-        f'<details class="task" id="task-{esc(task)}"><summary><b>{esc(task)}</b> '
+        f'<details class="task" id="{esc(f"{name}-{task}")}"><summary><b>{esc(task)}</b> '
         f"{''.join(chips)}</summary>{''.join(body)}</details>"
     )
 
 
 def _place(regime: str) -> int:
-    known = list(AXES)
-    return known.index(regime) + 1 if regime in known else 0 if regime == "standard" else 9
+    known = list(_WORDS)
+    return known.index(regime) if regime in known else len(known)
 
 
-def _curve(part: pd.DataFrame, regime: str) -> str:
-    means = part[part["level"].notna()].groupby("level")[["baseline", "with_sae"]].mean()
-    if len(means) < 2:
+def _curve(spots: Sequence[_Spot], regime: str) -> str:
+    if len(spots) < 2:
         return ""
-    names = part.groupby("level")["chosen_label"].first()
-    x = means.index.tolist()
-    values = zip(x, means["baseline"], means["with_sae"], names, strict=True)
+    x = [spot.level for spot in spots]
     tips = [
-        f"{level_text(regime, level)}: {number(base, 3)} → {number(sae, 3)}\nchosen: {name}"
-        for level, base, sae, name in values
+        f"{level_text(regime, spot.level)}: {number(spot.baseline, 3)} → "
+        f"{number(spot.with_sae, 3)}\nchosen: {spot.chosen}"
+        for spot in spots
     ]
     body = charts.lines(
         [
-            Series("baselines", "base", x, means["baseline"].tolist()),
-            Series("with SAEs", "accent", x, means["with_sae"].tolist(), tips),
+            Series("baselines", "base", x, [spot.baseline for spot in spots]),
+            Series("with SAEs", "accent", x, [spot.with_sae for spot in spots], tips),
         ],
         AXES.get(regime, "level"),
         "test AUC",
@@ -139,14 +162,9 @@ def _prompts(examples: Sequence[Example]) -> str:
     return f'<ul class="prompts">{items}</ul>'
 
 
-def _reached(rows: pd.DataFrame) -> str:
-    rows = rows.sort_values("test_auc", ascending=False, kind="stable")
-    body = [
-        [row["label"], figure(row["test_auc"]), figure(row["val_auc"])]
-        for _, row in rows.head(_METHODS).iterrows()
-    ]
-    headings = ["standard conditions", "test AUC", "validation AUC"]
-    return table(headings, body, plain=True)
+def _reached(rows: Sequence[tuple[str, float, float]]) -> str:
+    body = [[label, figure(test), figure(val)] for label, test, val in rows[:_METHODS]]
+    return table(["standard conditions", "test AUC", "validation AUC"], body, plain=True)
 
 
 def _latents(method: str, cards: Sequence[Latent]) -> str:

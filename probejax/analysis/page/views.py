@@ -4,7 +4,16 @@ import numpy as np
 import pandas as pd
 
 from probejax.analysis.grid import Grid
-from probejax.analysis.labels import AXES, interval, level_text, number, sae_l0, sae_names, signed
+from probejax.analysis.labels import (
+    AXES,
+    Value,
+    interval,
+    level_text,
+    number,
+    sae_l0,
+    sae_names,
+    signed,
+)
 from probejax.analysis.page import charts
 from probejax.analysis.page.charts import Band, Point, Series
 from probejax.analysis.page.group import Group
@@ -235,6 +244,12 @@ def _sae_means(group: Group, regime: str) -> pd.DataFrame:
     return arrows[known].assign(auc=np.nanmean(auc[:, known], axis=0))
 
 
+def _short(x: Value) -> str:
+    """Returns a count as `16`, `16k` or `1M`."""
+    power = 2 if x >= 1e6 else 1 if x >= 1000 else 0
+    return f"{x / 1000**power:.3g}{'kM'[power - 1] if power else ''}"
+
+
 def _with_reference(group: Group, regime: str, series: list[Series], axis: str) -> str:
     """Draws lines and, across them, the mean AUC of logreg."""
     auc = group.table.values["test_auc"][group.table.in_regime(regime)]
@@ -243,7 +258,6 @@ def _with_reference(group: Group, regime: str, series: list[Series], axis: str) 
     if len(logreg) and np.isfinite(auc[:, logreg[0]]).any():
         mean = float(np.nanmean(auc[:, logreg[0]]))
         series.append(Series(f"logreg {number(mean, 3)}", "base dashed", ends, [mean, mean]))
-    text = lambda x: f"{x:g}" if x < 10_000 else f"{x / 1000:.0f}k"
     return charts.lines(
-        series, axis, "mean test AUC", f"Mean test AUC against {axis}", log=True, x_text=text
+        series, axis, "mean test AUC", f"Mean test AUC against {axis}", log=True, x_text=_short
     )
