@@ -1,0 +1,222 @@
+"""Probes read back from their file score as the sweep scored them."""
+
+import dataclasses
+import json
+import pickle
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load as parse
+from safetensors.numpy import save as serialise
+
+from probejax import probes, saes
+from probejax.probes import saved, scores, xgboost
+from probejax.saes.winners import Keep
+from tests import probe_cases
+
+SIZES, GROUPS = (3, 20, 40), (64, 256)
+D = 8
+
+
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch):
+    monkeypatch.setattr(xgboost, "DRAWS", 1)
+
+
+def problem(seed=0):
+    """Features in columns of different scale, on a mean far from zero."""
+    y = probe_cases.labels(seed)
+    rng = np.random.default_rng((seed, 1))
+    x = rng.normal(size=(probe_cases.N_TASK, D)) + 0.4 * np.outer(2 * y - 1, rng.normal(size=D))
+    return (3 + x * np.geomspace(0.3, 3, D)).astype(np.float32), y
+
+
+def dictionary(keep=None, d_sae=24, normalise="none"):
+    rng = np.random.default_rng(5)
+    single = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    return saes.SAE(
+        W_enc=single(D, d_sae),
+        b_enc=single(d_sae),
+        W_dec=None,
+        b_dec=single(D),
+        threshold=jnp.abs(single(d_sae)),
+        center=3 + single(D),
+        normalise=normalise,
+        **({} if keep is None else {"keep": keep}),
+    )
+
+
+def fit_all(method, x, found, sae=None):
+    """Returns for every batch which conditions its lanes are, its rows and its fits."""
+    results = []
+    for lanes, rows in probes.batches(found, GROUPS):
+        if sae is None:
+            fitted = probes.BASELINES[method](jnp.asarray(x), rows)
+        else:
+            chosen = probes.sae.select(jnp.asarray(x), rows, sae, 4, "raw")
+            binarised = probes.is_binarised(method)
+            fitted = probes.sae.fit(chosen, rows, 4, binarised=binarised)
+        results.append((lanes, rows, fitted))
+    return results
+
+
+def save(path, method, x, found, fits, sae=None):
+    unit = {"task": "made_up", "method": method, "layer": 9, "sae_id": "s" if sae else ""}
+    saved.write(path, unit, found, [(lanes, fitted) for lanes, _, fitted in fits], x, sae)
+    return probes.load(path)
+
+
+def check(loaded, x, found, fits, sae=None):
+    """Compares AUC and accuracy of the loaded probes with those of the fits."""
+    for lanes, _, fitted in fits:
+        for position, lane in enumerate(lanes):
+            test, y = found[lane].test, found[lane].y_test
+            logits = loaded.score(x[test], lane, sae)
+            assert logits.shape == (len(test),) and np.ptp(logits) >= 0
+            auc = scores.metrics.auc(logits.astype(np.float32), y, np.ones(len(y), bool))
+            np.testing.assert_allclose(auc, fitted.scores.test_auc[position], atol=1e-3)
+            accuracy = ((logits > 0) == y).mean()
+            np.testing.assert_allclose(accuracy, fitted.scores.test_acc[position], atol=0.008)
+
+
+def check_thresholds(loaded, x, found, fits):
+    """Each threshold is a negative's score, and lies as low as 1 % of false alarms allow."""
+    for lanes, _, fitted in fits:
+        for position, lane in enumerate(lanes):
+            y = found[lane].y_test
+            logits = loaded.score(x, lane)[found[lane].test].astype(np.float32)
+            negative, threshold = logits[y == 0], loaded.thresholds[lane]
+            assert threshold in negative
+            assert (negative > threshold).mean() <= 0.01
+            lower = negative[negative < threshold]
+            assert not len(lower) or (negative > lower.max()).mean() > 0.01
+            caught = (logits[y == 1] > threshold).mean()
+            np.testing.assert_allclose(caught, fitted.scores.test_tpr[position], atol=0.02)
+
+
+@pytest.mark.parametrize("method", probes.BASELINES)
+def test_every_method_scores_as_it_was_scored(method, tmp_path):
+    x, y = problem()
+    found = probe_cases.conditions(y, SIZES)
+    fits = fit_all(method, x, found)
+    loaded = save(tmp_path / "p.safetensors", method, x, found, fits)
+    check(loaded, x, found, fits)
+    check_thresholds(loaded, x, found, fits)
+    assert loaded.method == method and loaded.unit["layer"] == 9
+
+
+@pytest.mark.parametrize("method", ["sae_k4", "sae_k4_binarised"])
+@pytest.mark.parametrize("normalise", ["none", "layer_norm"])
+def test_latents_come_along(method, normalise, tmp_path):
+    x, y = problem()
+    found, sae = probe_cases.conditions(y, SIZES), dictionary(normalise=normalise)
+    fits = fit_all(method, x, found, sae)
+    loaded = save(tmp_path / "p.safetensors", method, x, found, fits, sae)
+    assert loaded.encoder.d_sae == len(loaded.latents) < sae.d_sae
+    check(loaded, x, found, fits)
+    check_thresholds(loaded, x, found, fits)
+    for lane in range(len(found)):  # the same with the whole SAE
+        np.testing.assert_allclose(
+            loaded.score(x, lane), loaded.score(x, lane, sae), rtol=1e-5, atol=1e-5
+        )
+
+
+def test_latents_that_compete_need_their_sae(tmp_path):
+    x, y = problem()
+    found, sae = probe_cases.conditions(y, (40,)), dictionary(Keep("top", 6))
+    fits = fit_all("sae_k4", x, found, sae)
+    loaded = save(tmp_path / "p.safetensors", "sae_k4", x, found, fits, sae)
+    assert loaded.encoder is None
+    check(loaded, x, found, fits, sae)
+    with pytest.raises(ValueError, match=r"latents of s compete.*pass it as sae="):
+        loaded.score(x, 0)
+
+
+def test_probes_are_found_by_what_they_were_trained_on(tmp_path):
+    x, y = problem()
+    found = probe_cases.conditions(y, (20, 140)) + probe_cases.conditions(y, (20,), noise=0.1)
+    found.append(dataclasses.replace(found[0], seed=7))
+    fits = fit_all("mean_difference", x, found)
+    loaded = save(tmp_path / "p.safetensors", "mean_difference", x, found, fits)
+    assert [(c.regime, c.level, c.seed) for c in loaded.conditions] == [
+        ("scarcity", 20.0, 42),
+        ("scarcity", 140.0, 42),
+        ("label_noise", 0.1, 42),
+        ("scarcity", 20.0, 7),
+    ]
+    assert loaded.find("scarcity", 140) == 1 and loaded.find("label_noise") == 2
+    assert loaded.find("scarcity", 20, seed=7) == 3
+    with pytest.raises(ValueError, match="2 saved probes are of regime 'scarcity', level 20"):
+        loaded.find("scarcity", 20)
+    with pytest.raises(ValueError, match="0 saved probes are of regime 'imbalance'"):
+        loaded.find("imbalance")
+    check(loaded, x, found, fits)
+
+
+def test_the_wrong_width_is_told(tmp_path):
+    x, y = problem()
+    found = probe_cases.conditions(y, (20,))
+    fits = fit_all("mean_difference", x, found)
+    loaded = save(tmp_path / "p.safetensors", "mean_difference", x, found, fits)
+    with pytest.raises(ValueError, match="are 7 wide; the probes were trained on 8"):
+        loaded.score(x[:, :7])
+
+
+def test_the_bytes_depend_on_the_probes_alone(tmp_path):
+    x, y = problem()
+    found = probe_cases.conditions(y, (20,))
+    for name in ("a", "b"):
+        save(tmp_path / name, "mean_difference", x, found, fit_all("mean_difference", x, found))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("allowed, negatives", [(0, 99), (1, 100), (1, 199), (2, 200)])
+def test_the_threshold_by_hand(allowed, negatives):
+    logits = np.r_[np.arange(negatives), [500.0, 600.0]]
+    labels = np.r_[np.zeros(negatives, int), 1, 1]
+    assert saved._threshold(logits, labels) == negatives - 1 - allowed
+    assert np.isnan(saved._threshold(logits, np.ones_like(labels)))
+
+
+class Evil:
+    def __reduce__(self):
+        return (pytest.fail, ("was unpickled",))
+
+
+def damaged(path, x, y):
+    """Returns contents that are no file of probes, and what is said of each."""
+    found = probe_cases.conditions(y, (20,))
+    save(path, "mean_difference", x, found, fit_all("mean_difference", x, found))
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    about = json.loads(json.loads(whole[8 : 8 + length])["__metadata__"]["probejax"])
+    tensors = parse(whole)
+
+    def again(tensors=tensors, **changes):
+        return serialise(tensors, {"probejax": json.dumps(about | changes)})
+
+    other = {**about["conditions"][0], "lane": 3}
+    return [
+        (whole[:200], ""),
+        (b"", ""),
+        (pickle.dumps(Evil()), ""),
+        (serialise(tensors), "its format is None"),
+        (again(format="probejax probes 2"), "its format is 'probejax probes 2'"),
+        (again(conditions=[other]), "lane 3 of batch 0 is missing"),
+        (again(conditions=[]), r"0 conditions have thresholds \(1,\)"),
+        (again(conditions=[{"regime": "standard"}]), "missing"),
+        (again(unit={}), "'method'"),
+        (again({k: v for k, v in tensors.items() if k != "thresholds"}), "'thresholds'"),
+    ]
+
+
+def test_a_damaged_file_is_told_and_nothing_is_unpickled(tmp_path):
+    x, y = problem()
+    path = tmp_path / "p.safetensors"
+    for content, message in damaged(path, x, y):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"(?s)is damaged or no file of probes.*" + message):
+            probes.load(path)
+    with pytest.raises(FileNotFoundError, match="no file of probes"):
+        probes.load(tmp_path / "absent")
