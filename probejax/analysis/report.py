@@ -1,5 +1,6 @@
 """Everything that is written about a run's results."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from probejax.analysis.figures import write_figures
 from probejax.analysis.page import page
 from probejax.analysis.page.page import Story
 from probejax.analysis.run import read_run
+from probejax.analysis.saebench import write_saebench
+from probejax.analysis.study_layout import write_study
 from probejax.analysis.tables import results_table, summary, write_tables
 
 
@@ -26,6 +29,8 @@ def report(
     story: Story | None = None,
 ) -> str:
     """Writes tables, figures and `report.html` into a folder; works while a sweep is running.
+
+    Beside them `study/`, the results in the study's own layout, and `saebench/`, in SAEBench's.
 
     Args:
       out: folder of a run, or for the tables of other results.
@@ -45,6 +50,8 @@ def report(
         results, story = _from_runs([out, *also], cache_dir)
     table = write_tables(out, results)
     write_figures(out, results)
+    write_study(out, results)
+    write_saebench(out, results, millis=int(time.time() * 1000))
     storage.write_atomic(epath.Path(out) / "report.html", page(results, table, story or Story()))
     status = f"{story.status}.\n" if story and story.status else ""
     return f"{summary(table)}\n\n{status}Tables, figures and report.html are in {epath.Path(out)}."
