@@ -1,6 +1,32 @@
 """Activations: harvesting residual streams and keeping them on the disk."""
 
-from probejax.activations.cache import Activations, Recipe, harvest, key
+from probejax.activations.cache import Activations, Recipe, discard, harvest, is_cached, key
+from probejax.activations.forecast import (
+    Plan,
+    check_disk,
+    flops_per_token,
+    measured_flops,
+    peak_kept,
+    peak_one_by_one,
+    plan,
+    table,
+)
 from probejax.activations.sample import sample_tokens
 
-__all__ = ["Activations", "Recipe", "harvest", "key", "sample_tokens"]
+__all__ = [
+    "Activations",
+    "Plan",
+    "Recipe",
+    "check_disk",
+    "discard",
+    "flops_per_token",
+    "harvest",
+    "is_cached",
+    "key",
+    "measured_flops",
+    "peak_kept",
+    "peak_one_by_one",
+    "plan",
+    "sample_tokens",
+    "table",
+]

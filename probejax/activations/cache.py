@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import shutil
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -108,8 +109,7 @@ def harvest(
       StorageError: the cache cannot be written.
       ValueError: the activations hold NaN or infinity, or a cached file is damaged.
     """
-    root = Path(artifacts_cache_dir(cache_dir)) / "activations"
-    folders = {layer: root / key(recipe, layer, prompts) for layer in layers}
+    folders = {layer: _folder(recipe, layer, prompts, cache_dir) for layer in layers}
     missing = tuple(layer for layer, folder in folders.items() if not _complete(folder))
     if missing:
         _run(
@@ -121,6 +121,35 @@ def harvest(
             batch_tokens,
         )
     return {layer: _open(folder) for layer, folder in folders.items()}
+
+
+def is_cached(
+    recipe: Recipe, layer: int, prompts: Sequence[str], *, cache_dir: str | Path | None = None
+) -> bool:
+    """Tells whether these activations are in the cache."""
+    return _complete(_folder(recipe, layer, prompts, cache_dir))
+
+
+def discard(
+    prompts: Sequence[str],
+    layers: Sequence[int],
+    recipe: Recipe,
+    *,
+    cache_dir: str | Path | None = None,
+) -> None:
+    """Deletes these activations from the cache, and the batches of an unfinished harvest.
+
+    Killed half way, it leaves nothing that would count: the manifest goes first.
+    """
+    for layer in layers:
+        folder = _folder(recipe, layer, prompts, cache_dir)
+        (folder / "manifest.json").unlink(missing_ok=True)
+        for each in (folder, folder.with_suffix(".parts")):
+            shutil.rmtree(each, ignore_errors=True)
+
+
+def _folder(recipe, layer, prompts, cache_dir) -> Path:
+    return Path(artifacts_cache_dir(cache_dir)) / "activations" / key(recipe, layer, prompts)
 
 
 def _complete(folder: Path) -> bool:

@@ -1,0 +1,116 @@
+"""Fills the cache with activations, and says before what that takes.
+
+    python -m experiments.harvest --tasks=all
+    python -m experiments.harvest --tasks=all --positions=all --disk_gb=200
+    python -m experiments.harvest --model=gemma-2-9b --layer=20 --tasks=all --positions=all \
+        --dtype=bfloat16 --dry_run
+
+Killed at any moment, the same command goes on where it was. A dry run needs no weights for the
+published Gemma models: their tokens are then counted with the tokenizer of gemma-3-270m.
+"""
+
+import functools
+import shutil
+from pathlib import Path
+
+import jax.numpy as jnp
+import tokenizers
+from absl import app, flags
+
+from experiments import flags as common
+from experiments.entry import run
+from probejax import activations, artifacts, devices, models, sweep, tasks
+
+_POSITIONS = flags.DEFINE_enum(
+    "positions", "last", ["last", "all"], "Tokens to keep of a prompt: the last, or all."
+)
+_DISK_GB = flags.DEFINE_float(
+    "disk_gb", None, "Gigabytes that these activations may take; more is refused.", 0.0
+)
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and stop.")
+_MULTI_TOKEN_LENGTH = 256  # the study's limit where it keeps all tokens of a prompt
+
+
+def main(argv: list[str]) -> None:
+    """Prints the plan, then harvests."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
+    cache = common.CACHE_DIR.value
+    checkpoint, config, tokenizer = _model()
+    layers = _layers(config)
+    every = _POSITIONS.value == "all"
+    length = common.MAX_LENGTH.value
+    if every and not common.MAX_LENGTH.present:
+        length = _MULTI_TOKEN_LENGTH
+    recipe = activations.Recipe(
+        config.name,
+        "" if checkpoint is None else checkpoint.fingerprint,
+        common.DTYPE.value,
+        length,
+        _POSITIONS.value,
+    )
+    lists = _prompts()
+    plans = [
+        activations.plan(name, prompts, layers, recipe, tokenizer, config.d_model, cache_dir=cache)
+        for name, prompts in lists.items()
+    ]
+    todo = sum(each.tokens for each in plans if not each.cached)
+    flops = todo * activations.flops_per_token(config, layers)
+    print(activations.table(plans, flops / activations.measured_flops(recipe.dtype)), flush=True)
+    root = Path(artifacts.cache_dir(cache))
+    root.mkdir(parents=True, exist_ok=True)
+    allowed = None if _DISK_GB.value is None else int(_DISK_GB.value * 1e9)
+    if _DRY_RUN.value:
+        return
+    activations.check_disk(plans, allowed, shutil.disk_usage(root).free)
+    devices.compilation_cache(root)
+    load = functools.cache(
+        lambda: models.load(
+            common.MODEL.value, layers, dtype=jnp.dtype(recipe.dtype), cache_dir=cache
+        )
+    )
+    for number, (name, prompts) in enumerate(lists.items(), start=1):
+        label = f"{name} ({number} of {len(lists)})"
+        activations.harvest(prompts, layers, recipe, load, cache_dir=cache, label=label)
+    print(f"All {len(lists)} lists of prompts are in {root / 'activations'}.")
+
+
+def _model() -> tuple[models.Checkpoint | None, models.GemmaConfig, tokenizers.Tokenizer]:
+    """Returns the checkpoint, its numbers and its tokenizer."""
+    spec, cache = common.MODEL.value, common.CACHE_DIR.value
+    if _DRY_RUN.value and spec in models.PRESETS and spec != "gemma-3-270m":
+        print(f"Without weights: {spec} by its published sizes, tokens as gemma-3-270m cuts them.")
+        return None, models.PRESETS[spec], models.find("gemma-3-270m", cache_dir=cache).tokenizer()
+    checkpoint = models.find(spec, cache_dir=cache)
+    return checkpoint, checkpoint.config, checkpoint.tokenizer()
+
+
+def _layers(config: models.GemmaConfig) -> tuple[int, ...]:
+    text = common.LAYER.value
+    if text is None:
+        if config.name not in sweep.DEFAULT_LAYERS:
+            raise ValueError(f"Give --layer: {config.name} has no default.")
+        return (sweep.DEFAULT_LAYERS[config.name],)
+    parts = text.split(",")
+    if wrong := [part for part in parts if part != "embed" and not part.isdecimal()]:
+        raise ValueError(f"--layer={wrong[0]} is neither a zero-based number nor `embed`.")
+    layers = tuple(models.EMBED if part == "embed" else int(part) for part in parts)
+    config.check_layers(layers)
+    return layers
+
+
+def _prompts() -> dict[str, tuple[str, ...]]:
+    """Returns the lists of prompts: every task's, and its shifted test set's where it has one."""
+    where = {"tasks_dir": common.TASKS_DIR.value, "cache_dir": common.CACHE_DIR.value}
+    names = tasks.match(common.TASKS.value, tasks_dir=common.TASKS_DIR.value)
+    shifted = tasks.shifted_names(common.TASKS_DIR.value)
+    found = {}
+    for name in names:
+        found[name] = tasks.load(name, **where).prompts
+        if name in shifted:
+            found[f"{name}, shifted"] = tasks.load_shifted(name, **where).prompts
+    return found
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,169 @@
+"""What a harvest will take, before it runs: tokens, bytes on the disk, time."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tokenizers
+
+from probejax.activations.cache import Recipe, is_cached
+from probejax.models import tokens as texts
+from probejax.models.config import GemmaConfig
+
+_GB = 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The harvest of one list of prompts.
+
+    Attributes:
+      name: of the task.
+      prompts: how many.
+      distinct: different ones; equal prompts run once and share rows.
+      tokens: tokens of the distinct prompts, BOS included, that pass the model.
+      bytes: on the disk when finished, all layers together.
+      cached: whether all of it is there already.
+    """
+
+    name: str
+    prompts: int
+    distinct: int
+    tokens: int
+    bytes: int
+    cached: bool
+
+    @property
+    def peak(self) -> int:
+        """Bytes on the disk at most, which is while the finished batches are joined."""
+        return self.bytes if self.cached else 2 * self.bytes
+
+
+def plan(
+    name: str,
+    prompts: Sequence[str],
+    layers: Sequence[int],
+    recipe: Recipe,
+    tokenizer: tokenizers.Tokenizer,
+    d_model: int,
+    *,
+    cache_dir: str | Path | None = None,
+) -> Plan:
+    """Counts what a harvest of these prompts takes; exact but for a few hundred bytes of headers.
+
+    Args:
+      name: of the task.
+      prompts: texts.
+      layers: zero-based blocks, -1 for the embedding.
+      recipe: as for `harvest`.
+      tokenizer: of the model.
+      d_model: width of its residual stream.
+      cache_dir: where to look for what is there already.
+    """
+    distinct = list(dict.fromkeys(prompts))
+    count = sum(map(len, texts.encode(tokenizer, distinct, recipe.max_length)))
+    rows = count if recipe.positions == "all" else len(distinct)
+    vector = d_model * np.dtype(recipe.dtype).itemsize
+    per_layer = rows * vector + 2 * 8 * len(prompts)  # and where each prompt's rows are
+    cached = all(is_cached(recipe, layer, prompts, cache_dir=cache_dir) for layer in layers)
+    return Plan(name, len(prompts), len(distinct), count, len(layers) * per_layer, cached)
+
+
+def peak_kept(plans: Sequence[Plan]) -> int:
+    """Returns the bytes on the disk at most when every task stays in the cache."""
+    todo = [each.bytes for each in plans if not each.cached]
+    return sum(each.bytes for each in plans) + max(todo, default=0)
+
+
+def peak_one_by_one(plans: Sequence[Plan]) -> int:
+    """Returns the bytes on the disk at most when each task is deleted before the next begins."""
+    return max((each.peak for each in plans), default=0)
+
+
+def flops_per_token(config: GemmaConfig, layers: Sequence[int]) -> float:
+    """Returns the arithmetic of one token up to the last layer, without attention's own products.
+
+    Two operations per parameter of a block; attention between tokens adds a few per cent at the
+    lengths of prompts.
+    """
+    attention = 2 * config.d_model * config.d_head * (config.n_heads + config.n_kv_heads)
+    return 2.0 * (max(layers) + 1) * (attention + 3 * config.d_model * config.d_mlp)
+
+
+def measured_flops(dtype: Any, size: int = 1024) -> float:
+    """Returns the operations per second of a matrix product on the default device, measured."""
+    a = jnp.ones((size, 2 * size), dtype)
+    multiply = jax.jit(lambda a: a @ a.T)
+    jax.block_until_ready(multiply(a))
+    began = time.perf_counter()
+    for _ in range(3):
+        jax.block_until_ready(multiply(a))
+    return 3 * 4 * size**3 / (time.perf_counter() - began)
+
+
+def table(plans: Sequence[Plan], seconds: float | None = None) -> str:
+    """Returns the plan as text: a line per task, then what the disk must hold.
+
+    Args:
+      plans: of all tasks.
+      seconds: expected time of what is not cached.
+    """
+    width = max([len(each.name) for each in plans] + [4])
+    lines = [f"{'task':{width}}  prompts  distinct      tokens        GB"]
+    lines += [
+        f"{each.name:{width}} {each.prompts:8d} {each.distinct:9d} {each.tokens:11d} "
+        f"{each.bytes / _GB:9.3f}{'  in the cache' if each.cached else ''}"
+        for each in plans
+    ]
+    todo = sum(each.tokens for each in plans if not each.cached)
+    kept, on_the_way = sum(each.bytes for each in plans) / _GB, peak_kept(plans) / _GB
+    about = "" if seconds is None else f", about {_duration(seconds)} here"
+    lines += [
+        f"{len(plans)} tasks; {todo:,} tokens to run{about}.",
+        f"On the disk: {kept:.2f} GB, at most {on_the_way:.2f} GB on the way, if all tasks are "
+        f"kept; at most "
+        f"{peak_one_by_one(plans) / _GB:.2f} GB at any one time if each is deleted before the next.",
+    ]
+    return "\n".join(lines)
+
+
+def check_disk(plans: Sequence[Plan], allowed: int | None, free: int, keep: bool = True) -> None:
+    """Refuses a harvest that the disk cannot hold.
+
+    Args:
+      plans: of all tasks.
+      allowed: bytes that these activations may take; None is no limit.
+      free: bytes free on the disk of the cache.
+      keep: whether the tasks stay, or each goes before the next one comes.
+
+    Raises:
+      ValueError: it does not fit.
+    """
+    peak = peak_kept(plans) if keep else peak_one_by_one(plans)
+    there = sum(each.bytes for each in plans if each.cached)
+    advice = (
+        "harvest fewer tasks or halve them with --dtype=bfloat16"
+        + (f"; one task at a time takes {peak_one_by_one(plans) / _GB:.2f} GB" if keep else "")
+        + "."
+    )
+    if allowed is not None and peak > allowed:
+        raise ValueError(
+            f"These activations need {peak / _GB:.2f} GB, more than --disk_gb={allowed / _GB:g}: "
+            + advice
+        )
+    if peak - there > free:
+        raise ValueError(
+            f"These activations need {(peak - there) / _GB:.2f} GB more, but only "
+            f"{free / _GB:.2f} GB are free where the cache is: {advice}"
+        )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
