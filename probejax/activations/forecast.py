@@ -122,12 +122,12 @@ def table(plans: Sequence[Plan], seconds: float | None = None) -> str:
     ]
     todo = sum(each.tokens for each in plans if not each.cached)
     kept, on_the_way = sum(each.bytes for each in plans) / _GB, peak_kept(plans) / _GB
+    one = peak_one_by_one(plans) / _GB
     about = "" if seconds is None else f", about {_duration(seconds)} here"
     lines += [
         f"{len(plans)} tasks; {todo:,} tokens to run{about}.",
         f"On the disk: {kept:.2f} GB, at most {on_the_way:.2f} GB on the way, if all tasks are "
-        f"kept; at most "
-        f"{peak_one_by_one(plans) / _GB:.2f} GB at any one time if each is deleted before the next.",
+        f"kept; at most {one:.2f} GB at any one time if each is deleted before the next.",
     ]
     return "\n".join(lines)
 
