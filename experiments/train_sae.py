@@ -1,9 +1,9 @@
-"""Trains a JumpReLU SAE on token activations of the tasks' prompts.
+"""Trains an SAE on token activations of the tasks' prompts.
 
     python -m experiments.train_sae --layer=9 --sae_out=my_sae
 
-Writes `params.npz` in Gemma Scope's layout and `training.json` with what was measured on held-out
-tokens. Killed at any moment, the same command goes on where it was.
+Writes `params.npz` in Gemma Scope's layout (or a top-k SAE in SAELens') and `training.json` with what
+was measured on held-out tokens. Killed at any moment, the same command goes on where it was.
 """
 
 import functools
@@ -16,14 +16,19 @@ from absl import app, flags
 from experiments import flags as common
 from experiments.entry import run
 from probejax import activations, models, saes, storage, tasks
-from probejax.saes import fit, gemma_scope, train
+from probejax.saes import fit, train
+from probejax.saes.architectures import ARCHITECTURES
+from probejax.saes.formats import gemma_scope, sae_lens
 
 _OUT = flags.DEFINE_string(
     "sae_out", None, "Folder for the SAE and its checkpoints.", required=True
 )
 _TOKENS = flags.DEFINE_integer("tokens", 1_000_000, "Tokens to harvest, over all tasks.", 1)
+_ARCHITECTURE = flags.DEFINE_enum(
+    "architecture", "jumprelu", list(ARCHITECTURES), "What is active; BatchTopK's end as JumpReLU."
+)
 _D_SAE = flags.DEFINE_integer("d_sae", 4096, "Number of latents.", 1)
-_TARGET_L0 = flags.DEFINE_float("target_l0", 76.0, "Active latents per token to aim at.", 1.0)
+_TARGET_L0 = flags.DEFINE_float("target_l0", 76.0, "Active latents per token, or k.", 1.0)
 _STEPS = flags.DEFINE_integer("steps", 4000, "Optimiser steps.", 1)
 _BATCH = flags.DEFINE_integer("batch", 2048, "Tokens per step.", 1)
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Peak learning rate.", 0.0)
@@ -65,6 +70,7 @@ def main(argv: list[str]) -> None:
         cache_dir=common.CACHE_DIR.value,
     )
     options = train.TrainOptions(
+        architecture=_ARCHITECTURE.value,
         d_sae=_D_SAE.value,
         target_l0=_TARGET_L0.value,
         steps=_STEPS.value,
@@ -73,8 +79,18 @@ def main(argv: list[str]) -> None:
         seed=_SEED.value,
     )
     params, scale = fit.fit(x, options, out / "checkpoints")
-    storage.write_atomic(out / "params.npz", gemma_scope.to_bytes(train.fold(params, scale)))
-    measured = saes.quality(saes.find(str(out / "params.npz")).load(), held_out)
+    if options.architecture == "topk":
+        written = sae_lens.to_files(
+            train.fold(params, scale, unit=False),
+            round(options.target_l0),
+            model_name=checkpoint.name,
+            hook_name=f"blocks.{layer}.hook_resid_post",
+        )
+    else:
+        written = {"params.npz": gemma_scope.to_bytes(train.fold(params, scale))}
+    for name, content in written.items():
+        storage.write_atomic(out / name, content)
+    measured = saes.quality(saes.find(str(out)).open(), held_out)
     provenance = {
         "model": checkpoint.name,
         "layer": layer,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from probejax import saes
-from probejax.saes import fit, gemma_scope, train
+from probejax.saes import architectures, fit, gemma_scope, train
+from probejax.saes.formats import sae_lens
 from probejax.storage import ConfigMismatch
 
 BANDWIDTH = 0.5
@@ -19,7 +20,7 @@ UPSTREAM = jnp.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0], [4.0, 40.0]])
 
 
 def test_the_gradient_of_jumprelu():
-    value, pull = jax.vjp(lambda z, t: train._jumprelu(z, t, BANDWIDTH), PRE, THRESHOLD)
+    value, pull = jax.vjp(lambda z, t: architectures.jumprelu(z, t, BANDWIDTH), PRE, THRESHOLD)
     np.testing.assert_array_equal(value, PRE * jnp.array([[1, 0], [0, 1], [0, 1], [0, 1]]))
     to_pre, to_threshold = pull(UPSTREAM)
     np.testing.assert_array_equal(to_pre, [[1, 0], [0, 20], [0, 30], [0, 40]])
@@ -30,7 +31,7 @@ def test_the_gradient_of_jumprelu():
 
 
 def test_the_gradient_of_the_step_reaches_threshold_and_encoder():
-    value, pull = jax.vjp(lambda z, t: train._heaviside(z, t, BANDWIDTH), PRE, THRESHOLD)
+    value, pull = jax.vjp(lambda z, t: architectures.heaviside(z, t, BANDWIDTH), PRE, THRESHOLD)
     np.testing.assert_array_equal(value, [[1, 0], [0, 1], [0, 1], [0, 1]])
     to_pre, to_threshold = pull(UPSTREAM)
     # Its eq. 12: 1 / bandwidth where the kernel is on, with opposite signs for the two.
@@ -67,7 +68,7 @@ def some_params(d_model=16, d_sae=64, seed=0):
     rng = np.random.default_rng(seed)
     normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     W_dec = normal(d_sae, d_model)
-    return train.Params(
+    return architectures.Params(
         W_enc=normal(d_model, d_sae),
         b_enc=0.1 * normal(d_sae),
         W_dec=W_dec / jnp.linalg.norm(W_dec, axis=1, keepdims=True),
@@ -92,7 +93,7 @@ def test_the_loss_is_the_mean_of_two_fractions_of_variance_unexplained(tokens):
     scale, params = train.measure(tokens), some_params()
     x = jnp.asarray(scaled(tokens, scale))
     dead, no_weight = jnp.zeros(64, bool), jnp.float32(0)
-    loss, (report, fired) = train._loss(params, x, dead, no_weight, OPTIONS)
+    loss, (report, out) = train._loss(params, x, dead, no_weight, OPTIONS)
     sae = in_scaled_units(params)
     latents = saes.encode(sae, x)
     raw = unscaled(saes.decode(sae, latents), scale)
@@ -103,7 +104,7 @@ def test_the_loss_is_the_mean_of_two_fractions_of_variance_unexplained(tokens):
     np.testing.assert_allclose(report["unexplained"], (total + per_dimension) / 2, rtol=1e-3)
     np.testing.assert_allclose(loss, report["unexplained"], rtol=1e-6)
     np.testing.assert_allclose(report["l0"], (latents > 0).sum(axis=1).mean(), rtol=1e-5)
-    np.testing.assert_array_equal(fired, (latents > 0).any(axis=0))
+    np.testing.assert_array_equal(out.latents > 0, latents > 0)
 
 
 def test_predicting_the_mean_leaves_everything_unexplained(tokens):
@@ -205,7 +206,7 @@ def test_a_run_that_is_killed_and_started_again_ends_with_the_same_bits(
         fit.fit(tokens[:10_000], options, tmp_path / "cut", save_every=30)
     resumed, _ = fit.fit(tokens[:10_000], options, tmp_path / "cut", save_every=30)
     assert steps == [*range(78), *range(60, 90)]  # from the last checkpoint, not from the start
-    for name, ours, theirs in zip(train.Params._fields, resumed, whole, strict=True):
+    for name, ours, theirs in zip(architectures.Params._fields, resumed, whole, strict=True):
         np.testing.assert_array_equal(ours, theirs, err_msg=name)
     again, _ = fit.fit(tokens[:10_000], options, tmp_path / "cut", save_every=30)
     assert len(steps) == 78 + 30  # a finished run only reads its last checkpoint
@@ -280,3 +281,124 @@ def test_quality_against_a_dense_computation(tokens):
         )
         assert found.dead == 1 - (latents > 0).any(axis=0).mean() and found.dead >= 5 / 64
         assert found.tokens == 1000
+
+
+# ---- the other architectures --------------------------------------------------------------------
+
+SMALL = dataclasses.replace(OPTIONS, steps=400, d_sae=48, target_l0=3.0, l1_rate=0.04)
+
+
+def options_for(architecture, **changes):
+    return dataclasses.replace(SMALL, architecture=architecture, **changes)
+
+
+@pytest.mark.parametrize("axis", [1, None])
+def test_the_kth_largest_is_found_by_counting(axis):
+    rng = np.random.default_rng(0)
+    values = np.maximum(rng.normal(size=(7, 30)), 0).astype(np.float32)
+    values[2] = 0.25
+    for k in (1, 5, 11):
+        found = architectures.kth_largest(jnp.asarray(values), k, axis)
+        ranked = -np.sort(-values, axis=axis)
+        expected = ranked[:, k - 1 : k] if axis == 1 else ranked[k - 1]
+        np.testing.assert_array_equal(np.ravel(found), np.ravel(expected))
+
+
+@pytest.mark.parametrize("architecture", architectures.ARCHITECTURES)
+def test_every_architecture_learns_sparse_data_and_folds_into_a_file(
+    architecture, tokens, tmp_path
+):
+    options = options_for(architecture)
+    params, scale = fit.fit(tokens[:10_000], options, tmp_path / "checkpoints")
+    arrays = train.fold(params, scale, np.float32, unit=architecture != "topk")
+    if architecture == "topk":
+        for name, content in sae_lens.to_files(arrays, 3, hook_name="x").items():
+            (tmp_path / name).write_bytes(content)
+    else:
+        (tmp_path / "params.npz").write_bytes(gemma_scope.to_bytes(arrays))
+    sae = saes.load(str(tmp_path))
+    found = saes.quality(sae, tokens[10_000:])
+    least = 0.6 if architecture == "relu" else 0.8  # an L1 penalty shrinks what it keeps
+    assert found.explained > least and 1.8 < found.l0 < 4.5, found
+    # The file computes what was trained, but for the units.
+    x = jnp.asarray(scaled(tokens[10_000:], scale), jnp.float32)
+    out = architectures.forward(params, x, architecture, 3.0, 0.1, 0.0)
+    latents = np.asarray(saes.encode(sae, jnp.asarray(tokens[10_000:])))
+    if architecture in ("batchtopk", "matryoshka"):
+        pre = x @ params.W_enc + params.b_enc[None, :]
+        theirs = np.where(pre > jnp.exp(params.log_threshold)[None, :], np.maximum(pre, 0), 0)
+    else:
+        theirs = np.asarray(out.latents)
+    norm = np.linalg.norm(np.asarray(params.W_dec) / np.asarray(scale.scale), axis=1)
+    theirs = theirs * (1 if architecture == "topk" else norm)
+    assert ((latents > 0) == (theirs > 0)).mean() > 0.999
+    both = (latents > 0) & (theirs > 0)
+    np.testing.assert_allclose(latents[both], theirs[both], rtol=1e-2, atol=1e-3 * theirs.max())
+
+
+def test_top_k_keeps_k_of_each_token_and_batch_top_k_shares_them(tokens):
+    x = jnp.asarray(scaled(tokens[:100], train.measure(tokens)), jnp.float32)
+    params = some_params()
+    dense = np.maximum(np.asarray(x) @ np.asarray(params.W_enc) + np.asarray(params.b_enc), 0)
+    for architecture in ("topk", "batchtopk", "matryoshka"):
+        out = architectures.forward(params, x, architecture, 5.0, 0.1, 0.0)
+        on = np.asarray(out.latents) > 0
+        if architecture == "topk":
+            np.testing.assert_array_equal(on.sum(axis=1), 5)
+            assert (dense[on].reshape(100, 5).min(axis=1) >= np.sort(dense)[:, -5]).all()
+        else:
+            assert on.sum() == 500 and len(set(on.sum(axis=1).tolist())) > 2
+            np.testing.assert_allclose(out.cutoff, np.sort(dense, axis=None)[-500])
+        np.testing.assert_allclose(np.asarray(out.latents)[on], dense[on], rtol=1e-5)
+        np.testing.assert_allclose(out.l0, 5.0)
+
+
+def test_matryoshka_s_loss_is_the_mean_over_prefixes(tokens):
+    x = jnp.asarray(scaled(tokens[:50], train.measure(tokens)), jnp.float32)
+    params = some_params()
+    latents = jax.nn.relu(x @ params.W_enc)
+    trained_on, whole = architectures.unexplained(params, x, latents, "matryoshka")
+    z, W, b = (np.asarray(a, np.float64) for a in (latents, params.W_dec, params.b_dec))
+    errors = [
+        ((z[:, :n] @ W[:n] + b - np.asarray(x)) ** 2).sum(axis=1).mean() for n in (4, 8, 16, 32, 64)
+    ]
+    np.testing.assert_allclose(trained_on, np.mean(errors), rtol=1e-4)
+    np.testing.assert_allclose(whole, errors[-1], rtol=1e-4)
+
+
+def test_a_gate_decides_and_a_magnitude_measures(tokens):
+    x = jnp.asarray(scaled(tokens[:50], train.measure(tokens)), jnp.float32)
+    rng = np.random.default_rng(3)
+    draw = lambda: jnp.asarray(rng.normal(size=64), jnp.float32)
+    params = some_params()._replace(r_mag=draw(), b_gate=draw())
+    out = architectures.forward(params, x, "gated", 5.0, 0.1, 0.0)
+    product = np.asarray(x @ params.W_enc, np.float64)
+    gate = product + np.asarray(params.b_gate)
+    magnitude = np.exp(np.asarray(params.r_mag)) * product + np.asarray(params.b_enc)
+    np.testing.assert_allclose(
+        out.latents, (gate > 0) * np.maximum(magnitude, 0), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(out.norm, np.maximum(gate, 0).sum(axis=1).mean(), rtol=1e-5)
+    alone = np.maximum(gate, 0) @ np.asarray(params.W_dec) + np.asarray(params.b_dec)
+    expected = ((alone - np.asarray(x)) ** 2).sum(axis=1).mean()
+    np.testing.assert_allclose(out.auxiliary, expected, rtol=1e-4)
+    pull = jax.grad(lambda p: architectures.forward(p, x, "gated", 5.0, 0.1, 0.0).auxiliary)(params)
+    assert not np.any(pull.W_dec) and not np.any(pull.b_dec) and np.any(pull.b_gate)
+
+
+def test_the_l1_weight_follows_the_l0(tokens):
+    options = options_for("relu", l1_rate=0.5)
+    scale, state = train.measure(tokens), train.start(options, 16)
+    before = float(state.log_l1)
+    state, report = train.train_step(options, state, jnp.asarray(tokens[:256]), scale)
+    assert report["l0"] > 6  # half of 48 latents fire at random weights: the excess is clipped
+    np.testing.assert_allclose(float(state.log_l1) - before, 0.5, rtol=1e-5)
+
+
+def test_options_that_cannot_be_are_refused():
+    with pytest.raises(
+        ValueError, match=r"--architecture=vanilla does not exist; choose from jump"
+    ):
+        options_for("vanilla")
+    with pytest.raises(ValueError, match=r"--target_l0=50 of 48 latents: expected 1 to that"):
+        options_for("topk", target_l0=50.0)

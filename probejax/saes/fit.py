@@ -11,7 +11,8 @@ import orbax.checkpoint as ocp
 from tqdm import tqdm
 
 from probejax import storage
-from probejax.saes.train import Params, Scale, TrainOptions, measure, start, train_step
+from probejax.saes.architectures import Params
+from probejax.saes.train import Scale, TrainOptions, measure, start, train_step
 
 
 def fit(

@@ -1,6 +1,6 @@
-"""Trains a JumpReLU SAE on token activations.
+"""Trains SAEs on token activations; see `architectures` for what is sparse and how.
 
-Method: Rajamanoharan et al. 2024 (arXiv 2407.14435): straight-through estimators with a rectangle
+JumpReLU: Rajamanoharan et al. 2024 (arXiv 2407.14435): straight-through estimators with a rectangle
 kernel, a unit-norm decoder and an L0 penalty, here quadratic around a target (their appendix, and
 Gemma Scope 2). Two things are different, both because a residual stream of Gemma has one dimension
 that holds over half of all variance:
@@ -10,11 +10,14 @@ that holds over half of all variance:
   is folded into the weights at the end, so the trained SAE reads raw activations.
 * The gradient of the L0 penalty reaches the encoder too, and latents that have not fired for a
   while are pulled towards their threshold, so few die.
+
+ReLU and gated SAEs have an L1 penalty, whose weight is steered until the L0 is the one asked for;
+the top-k family needs none.
 """
 
 import dataclasses
 import functools
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +25,26 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from probejax.saes.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    Forward,
+    Params,
+    forward,
+    unexplained,
+)
+
+_CUTOFF_RATE = 0.01  # of the running mean of BatchTopK's threshold
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
     """How to train.
 
     Attributes:
+      architecture: one of `ARCHITECTURES`.
       d_sae: number of latents.
-      target_l0: latents per token that the penalty steers to.
+      target_l0: latents per token that the penalty steers to, or the k of the top-k family.
       steps: optimiser steps.
       batch: tokens per step.
       learning_rate: peak of Adam's rate; warms up over 2 %, decays over the last 25 %.
@@ -37,11 +52,15 @@ class TrainOptions:
       l0_warmup: share of the steps over which that weight rises from zero.
       bandwidth: width of the kernel of the straight-through estimators, in pre-activation units.
       threshold: initial threshold, same units (scaled activations have unit mean squared norm).
+        Up to it dead latents of the other architectures are pulled.
+      l1_weight: initial weight of the L1 penalty of ReLU and gated SAEs.
+      l1_rate: how fast its logarithm follows the relative excess of L0, per step.
       dead_after: tokens without firing after which a latent counts as dead.
       dead_weight: weight of the pull on dead latents.
       seed: of the initial weights and the order of the tokens.
     """
 
+    architecture: str = "jumprelu"
     d_sae: int = 4096
     target_l0: float = 76.0
     steps: int = 4000
@@ -51,9 +70,23 @@ class TrainOptions:
     l0_warmup: float = 0.2
     bandwidth: float = 0.02
     threshold: float = 0.05
+    l1_weight: float = 1e-2
+    l1_rate: float = 0.01
     dead_after: int = 100_000
     dead_weight: float = 1e-4
     seed: int = 0
+
+    def __post_init__(self):
+        """Raises ValueError for an architecture that does not exist or a k that cannot be."""
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(
+                f"--architecture={self.architecture} does not exist; choose from "
+                f"{', '.join(ARCHITECTURES)}."
+            )
+        if not 1 <= self.target_l0 <= self.d_sae:
+            raise ValueError(
+                f"--target_l0={self.target_l0:g} of {self.d_sae} latents: expected 1 to that."
+            )
 
 
 class Scale(NamedTuple):
@@ -61,16 +94,6 @@ class Scale(NamedTuple):
 
     mean: Float[Array, " d_model"]
     scale: Float[Array, " d_model"]
-
-
-class Params(NamedTuple):
-    """What is trained, in scaled units."""
-
-    W_enc: Float[Array, "d_model d_sae"]
-    b_enc: Float[Array, " d_sae"]
-    W_dec: Float[Array, "d_sae d_model"]
-    b_dec: Float[Array, " d_model"]
-    log_threshold: Float[Array, " d_sae"]
 
 
 class TrainState(NamedTuple):
@@ -81,12 +104,14 @@ class TrainState(NamedTuple):
       optimiser: optax state.
       silent: int [d_sae], tokens since each latent last fired.
       step: steps taken.
+      log_l1: log of the weight of the L1 penalty.
     """
 
     params: Params
     optimiser: optax.OptState
     silent: Int[Array, " d_sae"]
     step: Int[Array, ""]
+    log_l1: Float[Array, ""]
 
 
 def measure(x: Float[np.ndarray, "n d_model"]) -> Scale:
@@ -101,15 +126,20 @@ def start(options: TrainOptions, d_model: int) -> TrainState:
     """Returns the initial state: random unit decoder rows and their transpose as the encoder."""
     W_dec = jax.random.normal(jax.random.key(options.seed), (options.d_sae, d_model))
     W_dec = W_dec / jnp.linalg.norm(W_dec, axis=1, keepdims=True)
+    zeros, gated = jnp.zeros(options.d_sae), options.architecture == "gated"
+    threshold = np.log(options.threshold) if options.architecture == "jumprelu" else -np.inf
     params = Params(
         W_enc=W_dec.T,
-        b_enc=jnp.zeros(options.d_sae),
+        b_enc=zeros,
         W_dec=W_dec,
         b_dec=jnp.zeros(d_model),
-        log_threshold=jnp.full(options.d_sae, np.log(options.threshold), jnp.float32),
+        log_threshold=jnp.full(options.d_sae, threshold, jnp.float32),
+        r_mag=jnp.zeros_like(zeros) if gated else None,
+        b_gate=jnp.zeros_like(zeros) if gated else None,
     )
-    silent = jnp.zeros(options.d_sae, jnp.int32)
-    return TrainState(params, _optimiser(options).init(params), silent, jnp.zeros((), jnp.int32))
+    silent, step = jnp.zeros(options.d_sae, jnp.int32), jnp.zeros((), jnp.int32)
+    log_l1 = jnp.asarray(np.log(options.l1_weight), jnp.float32)
+    return TrainState(params, _optimiser(options).init(cast(Any, params)), silent, step, log_l1)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -119,17 +149,31 @@ def train_step(
     """Takes one step; returns the new state and what the loss was made of."""
     x = (x - scale.mean[None, :]) * scale.scale[None, :]
     dead = state.silent > options.dead_after
-    progress = state.step / options.steps
-    l0_weight = options.l0_weight * jnp.minimum(progress / max(options.l0_warmup, 1e-9), 1.0)
-    gradient, (report, fired) = jax.grad(_loss, has_aux=True)(
-        state.params, x, dead, l0_weight, options
+    gradient, (report, out) = jax.grad(_loss, has_aux=True)(
+        state.params, x, dead, _weight(options, state), options
     )
     updates, optimiser = _optimiser(options).update(gradient, state.optimiser)
-    params = Params(*cast(tuple, optax.apply_updates(state.params, updates)))
+    params = Params(*cast(tuple, optax.apply_updates(cast(Any, state.params), updates)))
     norm = jnp.linalg.norm(params.W_dec, axis=1, keepdims=True)
     params = params._replace(W_dec=params.W_dec / norm)
-    silent = jnp.where(fired, 0, state.silent + x.shape[0])
-    return TrainState(params, optimiser, silent, state.step + 1), report
+    if options.architecture in ("batchtopk", "matryoshka"):
+        share = jnp.where(state.step == 0, 1.0, _CUTOFF_RATE)
+        running = (1 - share) * jnp.exp(state.params.log_threshold) + share * out.cutoff
+        params = params._replace(log_threshold=jnp.log(running))
+    silent = jnp.where(jnp.any(out.latents > 0, axis=0), 0, state.silent + x.shape[0])
+    excess = jnp.clip(report["l0"] / options.target_l0 - 1.0, -1.0, 1.0)
+    log_l1 = state.log_l1 + options.l1_rate * excess
+    return TrainState(params, optimiser, silent, state.step + 1, log_l1), report
+
+
+def _weight(options: TrainOptions, state: TrainState) -> Array:
+    """Returns the weight of what keeps the latents sparse."""
+    if options.architecture == "jumprelu":
+        progress = state.step / options.steps
+        return options.l0_weight * jnp.minimum(progress / max(options.l0_warmup, 1e-9), 1.0)
+    if options.architecture in ("relu", "gated"):
+        return jnp.exp(state.log_l1)
+    return jnp.zeros(())
 
 
 def _optimiser(options: TrainOptions) -> optax.GradientTransformation:
@@ -147,77 +191,43 @@ def _optimiser(options: TrainOptions) -> optax.GradientTransformation:
 
 
 def _loss(
-    params: Params, x: Array, dead: Bool[Array, " d_sae"], l0_weight: Array, options: TrainOptions
-):
-    pre = x @ params.W_enc + params.b_enc[None, :]
-    threshold = jnp.exp(params.log_threshold)[None, :]
-    latents = cast(Array, _jumprelu(pre, threshold, options.bandwidth))
-    error = latents @ params.W_dec + params.b_dec[None, :] - x
-    unexplained = jnp.mean(jnp.sum(error * error, axis=1))  # of a total of one, by the scaling
-    l0 = jnp.mean(jnp.sum(_heaviside(pre, threshold, options.bandwidth), axis=1))
-    excess = l0 / options.target_l0 - 1.0
-    pull = jnp.sum(jnp.mean(jax.nn.relu(threshold - pre), axis=0) * dead)
-    loss = unexplained + l0_weight * excess * excess + options.dead_weight * pull
-    report = {"unexplained": unexplained, "l0": l0, "dead": jnp.mean(dead), "loss": loss}
-    return loss, (report, jnp.any(latents > 0, axis=0))
+    params: Params, x: Array, dead: Bool[Array, " d_sae"], weight: Array, options: TrainOptions
+) -> tuple[Array, tuple[dict[str, Array], Forward]]:
+    kind = cast(Architecture, options.architecture)  # __post_init__ has looked
+    out = forward(params, x, kind, options.target_l0, options.bandwidth, options.threshold)
+    trained_on, whole = unexplained(params, x, out.latents, kind)
+    excess = out.l0 / options.target_l0 - 1.0
+    sparsity = excess * excess if kind == "jumprelu" else out.norm
+    pull = jnp.sum(jnp.mean(jax.nn.relu(out.margin), axis=0) * dead)
+    loss = trained_on + weight * sparsity + out.auxiliary + options.dead_weight * pull
+    report = {"unexplained": whole, "l0": out.l0, "dead": jnp.mean(dead), "loss": loss}
+    return loss, (report, out)
 
 
-def _kernel(pre: Array, threshold: Array, bandwidth: float) -> Array:
-    """Rectangle kernel of the straight-through estimators, of unit mass."""
-    return (jnp.abs(pre - threshold) < bandwidth / 2) / bandwidth
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _jumprelu(pre: Array, threshold: Array, bandwidth: float) -> Array:
-    return jnp.where(pre > threshold, jax.nn.relu(pre), 0.0)
-
-
-def _jumprelu_forward(pre, threshold, bandwidth):
-    return _jumprelu(pre, threshold, bandwidth), (pre, threshold)
-
-
-def _jumprelu_backward(bandwidth, saved, gradient):
-    pre, threshold = saved
-    to_threshold = -threshold * _kernel(pre, threshold, bandwidth) * gradient
-    return jnp.where(pre > threshold, gradient, 0.0), jnp.sum(to_threshold, axis=0, keepdims=True)
-
-
-_jumprelu.defvjp(_jumprelu_forward, _jumprelu_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _heaviside(pre: Array, threshold: Array, bandwidth: float) -> Array:
-    return (pre > threshold).astype(pre.dtype)
-
-
-def _heaviside_forward(pre, threshold, bandwidth):
-    return _heaviside(pre, threshold, bandwidth), (pre, threshold)
-
-
-def _heaviside_backward(bandwidth, saved, gradient):
-    pre, threshold = saved
-    slope = _kernel(pre, threshold, bandwidth) * gradient
-    return slope, -jnp.sum(slope, axis=0, keepdims=True)
-
-
-_heaviside.defvjp(_heaviside_forward, _heaviside_backward)
-
-
-def fold(params: Params, scale: Scale, dtype: type = np.float16) -> dict[str, np.ndarray]:
+def fold(
+    params: Params, scale: Scale, dtype: type = np.float16, *, unit: bool = True
+) -> dict[str, np.ndarray]:
     """Returns the SAE in raw units, with unit decoder rows, as the arrays of a `params.npz`.
+
+    A top-k SAE keeps its own units (`unit=False`): others would change who wins.
 
     The matrices are rounded to `dtype` first and the encoder bias is computed from the rounded
     matrix, so that rounding does not shift pre-activations by the large mean of the activations.
     """
     mean, factor = np.asarray(scale.mean, np.float64), np.asarray(scale.scale, np.float64)
-    W_enc, b_enc, W_dec, b_dec, log_threshold = (np.asarray(p, np.float64) for p in params)
-    W_dec = W_dec / factor
-    norm = np.linalg.norm(W_dec, axis=1)
+    numbers = {k: np.asarray(v, np.float64) for k, v in params._asdict().items() if v is not None}
+    W_enc, b_enc, b_dec = numbers["W_enc"], numbers["b_enc"], numbers["b_dec"]
+    threshold = np.exp(numbers["log_threshold"])
+    if "r_mag" in numbers:  # the gate opens where the magnitude exceeds this
+        gain = np.exp(numbers["r_mag"])
+        W_enc, threshold = W_enc * gain, b_enc - gain * numbers["b_gate"]
+    W_dec = numbers["W_dec"] / factor
+    norm = np.linalg.norm(W_dec, axis=1) if unit else np.ones(len(W_dec))
     W_enc = (W_enc * factor[:, None] * norm).astype(dtype)
     return {
         "W_enc": W_enc,
         "b_enc": (b_enc * norm - mean @ W_enc.astype(np.float64)).astype(np.float32),
         "W_dec": (W_dec / norm[:, None]).astype(dtype),
         "b_dec": (b_dec / factor + mean).astype(np.float32),
-        "threshold": (np.exp(log_threshold) * norm).astype(np.float32),
+        "threshold": (threshold * norm).astype(np.float32),
     }

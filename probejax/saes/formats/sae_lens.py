@@ -5,9 +5,12 @@ holds its threshold too. `fold_decoder_norm` gives latents in the units of their
 Neuronpedia shows them.
 """
 
+import json
 import math
+from typing import Any
 
 import numpy as np
+from safetensors.numpy import save
 
 from probejax.saes.formats import safetensors_file
 from probejax.saes.formats.format import (
@@ -129,6 +132,34 @@ def _load(files: Files, variant: str) -> StoredSAE:
         keep=keep,
         normalise=_NORMALISE[normalise],
     )
+
+
+def to_files(arrays: dict[str, np.ndarray], k: int, **metadata: Any) -> dict[str, bytes]:
+    """Returns the two files of a top-k SAE that reads raw activations, by name.
+
+    Args:
+      arrays: `W_enc`, `b_enc`, `W_dec`, `b_dec`.
+      k: active latents per row.
+      **metadata: what else is known, such as `model_name` and `hook_name`.
+    """
+    kept = {
+        name: np.ascontiguousarray(arrays[name]) for name in ("W_enc", "b_enc", "W_dec", "b_dec")
+    }
+    d_in, d_sae = kept["W_enc"].shape
+    config = {
+        "architecture": "topk",
+        "k": k,
+        "d_in": d_in,
+        "d_sae": d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {"sae_lens_version": "6.0.0", **metadata},
+    }
+    text = json.dumps(config, indent=1) + "\n"
+    return {"sae_weights.safetensors": save(kept), "cfg.json": text.encode()}
 
 
 def _threshold(files: Files, tensors: dict) -> np.ndarray:
