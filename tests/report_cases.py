@@ -1,5 +1,8 @@
 """A run's units for the tests of the report: every regime, two protocols, controls, latents."""
 
+import contextlib
+from unittest import mock
+
 import numpy as np
 
 from probejax import storage
@@ -90,3 +93,10 @@ def write_run(root, *, tasks=TASKS, arrows=ARROWS, config=CONFIG, **options):
             timing = {"seconds": {"fit": 30.0}, "device": "cpu", "jax": "0.10.2"}
             store.put(storage.unit_id(payload["unit"]), payload, timing)
     return root
+
+
+@contextlib.contextmanager
+def without_figures():
+    """Leaves out what takes most of a report's time, where the page alone is tested."""
+    with mock.patch("probejax.analysis.report.write_figures"):
+        yield

@@ -8,7 +8,7 @@ import pytest
 
 from probejax.analysis.labels import signed
 from probejax.analysis.report import report
-from tests.report_cases import CONFIG, TASKS, write_run
+from tests.report_cases import CONFIG, TASKS, without_figures, write_run
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -39,7 +39,8 @@ def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("browser")
     out = write_run(root / "run")
     strict = write_run(root / "strict", protocol="strict", config=CONFIG | {"protocol": "strict"})
-    report(out, also=[strict], cache_dir=out / "no_cache")
+    with without_figures():
+        report(out, also=[strict], cache_dir=out / "no_cache")
     return out
 
 

@@ -1,5 +1,6 @@
 """The report as text: what it says, of what, and of what is missing."""
 
+import contextlib
 import html
 import re
 
@@ -13,14 +14,21 @@ from probejax.analysis.run import read_run
 from probejax.analysis.ties import TIE_RULES
 from probejax.analysis.verdict import verdict
 from tests.published_cases import PUBLISHED, golden
-from tests.report_cases import ARROWS, CONFIG, NARROW, TASKS, write_run
+from tests.report_cases import ARROWS, CONFIG, NARROW, TASKS, without_figures, write_run
+
+
+@pytest.fixture(autouse=True)
+def page_alone(request):
+    with contextlib.nullcontext() if "figures" in request.node.name else without_figures():
+        yield
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run and its report."""
     out = write_run(tmp_path_factory.mktemp("report") / "run")
-    text = report(out, cache_dir=out / "no_cache")
+    with without_figures():
+        text = report(out, cache_dir=out / "no_cache")
     return out, text, (out / "report.html").read_text()
 
 
@@ -29,15 +37,24 @@ def _plain(page):
 
 
 def test_the_report_is_one_file_that_asks_for_nothing(run):
-    out, text, page = run
+    _, text, page = run
     assert "Tables, figures and report.html are in" in text and "Complete: 66 units" in text
     assert not re.search(r"""(src|href)=["']?(https?:)?//(?!www\.neuronpedia)""", page)
     assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest", page)
     assert page.count("<script") == 1 and page.count("<style") == 1
     assert len(page) < 2_000_000
-    assert {p.name for p in out.iterdir()} >= {
-        "report.html", "results.csv", "results.parquet", "quiver.csv", "figures",
+
+
+def test_tables_figures_and_other_layouts_lie_beside_it(tmp_path):
+    out = write_run(tmp_path / "run", tasks=TASKS[:2], arrows=ARROWS[:3])
+    report(out, cache_dir=tmp_path / "no_cache")
+    assert {path.name for path in out.iterdir()} >= {
+        "report.html", "results.csv", "results.parquet", "quiver.csv", "figures", "study",
+        "saebench",
     }  # fmt: skip
+    assert (out / "figures" / "scarcity.svg").exists() and (
+        out / "figures" / "regimes.png"
+    ).exists()
 
 
 def test_the_verdict_is_the_table_s(run):

@@ -1,6 +1,7 @@
 """One figure per regime: what adding SAE probes to the quiver does to test AUC."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -12,10 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from probejax import storage
+from probejax.analysis.group import Group, groups
 from probejax.analysis.head_to_head import pairs
 from probejax.analysis.intervals import paired_bootstrap
 from probejax.analysis.labels import AXES, TITLES
 from probejax.analysis.quiver import choices, quiver
+from probejax.analysis.study_figures import layer_figure, study_figures
 
 # Blue and vermilion of Okabe and Ito's palette, which colour-blind readers can tell apart.
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
@@ -31,15 +34,18 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def write_figures(out: epath.PathLike, results: pd.DataFrame) -> list[epath.Path]:
+def write_figures(
+    out: epath.PathLike, results: pd.DataFrame, found: Sequence[Group] = ()
+) -> list[epath.Path]:
     """Writes figures as PNG and SVG: one per regime that can be compared, and the study's types.
 
-    The protocol, model and layer with most comparisons has its figures in `figures/`; any other
-    that can be compared has them in a folder of its own below.
+    The first of the groups has its figures in `figures/`, and the study's other types of figure
+    too; any other that can be compared has those of its regimes in a folder of its own below.
 
     Args:
         out: the run's folder.
         results: the results table.
+        found: its groups, if they are known.
 
     Returns:
         The files written.
@@ -47,24 +53,22 @@ def write_figures(out: epath.PathLike, results: pd.DataFrame) -> list[epath.Path
     Raises:
         StorageError: the folder is unwritable.
     """
-    keys = ["protocol", "model", "layer"]
-    parts = {key: part for key, part in results.groupby(keys, sort=False, dropna=False)}
-    order = sorted(parts, key=lambda key: (key[0] != "paper", -_pairs(parts[key])))
+    found = found or groups(results, quiver(results, tie_rule=("documented", "neutral")))
     written = []
     with matplotlib.rc_context(_STYLE):
-        for place, key in enumerate(order):
-            protocol, model, layer = (str(value).replace("/", "_") for value in key)
+        for place, group in enumerate(found):
             folder = epath.Path(out) / "figures"
-            folder = folder / f"{model}_layer_{layer}_{protocol}" if place else folder
-            for regime in parts[key]["regime"].unique():
-                if figure := draw(parts[key], regime):
-                    written += _save(figure, folder, str(regime))
+            name = f"{group.model}_layer_{group.layer}_{group.protocol}".replace("/", "_")
+            folder = folder / name if place else folder
+            rows = group.rows(results)
+            for regime in group.regimes:
+                if figure := draw(rows, regime):
+                    written += _save(figure, folder, regime)
+            for name, figure in () if place else study_figures(group):
+                written += _save(figure, folder, name)
+        if figure := layer_figure(results):
+            written += _save(figure, epath.Path(out) / "figures", "layers")
     return written
-
-
-def _pairs(part: pd.DataFrame) -> int:
-    """Returns how many rows could be compared with another: none without an SAE."""
-    return len(part) if (part["sae_id"] != "").any() else 0
 
 
 def _save(figure: Figure, folder: epath.Path, name: str) -> list[epath.Path]:

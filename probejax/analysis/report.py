@@ -12,6 +12,7 @@ from probejax.analysis import case_studies, published
 from probejax.analysis.examples import examples
 from probejax.analysis.faults import faults
 from probejax.analysis.figures import write_figures
+from probejax.analysis.group import groups
 from probejax.analysis.page import page
 from probejax.analysis.page.page import Story
 from probejax.analysis.run import read_run
@@ -49,10 +50,11 @@ def report(
     if results is None:
         results, story = _from_runs([out, *also], cache_dir)
     table = write_tables(out, results)
-    write_figures(out, results)
+    found = groups(results, table)
+    write_figures(out, results, found)
     write_study(out, results)
     write_saebench(out, results, millis=int(time.time() * 1000))
-    storage.write_atomic(epath.Path(out) / "report.html", page(results, table, story or Story()))
+    storage.write_atomic(epath.Path(out) / "report.html", page(results, found, story or Story()))
     status = f"{story.status}.\n" if story and story.status else ""
     return f"{summary(table)}\n\n{status}Tables, figures and report.html are in {epath.Path(out)}."
 

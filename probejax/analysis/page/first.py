@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from probejax.analysis import intervals
+from probejax.analysis.group import Group
 from probejax.analysis.labels import Value, interval, percent, signed, title
 from probejax.analysis.page.axes import esc, nice_ticks, tip
 from probejax.analysis.page.charts import legend
-from probejax.analysis.page.group import Group
 from probejax.analysis.verdict import NEUTRAL, Verdict
 
 _WORDS = {

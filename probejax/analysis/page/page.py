@@ -7,11 +7,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from probejax.analysis.examples import Example
+from probejax.analysis.group import Group
 from probejax.analysis.labels import title
 from probejax.analysis.page import extras
 from probejax.analysis.page.axes import esc
 from probejax.analysis.page.first import first
-from probejax.analysis.page.group import Group, groups
 from probejax.analysis.page.sections import section
 from probejax.analysis.page.tasks import tasks_block
 from probejax.analysis.run import Latent
@@ -41,15 +41,14 @@ class Story(NamedTuple):
     cola: tuple[pd.DataFrame, pd.Series] | None = None
 
 
-def page(results: pd.DataFrame, quiver: pd.DataFrame, story: Story) -> str:
+def page(results: pd.DataFrame, found: Sequence[Group], story: Story) -> str:
     """Returns the report as one HTML document that needs no network.
 
     Args:
         results: the results table.
-        quiver: its table under every tie rule.
+        found: its groups.
         story: what is told beside.
     """
-    found = groups(results, quiver)
     shown = [group for group in found if group.regimes] or found[:1]
     head = shown[0]
     links, parts = [], []

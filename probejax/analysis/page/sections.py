@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from probejax.analysis.comparisons import methods
+from probejax.analysis.group import Group
 from probejax.analysis.labels import (
     AXES,
     interval,
@@ -16,7 +17,6 @@ from probejax.analysis.labels import (
 )
 from probejax.analysis.page import views
 from probejax.analysis.page.axes import esc
-from probejax.analysis.page.group import Group
 from probejax.analysis.page.tables import Cell, change, count, figure, limits, table
 from probejax.analysis.quiver import MARGIN
 from probejax.analysis.verdict import NEUTRAL

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 
 from probejax.analysis.examples import Example
+from probejax.analysis.group import Group
 from probejax.analysis.labels import AXES, level_text, number, signed, title
 from probejax.analysis.page import charts
 from probejax.analysis.page.axes import esc
 from probejax.analysis.page.charts import Series
-from probejax.analysis.page.group import Group
 from probejax.analysis.page.tables import Cell, change, figure, table
 from probejax.analysis.run import Latent
 

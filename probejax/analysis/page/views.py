@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from probejax.analysis.grid import Grid
+from probejax.analysis.group import Group
 from probejax.analysis.labels import (
     AXES,
     Value,
@@ -16,7 +17,6 @@ from probejax.analysis.labels import (
 )
 from probejax.analysis.page import charts
 from probejax.analysis.page.charts import Band, Point, Series
-from probejax.analysis.page.group import Group
 from probejax.analysis.ties import sae_width
 from probejax.analysis.verdict import NEUTRAL
 

@@ -38,6 +38,13 @@ class Group(NamedTuple):
         """What the group is called."""
         return f"{self.model}, layer {self.layer}, {self.protocol} protocol"
 
+    def rows(self, results: pd.DataFrame) -> pd.DataFrame:
+        """Returns the rows of a results table that belong to the group."""
+        same = np.ones(len(results), dtype=bool)
+        for column, value in zip(GROUP, (self.protocol, self.model, self.layer), strict=True):
+            same &= (results[column] == value).to_numpy(bool)
+        return results[same]
+
     @property
     def regimes(self) -> list[str]:
         """The regimes with a comparison, in the order of the design."""
@@ -65,14 +72,12 @@ def groups(results: pd.DataFrame, quiver: pd.DataFrame) -> list[Group]:
     """Returns the groups of a table: those with most comparisons first, `paper` before others."""
     found = []
     for key, part in results.groupby(GROUP, sort=False, dropna=False):
-        same = np.ones(len(quiver), dtype=bool)
-        for column, value in zip(GROUP, key, strict=True):
-            same &= (quiver[column] == value).to_numpy(bool)
         part = part.reset_index(drop=True)
         table = grid(part)
         cells, head_to_head = _cells(part, table)
         protocol, model, layer = map(str, key)
-        found.append(Group(protocol, model, layer, quiver[same], table, cells, head_to_head))
+        group = Group(protocol, model, layer, quiver, table, cells, head_to_head)
+        found.append(group._replace(quiver=group.rows(quiver)))
     rank = lambda g: (g.protocol != "paper", -g.cells["delta"].notna().sum(), g.model)
     return sorted(found, key=rank)
 
