@@ -98,7 +98,7 @@ def _fit(
     room = max(1, _TABLE_BYTES // (4 * n * d))
     for start in range(0, len(first_table), room):
         part = first_table[start : start + room]
-        padded = np.resize(part, -(-len(part) // _TABLES) * _TABLES)
+        padded = np.resize(part, min(-(-len(part) // _TABLES) * _TABLES, room))
         standard, scalers = _standardise(x, rows[padded], seen[padded])
         inside = (table_of >= start) & (table_of < start + len(part))
         for rules, wanted in ((FEW_ROWS, ~searched), (RULES, searched)):
