@@ -2,7 +2,7 @@
 
     python -m experiments.train_sae --layer=9 --sae_out=my_sae
 
-Writes `params.npz` in Gemma Scope's layout, or a top-k SAE in SAELens', and `training.json` with what
+Writes `params.npz` in Gemma Scope's layout (a top-k SAE in SAELens') and `training.json` with what
 was measured on held-out tokens. Killed at any moment, the same command goes on where it was.
 """
 
