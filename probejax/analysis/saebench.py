@@ -40,12 +40,12 @@ def write_saebench(
     """
     rows = results[(results["regime"] == "standard") & ~is_control(results)]
     probes = rows[(rows["sae_id"] != "") & rows["method"].str.fullmatch(r"sae_k\d+")]
+    base = rows[(rows["method"] == _BASELINE) & (rows["sae_id"] == "")]
     written = []
     for key, part in probes.groupby([*GROUP, "sae_id"], sort=False):
         protocol, model, layer, sae_id = map(str, key)
-        same = (rows["protocol"] == protocol) & (rows["model"] == model) & (rows["layer"] == layer)
-        base = rows[same & (rows["method"] == _BASELINE) & (rows["sae_id"] == "")]
-        payload = evaluation(part, base, millis)
+        same = (base["protocol"] == protocol) & (base["model"] == model) & (base["layer"] == layer)
+        payload = evaluation(part, base[same], millis)
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{protocol}_{model}_{sae_id}")
         path = epath.Path(out) / "saebench" / f"{name}_eval_results.json"
         text = json.dumps(payload, indent=2, sort_keys=True, allow_nan=False)
@@ -68,11 +68,13 @@ def evaluation(probes: pd.DataFrame, baseline: pd.DataFrame, millis: int = 0) ->
     llm = baseline.groupby("task")[columns].mean()
     shared = llm[llm.index.isin(by_task["task"])]
     known = shared.T.to_dict()
-    details = []
-    for task, part in by_task.groupby("task", sort=True):
-        by_k = {int(row["k"]): row for row in part.to_dict("records")}
-        numbers = {**_llm(known.get(task)), **_named(by_k), **_by_k(by_k)}
-        details.append({"dataset_name": str(task), **numbers})
+    tasks: dict[str, dict[int, Any]] = {}
+    for row in by_task.to_dict("records"):
+        tasks.setdefault(str(row["task"]), {})[int(row["k"])] = row
+    details = [
+        {"dataset_name": task, **_llm(known.get(task)), **_named(by_k), **_by_k(by_k)}
+        for task, by_k in tasks.items()
+    ]
     total = by_task.groupby("k")[columns].mean().reset_index()
     means = {int(row["k"]): row for row in total.to_dict("records")}
     metrics = {
