@@ -220,5 +220,7 @@ def test_print_leaves_out_what_cannot_be_used_on_paper(browser, run):
     assert not page.locator("#scarcity .search").first.is_visible()
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert paper == "rgb(255, 255, 255)"
+    dot = page.evaluate("getComputedStyle(document.querySelector('.forest .dot')).fill")
+    assert dot == "rgb(11, 111, 179)"  # the light scheme's, though the screen is dark
     assert page.locator("header .forest").is_visible() and len(page.pdf()) > 20_000
     page.close()
