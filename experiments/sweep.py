@@ -6,6 +6,8 @@ Killed at any moment, the same command finishes the rest; several processes may 
 """
 
 import dataclasses
+import json
+import time
 
 import jax
 from absl import app, flags
@@ -15,31 +17,53 @@ from experiments import flags as common
 from experiments.entry import run
 from probejax import artifacts, devices, saes, storage, sweep, tasks
 from probejax.analysis import report
+from probejax.probes import PROTOCOLS
 
 _OUT = flags.DEFINE_string("out", None, "Folder or gs:// prefix for the results.", required=True)
 _SAE = flags.DEFINE_multi_string(
-    "sae", [], "SAE: an id that ships with probejax, a params.npz or its folder. Repeatable."
+    "sae",
+    [],
+    "SAE: an id that ships with probejax or of a known release, a file, a folder, or "
+    "random:<width>:<l0>. Repeatable.",
 )
 _REGIMES = flags.DEFINE_list("regimes", list(tasks.REGIMES), "Regimes.")
-_METHODS = flags.DEFINE_list("methods", list(sweep.Config.methods), "Methods.")
+_METHODS = flags.DEFINE_list(
+    "methods", ["default"], "Methods; `default` is all but the slow ones, `all` is all."
+)
+_CONTROLS = flags.DEFINE_bool(
+    "controls", False, "Also shuffled labels, random latents and a random SAE, as methods."
+)
 _RANKING = flags.DEFINE_enum(
     "ranking", "normalised", list(saes.RANKINGS), "How latents are ranked."
 )
-_PROTOCOL = flags.DEFINE_enum("protocol", "paper", list(sweep.PROTOCOLS), "Rules of validation.")
+_PROTOCOL = flags.DEFINE_enum(
+    "protocol", "paper", list(PROTOCOLS), "Rules: the study's, or without any leak."
+)
 _SEEDS = flags.DEFINE_list("seeds", ["42"], "One set of draws for each; the study's is 42.")
+_SAVE_PROBES = flags.DEFINE_bool("save_probes", False, "Write the final probes to OUT/probes.")
+_CHECK_SAE = flags.DEFINE_bool(
+    "check_sae", False, "Measure L0, explained variance and dead latents of every SAE first."
+)
+_WORKERS = flags.DEFINE_integer(
+    "workers", None, "Processes that fit. Default: one per core on a CPU, else one.", 1
+)
+_MEMORY_GB = flags.DEFINE_float(
+    "memory_gb", None, "Memory for one process. Default: half of the machine's, shared.", 0.1
+)
 _MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "Share the units among the processes of a slice."
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "Address, where JAX cannot find a cluster.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes, likewise.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process, likewise.")
-_VERBOSE = flags.DEFINE_bool("verbose", False, "Print what is known about the SAEs.")
+_VERBOSE = flags.DEFINE_bool("verbose", False, "Print what is known about the SAEs and the memory.")
+_LOG_JSON = flags.DEFINE_bool("log_json", False, "One JSON line per finished unit, and no bar.")
 
 
 def config_from_flags() -> sweep.Config:
     """Returns the run that the flags describe."""
     values = {flag.name: flag.value for flag in (common.MODEL, common.LAYER, common.TASKS_DIR)}
-    for flag in (common.DTYPE, common.MAX_LENGTH, _RANKING, _PROTOCOL):
+    for flag in (common.DTYPE, common.MAX_LENGTH, _RANKING, _PROTOCOL, _CONTROLS):
         values[flag.name] = flag.value
     for flag in (_SAE, common.TASKS, _REGIMES, _METHODS):
         values[flag.name] = tuple(flag.value)
@@ -56,27 +80,53 @@ def main(argv: list[str]) -> None:
     devices.initialize(
         _MULTIHOST.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     )
-    devices.compilation_cache(artifacts.cache_dir(common.CACHE_DIR.value))
-    job = sweep.Sweep(config, common.CACHE_DIR.value)
-    storage.write_config(_OUT.value, dataclasses.asdict(config) | {"layer": job.layer_name})
+    cache_dir = artifacts.cache_dir(common.CACHE_DIR.value)
+    devices.compilation_cache(cache_dir)
+    workers = _WORKERS.value
+    if workers is None:
+        workers = devices.cores() if jax.default_backend() == "cpu" and not _MULTIHOST.value else 1
+    memory_gb = _MEMORY_GB.value or devices.memory_budget() / workers / 1e9
+    job = sweep.Sweep(config, common.CACHE_DIR.value, memory_gb)
+    identity = dataclasses.asdict(config) | {"layer": job.layer_name, "methods": job.methods}
+    storage.write_config(_OUT.value, identity)
     if _VERBOSE.value:
         for sae in job.saes.values():
             print(f"{sae.sae_id}: {sae.description().get('quality', 'not measured')}")
+        print(f"memory: at most {memory_gb:.1f} GB in each of {workers} processes")
+    if _CHECK_SAE.value:
+        print("\n".join(job.check_saes()))
     store = storage.Store(_OUT.value)
     units = job.units()
     done = store.done()
     by_task = {task: [unit for unit in units if unit.task == task] for task in job.tasks}
     mine = devices.share(list(by_task.values()), jax.process_index(), jax.process_count())
     todo = [unit for group in mine for unit in group if unit.name not in done]
-    with tqdm(todo, unit="unit", desc="sweep", disable=not todo) as bar:
-        for unit in bar:
-            bar.set_postfix_str(f"{unit.task} {unit.method}")
-            store.put(unit.name, *job.run(unit))
+    finished = sweep.run_units(
+        job,
+        todo,
+        _OUT.value,
+        workers=min(workers, len({unit.task for unit in todo})),
+        save_probes=_SAVE_PROBES.value,
+        compiled=cache_dir,
+    )
+    _watch(finished, todo)
     missing = {unit.name for unit in units} - store.done()
     if missing:
         print(f"{len(missing)} of {len(units)} units are still missing; other processes run them.")
     else:
-        print(report.report(_OUT.value))
+        print(report.report(_OUT.value, cache_dir=cache_dir))
+
+
+def _watch(finished, todo) -> None:
+    """Shows what is finished: a bar with rate and time left, or lines for machines."""
+    began = time.time()
+    with tqdm(total=len(todo), unit="unit", desc="sweep", disable=_LOG_JSON.value) as bar:
+        for unit in finished:
+            bar.update()
+            bar.set_postfix_str(f"{unit.task} {unit.method}")
+            if _LOG_JSON.value:
+                fields = {"task": unit.task, "source": unit.source, "method": unit.method}
+                print(json.dumps({**fields, "seconds": round(time.time() - began, 1)}), flush=True)
 
 
 if __name__ == "__main__":

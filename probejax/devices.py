@@ -98,6 +98,12 @@ def compilation_cache(cache_dir: epath.PathLike) -> epath.Path:
     return folder
 
 
+def cores() -> int:
+    """Returns how many cores this process may use: $NPROC, which XLA reads too, else all."""
+    limit = os.environ.get("NPROC", "")
+    return int(limit) if limit.isdigit() and int(limit) else len(os.sched_getaffinity(0))
+
+
 def memory_budget() -> int:
     """Returns the bytes that one unit may use on one local device.
 

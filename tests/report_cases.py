@@ -25,16 +25,16 @@ ARROWS = (
     ("sae_k128", NARROW, 128),
     ("sae_k16", WIDE, 16),
     ("sae_k128", WIDE, 128),
-    *(("sae_k16_shuffled", sae_id, 16) for sae_id in (NARROW, WIDE, f"random:{NARROW}")),
-    ("sae_k16", f"random:{NARROW}", 16),
-    ("sae_k128", f"random:{NARROW}", 128),
+    *(("sae_k16_shuffled", sae_id, 16) for sae_id in (NARROW, WIDE, f"random/{NARROW}")),
+    ("sae_k16", f"random/{NARROW}", 16),
+    ("sae_k128", f"random/{NARROW}", 128),
 )
 CONFIG = {
     "model": "gemma-3-270m",
     "layer": "9",
     "tasks": ["demo"],
     "methods": ["logreg", "pca", "sae_k16", "sae_k128", "sae_k16_shuffled"],
-    "sae": [NARROW, WIDE, f"random:{NARROW}"],
+    "sae": [NARROW, WIDE, f"random/{NARROW}"],
     "protocol": "paper",
 }
 

@@ -299,7 +299,7 @@ def test_wins_are_tasks_whose_mean_difference_is_beyond_the_margin():
     [
         {"method": "sae_k128_shuffled"},
         {"method": "sae_k128_random_latents"},
-        {"sae_id": "random:width_16k", "method": "sae_k128"},
+        {"sae_id": "random/width_16k", "method": "sae_k128"},
         {"method": "logreg_shuffled", "sae_id": "", "k": None},
     ],
 )

@@ -22,7 +22,7 @@ LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 
 # Inside a room, files import those that stand before them; what is not listed must not be cyclic.
 ORDER = {
-    "tasks": ("registry", "csv_files", "splits", "catalog"),
+    "tasks": ("registry", "csv_files", "splits", "distinct", "catalog"),
     "models": (
         "config", "transformer", "weights", "safetensors", "gguf_header", "gguf", "tokens",
         "checkpoint",
@@ -38,6 +38,7 @@ ORDER = {
         "sharing", "neighbours", "knn", "pca", "logreg_l1", "minibatch", "mlp", "xgboost", "sae",
         "methods", "saved",
     ),
+    "sweep": ("config", "units", "data", "memory", "job", "workers"),
 }  # fmt: skip
 
 # Tests that some machines cannot run, and on what that depends.

@@ -55,7 +55,7 @@ def fit_all(method, x, found, sae=None):
             fitted = probes.BASELINES[method](jnp.asarray(x), rows)
         else:
             chosen = probes.sae.select(jnp.asarray(x), rows, sae, 4, "raw")
-            binarised = probes.is_binarised(method)
+            binarised = probes.parse(method).binarised
             fitted = probes.sae.fit(chosen, rows, 4, binarised=binarised)
         results.append((lanes, rows, fitted))
     return results

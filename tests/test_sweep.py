@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from probejax import models, probes, saes, storage, sweep, tasks
 from probejax.saes import gemma_scope, registry
+from probejax.sweep import data, memory, units
 from tests import tiny_models
 from tests.reference import study_probes
 
@@ -116,7 +117,13 @@ def test_the_default_configuration_is_the_main_job():
     config = sweep.Config()
     assert (config.model, config.tasks, config.protocol) == ("gemma-3-270m", ("demo",), "paper")
     assert config.regimes == tasks.REGIMES and config.seeds == (42,)
-    assert config.methods == ("logreg", "sae_k16", "sae_k128")
+    assert config.all_methods() == (
+        *("logreg", "pca", "knn", "mlp", "mean_difference", "lda"),
+        *("sae_k16", "sae_k128"),
+    )
+    everything = sweep.Config(methods=("all",), controls=True).all_methods()
+    assert {"xgboost", "logreg_l1", "sae_k512", "logreg_shuffled"} < set(everything)
+    assert "sae_k16_random_latents" in everything and "logreg_random_latents" not in everything
 
 
 # ---- what it resolves to ------------------------------------------------------------------------
@@ -253,12 +260,14 @@ def results(job):
 
 def test_a_unit_holds_one_row_per_condition(job, results):
     assert len(results) == 6
-    for unit, (payload, timing) in results.items():
-        assert payload["unit"] == unit._asdict() and set(payload) == {"unit", "fits"}
+    for unit, (payload, timing, _) in results.items():
+        assert payload["unit"] == unit._asdict()
+        assert set(payload) == {"unit", "fits"} | ({"latents"} if unit.sae_id else set())
         fits = payload["fits"]
         assert list(fits) == [
             *("regime", "level", "seed", "num_train", "num_test"),
-            *("val_auc", "test_auc", "test_acc", "test_f1", "hyperparameter", "gap", "code"),
+            *("val_auc", "test_auc", "test_acc", "test_f1", "test_tpr", "test_ece"),
+            *("hyperparameter", "gap", "code"),
         ]
         assert {len(column) for column in fits.values()} == {12}
         assert fits["regime"] == ["standard"] + ["label_noise"] * 11
@@ -266,10 +275,10 @@ def test_a_unit_holds_one_row_per_condition(job, results):
         assert set(fits["seed"]) == {42}
         assert set(fits["num_train"]) == {30} and set(fits["num_test"]) == {99}
         assert set(fits["code"]) == {0} and max(fits["gap"]) < 1e-5
-        assert set(timing) == {"seconds", "device", "jax"}
+        assert set(timing) == {"seconds", "rows", "device", "jax"}
         json.loads(storage.encode_json(payload))
     # Without noise, label noise is the standard regime.
-    for payload, _ in results.values():
+    for payload, *_ in results.values():
         fits = payload["fits"]
         assert fits["test_auc"][0] == fits["test_auc"][1]
         assert fits["test_auc"][0] > 0.65 and len(set(fits["test_auc"])) > 3
@@ -302,8 +311,11 @@ def test_the_features_are_the_residuals_of_the_last_token(job, place, config):
 def test_a_smaller_k_is_a_prefix_whatever_the_largest(job, results, config, place):
     sae_id = next(iter(job.saes))
     only = make(config, place, methods=("sae_k2",), tasks=("own_a",))
-    large, small = job._selection("own_a", sae_id, 0), only._selection("own_a", sae_id, 0)
-    assert large.latents.shape == (12, 5) and small.latents.shape == (12, 2)
+    large, small = (
+        each._selection("own_a", sae_id, False, 0, "normalised") for each in (job, only)
+    )
+    # Twelve conditions are eleven fits: no noise is the standard one.
+    assert large.latents.shape == (11, 5) and small.latents.shape == (11, 2)
     np.testing.assert_array_equal(large.latents[:, :2], small.latents)
     (unit,) = only.units()
     assert unit in results
@@ -335,5 +347,96 @@ def test_a_user_s_shifted_prompts_are_the_test_set_of_covariate_shift(config, pl
 
 
 def test_every_score_is_stored():
-    fits = sweep._columns([], {name: np.zeros(0) for name in probes.Scores._fields})
+    fits = units.columns([], {name: np.zeros(0) for name in probes.Scores._fields})
     assert set(probes.Scores._fields) <= set(fits)
+
+
+# ---- latents, controls, strict, saved probes ----------------------------------------------------
+
+
+def test_a_unit_describes_the_latents_of_its_standard_condition(job, results):
+    unit = next(u for u in results if u.method == "sae_k2")
+    cards, *rest = results[unit].payload["latents"]
+    assert len(cards) == 2 and set(rest) == {None}
+    condition = job._data(unit.task).conditions[0]
+    x = np.asarray(job._data(unit.task).features)[condition.train]
+    z = np.asarray(saes.encode(saes.load(job.config.sae[0]), x))[:, cards[0]["index"]]
+    np.testing.assert_allclose(cards[0]["mean"][1], z[condition.y_train == 1].mean(), rtol=1e-4)
+    np.testing.assert_allclose(cards[0]["rate"][0], (z[condition.y_train == 0] != 0).mean())
+
+
+def test_equal_conditions_are_fitted_once():
+    y = np.arange(400) % 2
+    drawn = tasks.conditions(y, ("standard", "scarcity", "label_noise"))
+    packed = data.pack(drawn)
+    fits = sum(len(lanes) for lanes, _ in packed.batches)
+    assert len(drawn) == 1 + 16 + 11 and fits == len(drawn) - 1  # no noise is the standard one
+    assert len(packed.fit_of) == len(drawn) and packed.fit_of[0] == packed.fit_of[17]
+    few = data.pack(drawn, most_rows=1024)
+    assert max(len(lanes) * rows.train.shape[1] for lanes, rows in few.batches) <= 1024
+    assert sum(len(lanes) for lanes, _ in few.batches) == fits
+
+
+def test_shuffled_labels_are_noise_and_random_latents_are_others(config, place):
+    methods = ("sae_k5",)
+    job = make(config, place, tasks=("own_b",), methods=methods, controls=True)
+    assert [u.method for u in job.units()] == [
+        *("sae_k5", "sae_k5", "sae_k5_shuffled", "sae_k5_random_latents"),
+    ]
+    assert [u.sae_id.startswith("random/") for u in job.units()] == [False, True, False, False]
+    found = {(u.method, u.sae_id): job.run(u).payload for u in job.units()}
+    auc = {key: payload["fits"]["test_auc"][0] for key, payload in found.items()}
+    sae_id = job.units()[0].sae_id
+    assert auc["sae_k5", sae_id] > 0.65 > auc["sae_k5_shuffled", sae_id]
+    chosen = {
+        name: {card["index"] for card in found[name, sae_id]["latents"][0]}
+        for name in ("sae_k5", "sae_k5_random_latents", "sae_k5_shuffled")
+    }
+    assert chosen["sae_k5"] != chosen["sae_k5_random_latents"]
+    rates = [card["rate"] for card in found["sae_k5_random_latents", sae_id]["latents"][0]]
+    assert all(sum(rate) > 0 for rate in rates)
+
+
+def test_strict_draws_from_distinct_prompts(config, place, tmp_path):
+    lines = [f"w{i % 150} w{i % 3},{('no', 'yes')[i % 2]}" for i in range(300)]
+    (tmp_path / "twice.csv").write_text("prompt,target\n" + "\n".join(lines) + "\n")
+    changes = {"tasks": ("twice",), "tasks_dir": str(tmp_path), "methods": ("logreg",)}
+    overlap = {}
+    for protocol in ("paper", "strict"):
+        job = make(config, place, protocol=protocol, **changes)
+        prompts = tasks.load("twice", tasks_dir=str(tmp_path)).prompts
+        for c in job._data("twice").conditions:
+            train, test = ({prompts[row] for row in rows} for rows in (c.train, c.test))
+            overlap[protocol] = overlap.get(protocol, 0) + len(train & test)
+        assert max(job.run(job.units()[0]).payload["fits"]["code"]) == 0
+    assert overlap["paper"] > 100 and overlap["strict"] == 0
+
+
+def test_distinct_rows_are_balanced_and_drop_contradictions():
+    prompts = ["a", "a", "b", "c", "c", "d", "e", "f"]
+    labels = np.array([0, 0, 1, 0, 1, 0, 0, 1])
+    # c occurs with both labels; of a, d, e the last is one too many
+    np.testing.assert_array_equal(tasks.distinct_rows(prompts, labels), [0, 2, 5, 7])
+
+
+def test_a_prediction_of_memory_grows_with_what_is_in_hand():
+    small = memory.predicted_bytes(5000, 640, 4096, 128, 1024)
+    assert memory.predicted_bytes(5000, 640, 4096, 128, 64 * 1024) > small
+    rows = memory.rows_that_fit(2.0, 5000, 640, 4096, 128)
+    assert memory.predicted_bytes(5000, 640, 4096, 128, rows) <= 2.0e9
+    with pytest.raises(ValueError, match=r"--memory_gb=0\.5 per process is too little"):
+        memory.rows_that_fit(0.5, 5000, 640, 4096, 128)
+
+
+def test_saved_probes_score_as_the_unit_did(job, results, tmp_path):
+    for unit in (u for u in results if u.task == "own_a"):
+        path = tmp_path / f"{unit.method}.safetensors"
+        job.save(unit, results[unit], path)
+        loaded = probes.load(path)
+        data = job._data("own_a")
+        for number in (0, 1, 7):
+            condition = data.conditions[number]
+            scores = loaded.score(np.asarray(data.features), number)[condition.test]
+            truth = study_probes.roc_auc_score(condition.y_test, scores)
+            stored = results[unit].payload["fits"]["test_auc"][number]
+            np.testing.assert_allclose(stored, truth, atol=1e-3)

@@ -42,7 +42,7 @@ def controls(results: pd.DataFrame) -> pd.DataFrame:
     """Returns one row per regime, control and the claim it stands beside.
 
     A control of an SAE with random weights stands beside the SAE that its id names
-    (`random:<sae_id>`), or beside every SAE with the same method where it names none.
+    (`random/<sae_id>`), or beside every SAE with the same method where it names none.
 
     Columns: `protocol, model, layer, regime, claim, control` (labels), mean test AUCs `claimed` and
     `controlled`, `delta` (claim minus control) with `ci_low, ci_high`, `cells`, `unpaired`.
@@ -78,8 +78,8 @@ def _beside(arrows: pd.DataFrame) -> list[tuple[int, int]]:
     real = arrows[~arrows["control"]]
     for control, row in arrows[arrows["control"]].iterrows():
         claims = real[real["method"] == claim_of(row["method"])]
-        named = claims[claims["sae_id"] == row["sae_id"].removeprefix("random:")]
-        if named.empty and row["sae_id"].startswith("random:"):
+        named = claims[claims["sae_id"] == row["sae_id"].removeprefix("random/")]
+        if named.empty and row["sae_id"].startswith("random/"):
             named = claims[claims["sae_id"] != ""]
         found += [(claim, control) for claim in named.index]
     return found

@@ -9,10 +9,10 @@ import pandas as pd
 CONTROLS = {
     "_shuffled": "training labels shuffled: no signal is left",
     "_random_latents": "as many latents, drawn at random",
-    "random:": "an SAE with random weights",
+    "random/": "an SAE with random weights",
 }
 _METHOD_SUFFIXES = ("_shuffled", "_random_latents")
-_SAE_PREFIX = "random:"
+_SAE_PREFIX = "random/"
 
 
 def is_control(results: pd.DataFrame) -> np.ndarray:

@@ -87,7 +87,7 @@ def sae_names(sae_ids: Sequence[str]) -> dict[str, str]:
 
 
 def _short(sae_id: str) -> str:
-    kind = "random " if sae_id.startswith("random:") else ""
+    kind = "random " if sae_id.startswith("random/") else ""
     match = re.search(r"width[_-]([0-9a-z]+)", sae_id)
     if not match:
         return sae_id

@@ -1,57 +1,86 @@
-"""The names of the methods, and which function each name means."""
+"""The names of the methods, and what each name means."""
 
 import difflib
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
-from probejax.probes import knn, lda, logreg, logreg_l1, mean_difference, mlp, xgboost
+from probejax.probes import knn, lda, logreg, logreg_l1, mean_difference, mlp, pca, xgboost
 from probejax.probes.scores import Fitted
 
 # Methods on the raw features; each is `fit(features, rows, protocol) -> Fitted`.
 BASELINES: dict[str, Callable[..., Fitted]] = {
     "logreg": logreg.fit,
+    "pca": pca.fit,
     "knn": knn.fit,
+    "mlp": mlp.fit,
     "mean_difference": mean_difference.fit,
     "lda": lda.fit,
     "logreg_l1": logreg_l1.fit,
-    "mlp": mlp.fit,
     "xgboost": xgboost.fit,
 }
-_SAE = re.compile(r"^sae_k([1-9]\d*)(_binarised)?$")
+DEFAULT = ("logreg", "pca", "knn", "mlp", "mean_difference", "lda", "sae_k16", "sae_k128")
+"""What runs unless methods are named: the slow ones, `logreg_l1` and `xgboost`, do not."""
+
+ALL = (*BASELINES, *(f"sae_k{2**i}" for i in range(10)))
+"""What `all` means: every baseline, and the study's ten sizes of SAE probes."""
+
+CONTROLS = ("shuffled", "random_latents")
+"""`<method>_shuffled` trains on permuted labels; `sae_k<k>_random_latents` on latents drawn from
+those that fire, instead of the top ones."""
+
+_NAME = re.compile(
+    rf"^(?:(?P<baseline>{'|'.join(BASELINES)})|sae_k(?P<k>[1-9]\d*)(?P<binarised>_binarised)?)"
+    rf"(?:_(?P<control>{'|'.join(CONTROLS)}))?$"
+)
 
 
-def is_sae_method(method: str) -> bool:
-    """Tells a method on SAE latents from one on raw features.
+class Method(NamedTuple):
+    """What the name of a method means.
+
+    Attributes:
+      baseline: its name in `BASELINES`; empty for a method on the latents of an SAE.
+      k: how many latents; 0 for a baseline.
+      binarised: whether a latent counts as on or off.
+      control: one of `CONTROLS`, or empty.
+    """
+
+    baseline: str
+    k: int
+    binarised: bool
+    control: str
+
+
+def parse(name: str) -> Method:
+    """Reads the name of a method.
 
     Raises:
       ValueError: there is no such method.
     """
-    if method in BASELINES:
-        return False
-    sae_k(method)
-    return True
+    found = _NAME.match(name)
+    if not found or (found["baseline"] and found["control"] == "random_latents"):
+        raise ValueError(_unknown(name))
+    return Method(
+        found["baseline"] or "",
+        int(found["k"] or 0),
+        bool(found["binarised"]),
+        found["control"] or "",
+    )
 
 
-def sae_k(method: str) -> int:
-    """Returns k of `sae_k<k>` or `sae_k<k>_binarised`.
-
-    Raises:
-      ValueError: it is neither.
-    """
-    found = _SAE.match(method)
-    if not found:
-        raise ValueError(unknown_method(method))
-    return int(found[1])
+def controls(name: str) -> list[str]:
+    """Returns the names of a method's controls, none for a control."""
+    method = parse(name)
+    if method.control:
+        return []
+    return [f"{name}_{control}" for control in (CONTROLS if method.k else CONTROLS[:1])]
 
 
-def is_binarised(method: str) -> bool:
-    """Tells `sae_k<k>_binarised` from `sae_k<k>`."""
-    return method.endswith("_binarised")
-
-
-def unknown_method(method: str) -> str:
-    """Returns the sentence for a method that does not exist."""
+def _unknown(name: str) -> str:
     names = [*BASELINES, "sae_k<k>", "sae_k<k>_binarised"]
-    near = difflib.get_close_matches(method, [*names, "sae_k16", "sae_k128"], 1)
+    near = difflib.get_close_matches(name, [*names, "sae_k16", "sae_k128"], 1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    return f"There is no method {method!r}; the methods are {', '.join(names)}.{hint}"
+    return (
+        f"There is no method {name!r}; the methods are {', '.join(names)}, each also with "
+        f"_shuffled, the latter with _random_latents.{hint}"
+    )

@@ -36,18 +36,21 @@ class Rows(NamedTuple):
 
 
 def batches(
-    conditions: Sequence[Condition], groups: Sequence[int] | None = None
+    conditions: Sequence[Condition],
+    groups: Sequence[int] | None = None,
+    most_rows: int | None = None,
 ) -> list[tuple[tuple[int, ...], Rows]]:
-    """Packs conditions into one batch of lanes per padded training size.
+    """Packs conditions into batches of lanes, by padded training size.
 
     Within a batch the test rows are padded to one of a few sizes and the folds to 1, 6 or 36.
 
     Args:
         conditions: what to fit; the order within a batch is theirs.
         groups: the padded training sizes; `GROUPS` when None.
+        most_rows: training rows of a batch at most, padding included; None is no limit.
 
     Returns:
-        For every size that occurs, ascending: which conditions the lanes are, as indices into
+        For every batch, by rising size: which conditions the lanes are, as indices into
         `conditions`, and their rows.
 
     Raises:
@@ -64,11 +67,13 @@ def batches(
                 f"{groups[-1]}"
             )
         members[size].append(index)
-    return [
-        (tuple(lanes), _pack([conditions[lane] for lane in lanes], size))
-        for size, lanes in members.items()
-        if lanes
-    ]
+    found = []
+    for size, lanes in members.items():
+        most = len(lanes) if most_rows is None else max(1, most_rows // size)
+        for start in range(0, len(lanes), max(1, most)):
+            part = tuple(lanes[start : start + most])
+            found.append((part, _pack([conditions[lane] for lane in part], size)))
+    return found
 
 
 def _pack(conditions: list[Condition], n: int) -> Rows:

@@ -24,7 +24,7 @@ from safetensors.numpy import save as serialise
 from probejax import saes, storage
 from probejax.probes import knn, xgboost
 from probejax.probes import sae as latent_probe
-from probejax.probes.methods import is_binarised
+from probejax.probes.methods import parse as method_of
 from probejax.probes.scores import Fitted
 from probejax.tasks.splits import Condition
 
@@ -162,7 +162,7 @@ class SavedProbes:
                 "so that these probes need the SAE itself: pass it as sae=."
             )
         z = np.asarray(z)
-        if is_binarised(self.method):
+        if method_of(self.method).binarised:
             z = (z > latent_probe._FIRES).astype(np.float32)
         return z @ probe["w"] + probe["b"]
 

@@ -1,11 +1,12 @@
 """Work that several fits have in common is done once, a chunk at a time, on all cores."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
+
+from probejax import devices
 
 _Found = TypeVar("_Found")
 _ROWS = 1024  # of padded training sets that are worked on together
@@ -37,5 +38,5 @@ def in_chunks(
     chunk = min(max(1, _ROWS // n), 1 << (len(groups) - 1).bit_length())
     parts = [groups[start : start + chunk] for start in range(0, len(groups), chunk)]
     firsts = [[group[0] for group in part] for part in parts]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(devices.cores()) as pool:
         yield from zip(parts, pool.map(lambda first: work(first, chunk), firsts), strict=True)

@@ -7,7 +7,6 @@ A training set is binned once for all draws. Fits run on one thread each, as man
 are cores; no fit knows of its neighbours, so the order in which they end changes nothing.
 """
 
-import os
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
+from probejax import devices
 from probejax.probes import scores
 from probejax.probes.rows import Rows
 from probejax.solvers import codes
@@ -66,7 +66,7 @@ def fit(
     twin = [first.setdefault(lane.identity, index) for index, lane in enumerate(lanes)]
     usable = [index for index in first.values() if lanes[index].code == codes.CONVERGED]
     usable.sort(key=lambda index: -len(lanes[index].y))  # the longest first
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(devices.cores()) as pool:
         jobs = [(lanes[i], draw) for i in usable if searched[i] for draw in range(DRAWS)]
         list(pool.map(lambda job: job[0].try_draw(job[1]), jobs))
         list(pool.map(lambda index: lanes[index].finish(), usable))
@@ -231,10 +231,3 @@ def _packed(models: list[bytes]) -> dict[str, np.ndarray]:
     for row, model in zip(packed, models, strict=True):
         row[: len(model)] = np.frombuffer(model, np.uint8)
     return {"model": packed, "size": size}
-
-
-def _cores() -> int:
-    """Returns the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

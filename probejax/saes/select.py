@@ -16,8 +16,9 @@ from jaxtyping import Array, Bool, Float, Int
 from probejax.saes import stream
 from probejax.saes.stream import Block, Dictionary
 
-Ranking = Literal["raw", "normalised"]
+Ranking = Literal["raw", "normalised", "random"]
 RANKINGS: tuple[Ranking, ...] = ("raw", "normalised")
+"""What a run may rank by; `random`, a control, draws from the latents that fire."""
 
 
 class _Lanes(NamedTuple):
@@ -52,7 +53,7 @@ def top_latents(
       mask: False where `train` is padding.
       labels: labels of these rows, 0 or 1.
       k: latents to keep, at most `d_sae`.
-      ranking: `raw` or `normalised`.
+      ranking: `raw`, `normalised` or `random`.
       block: latents encoded at a time.
       devices: where; each takes a part of the width. The default device when None.
 
@@ -94,12 +95,21 @@ def _merge(best: _Best, block: Block, lanes: _Lanes, ranking: Ranking) -> _Best:
     product = functools.partial(jnp.matmul, precision="highest")
     latents = block.latents
     score = jnp.abs(product(lanes.contrast, latents))
+    index = block.start + jnp.arange(score.shape[1], dtype=jnp.int32)[None, :]
+    if ranking == "random":
+        fired = product(lanes.member, (latents != 0).astype(latents.dtype)) > 0
+        score = jnp.where(fired, _draw(index), -_draw(index))
     if ranking == "normalised":
         fired = product(lanes.member, (latents != 0).astype(latents.dtype))
         mean = product(lanes.member, latents) / (fired + 1e-6)
         score = score / (jnp.abs(mean) + 1e-6)  # the mean is negative only where latents are signed
-    index = block.start + jnp.arange(score.shape[1], dtype=jnp.int32)[None, :]
     return _best_of(best, _Best(score, jnp.broadcast_to(index, score.shape)))
+
+
+def _draw(index):
+    """Returns a number from 0 to 1 for every latent, whatever block it stands in."""
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(index[0])
+    return jax.vmap(jax.random.uniform)(keys)[None, :]
 
 
 @jax.jit

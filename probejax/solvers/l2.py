@@ -25,6 +25,7 @@ _STAGES = 10  # of a path to a single strength
 _DECADES = 10 / 9  # between two of them
 _STRONGEST = 1e-5  # C at which it begins
 _ROUGH = 1.0  # relative gap that will do on the way
+_FEW = 2  # lanes that go on in float64 together: mostly there are not many
 _FOR_FLOAT64 = 0.5  # share of the tolerance; the rest is for rounding w to float32
 
 
@@ -117,7 +118,7 @@ def _solve(features: Callable, x, lanes, strengths, tolerances, max_trips, batch
     lanes = (*(np.asarray(array) for array in lanes), strengths)
     n, d = lanes[1].shape[1], (lanes[0] if x is None else x).shape[-1]
     if batch is None:
-        numbers = 2**22 if jax.default_backend() == "cpu" else 2**28
+        numbers = 2**21 if jax.default_backend() == "cpu" else 2**28
         batch = min(len(strengths), max(1, numbers // (n * min(n, d))))
     batch = 1 << (batch - 1).bit_length()  # few widths, so that few programs compile
     limits = (tuple(_FOR_FLOAT64 * each for each in tolerances), max_trips)
@@ -128,7 +129,7 @@ def _solve(features: Callable, x, lanes, strengths, tolerances, max_trips, batch
         left = np.flatnonzero(states.stage < strengths.shape[1])
         if len(left):
             rest = jax.tree.map(lambda leaf: leaf[left], (*lanes, states))
-            rest = _batched(functools.partial(walk, "float64"), rest, batch)
+            rest = _batched(functools.partial(walk, "float64"), rest, min(batch, _FEW))
             jax.tree.map(lambda leaf, new: leaf.__setitem__(left, new), states, rest)
         found = _batched(functools.partial(_collect, features, x), (*lanes, states.path), batch)
     done = np.where(found.gap <= np.array(tolerances), codes.CONVERGED, codes.MAX_TRIPS)

@@ -8,6 +8,7 @@ from probejax.tasks.catalog import (
     names,
     shifted_names,
 )
+from probejax.tasks.distinct import distinct_rows
 from probejax.tasks.registry import DEMO
 from probejax.tasks.splits import (
     IMBALANCE_FRACTIONS,
@@ -29,6 +30,7 @@ __all__ = [
     "Condition",
     "Task",
     "conditions",
+    "distinct_rows",
     "flip_labels",
     "load",
     "load_shifted",

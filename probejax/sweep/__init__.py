@@ -1,0 +1,8 @@
+"""The sweep: a configuration, the units it consists of, and how they are run."""
+
+from probejax.sweep.config import Config
+from probejax.sweep.job import Sweep
+from probejax.sweep.units import Result, Unit
+from probejax.sweep.workers import run_units
+
+__all__ = ["Config", "Result", "Sweep", "Unit", "run_units"]

@@ -1,0 +1,89 @@
+"""One task at one layer, ready for every method."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from probejax import probes, tasks
+from probejax.tasks import Condition, Task
+
+
+class Lanes(NamedTuple):
+    """Conditions packed for fitting; those that are the same fit share a lane.
+
+    The standard condition, the largest scarcity and no noise are such.
+
+    Attributes:
+      conditions: [C], what is asked for.
+      batches: for every padded size, the fits that are its lanes, and their rows.
+      fit_of: [C], which fit each condition is.
+    """
+
+    conditions: list[Condition]
+    batches: list[tuple[tuple[int, ...], probes.Rows]]
+    fit_of: np.ndarray
+
+
+class TaskData(NamedTuple):
+    """One task at one layer.
+
+    Attributes:
+      conditions: what is fitted.
+      features: [N, d_model] float32: the task's prompts, then the shifted ones if there are any.
+    """
+
+    conditions: list[Condition]
+    features: jax.Array
+
+
+def draw(
+    task: Task,
+    shifted: Task | None,
+    regimes: Sequence[str],
+    seeds: Sequence[int],
+    protocol: str,
+) -> list[Condition]:
+    """Draws the conditions of a task, as rows of its features.
+
+    `strict` draws from distinct prompts, and tests on no shifted prompt that it trained on.
+
+    Raises:
+      ValueError: the task is too small or unbalanced for a regime.
+    """
+    shifted_labels = None if shifted is None else shifted.labels
+    if protocol == "paper":
+        return tasks.conditions(task.labels, regimes, seeds, shifted_labels)
+    rows = tasks.distinct_rows(task.prompts, task.labels)
+    if shifted is not None:
+        known = {task.prompts[row] for row in rows}
+        new = np.array([i for i, p in enumerate(shifted.prompts) if p not in known], int)
+        rows_shifted, shifted_labels = len(task.labels) + new, shifted.labels[new]
+        rows = np.concatenate([rows, rows_shifted])
+    drawn = tasks.conditions(
+        task.labels[rows[rows < len(task.labels)]], regimes, seeds, shifted_labels
+    )
+    return [dataclasses.replace(c, train=rows[c.train], test=rows[c.test]) for c in drawn]
+
+
+def pack(conditions: list[Condition], most_rows: int | None = None) -> Lanes:
+    """Packs conditions into lanes, of at most so many training rows in a batch."""
+    places: dict[tuple, int] = {}
+    distinct, fit_of = [], []
+    for c in conditions:
+        arrays = (c.train, c.y_train, c.test, c.y_test)
+        key = (c.seed, *(array.tobytes() for array in arrays))
+        if places.setdefault(key, len(distinct)) == len(distinct):
+            distinct.append(c)
+        fit_of.append(places[key])
+    return Lanes(conditions, probes.batches(distinct, most_rows=most_rows), np.array(fit_of, int))
+
+
+def shuffle(conditions: Sequence[Condition]) -> list[Condition]:
+    """Returns the conditions with their training labels permuted, each by its seed."""
+    return [
+        dataclasses.replace(c, y_train=np.random.RandomState(c.seed).permutation(c.y_train))
+        for c in conditions
+    ]

@@ -1,0 +1,335 @@
+"""A configuration resolved: its model, its SAEs and its units, and how one of them is run."""
+
+import functools
+import time
+from pathlib import Path
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from probejax import activations, models, probes, saes, tasks
+from probejax.models import EMBED
+from probejax.sweep import data as task_data
+from probejax.sweep import memory
+from probejax.sweep.config import Config
+from probejax.sweep.data import Lanes, TaskData
+from probejax.sweep.units import RECIPE, Result, Unit, columns
+
+_SHOWN = 16  # latents of a probe that a unit describes
+_USUAL_SHARE = 0.01  # of latents active in an SAE whose L0 nobody recorded
+DEFAULT_LAYERS = {"gemma-3-270m": 9, "gemma-2-9b": 20, "gemma-2-2b": 12}
+
+
+class Sweep:
+    """A configuration resolved: its model, its SAEs and its units.
+
+    Whatever is slow (weights, activations, latents) is loaded when a unit first needs it, and
+    kept only while the units of the same task go on.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        cache_dir: str | Path | None = None,
+        memory_gb: float | None = None,
+    ):
+        """Finds everything that the configuration names.
+
+        Args:
+          config: the run.
+          cache_dir: where downloads and activations live.
+          memory_gb: what a unit may take; None is no limit.
+
+        Raises:
+          ValueError, FileNotFoundError, ArtifactError: something does not exist or does not fit.
+        """
+        self.config = config
+        self.cache_dir = cache_dir
+        self.memory_gb = memory_gb
+        self.methods = config.all_methods()
+        self.checkpoint = models.find(config.model, cache_dir=cache_dir)
+        self.tasks = tasks.match(config.tasks, tasks_dir=config.tasks_dir)
+        self.saes = self._find_saes()
+        self.layer = self._find_layer()
+        self.checkpoint.config.check_layers((self.layer,))
+        self._check_saes()
+
+    def _find_saes(self) -> dict[str, saes.SaeFile]:
+        if not any(probes.parse(method).k for method in self.methods):
+            return {}
+        find = functools.partial(saes.find, cache_dir=self.cache_dir)
+        found = [find(spec) for spec in self.config.sae] or list(saes.shipped(self.checkpoint.name))
+        if not found:
+            raise ValueError(
+                f"No SAE ships with probejax for {self.checkpoint.name}; give --sae, or leave the "
+                "sae_k methods out of --methods."
+            )
+        if self.config.controls:
+            found += [find(f"random:{sae.d_sae}:{_l0(sae):g}") for sae in found]
+        paths = {sae.sae_id: sae.path for sae in found}
+        for sae in found:
+            if sae.path != paths[sae.sae_id]:
+                raise ValueError(
+                    f"{sae.path} and {paths[sae.sae_id]} would both be called {sae.sae_id} in the "
+                    "results; rename a folder of one of them."
+                )
+        return {sae.sae_id: sae for sae in found}
+
+    def _find_layer(self) -> int:
+        if self.config.layer is not None:
+            text = self.config.layer
+            if text != "embed" and not text.isdecimal():
+                raise ValueError(f"--layer={text} is neither a zero-based number nor `embed`.")
+            return EMBED if text == "embed" else int(text)
+        layers = {sae.layer for sae in self.saes.values() if sae.layer is not None}
+        if not layers and self.checkpoint.name in DEFAULT_LAYERS:
+            layers = {DEFAULT_LAYERS[self.checkpoint.name]}
+        if len(layers) != 1:
+            raise ValueError(
+                f"The layer is not clear (the SAEs name {sorted(layers) or 'none'}); give --layer."
+            )
+        return layers.pop()
+
+    def _check_saes(self) -> None:
+        for sae in self.saes.values():
+            sae.check(self.checkpoint.name, self.layer, self.checkpoint.config.d_model)
+            if self.most_latents > sae.d_sae:
+                raise ValueError(
+                    f"--methods asks for sae_k{self.most_latents}, but {sae.sae_id} has only "
+                    f"{sae.d_sae} latents."
+                )
+
+    @property
+    def layer_name(self) -> str:
+        """The layer as it stands in results."""
+        return "embed" if self.layer == EMBED else str(self.layer)
+
+    @property
+    def most_latents(self) -> int:
+        """The largest k of the run; every smaller selection is a prefix of that one."""
+        return max(probes.parse(method).k for method in self.methods)
+
+    def units(self) -> list[Unit]:
+        """Returns all units, task by task, in the order of the configuration."""
+        found = []
+        for task in self.tasks:
+            for name in self.methods:
+                method = probes.parse(name)
+                for sae in self.saes.values() if method.k else (None,):
+                    if sae and method.control and sae.format == "random":
+                        continue  # a control of a control
+                    found.append(self._unit(task, name, sae))
+        return found
+
+    def _unit(self, task: str, method: str, sae: saes.SaeFile | None) -> Unit:
+        config = self.config
+        return Unit(
+            task=task,
+            source=sae.sae_id if sae else "resid",
+            method=method,
+            protocol=config.protocol,
+            model=self.checkpoint.name,
+            weights=self.checkpoint.fingerprint,
+            dtype=config.dtype,
+            max_length=config.max_length,
+            layer=self.layer_name,
+            sae_id=sae.sae_id if sae else "",
+            sae_weights=_fingerprint(sae) if sae else "",
+            k=probes.parse(method).k or None,
+            ranking=config.ranking if sae else "",
+            regimes=config.regimes,
+            seeds=config.seeds,
+            tasks_dir=config.tasks_dir or "",
+            recipe=RECIPE,
+        )
+
+    def run(self, unit: Unit) -> Result:
+        """Runs one unit.
+
+        Raises:
+          ValueError: the task's file or its activations are not usable.
+        """
+        began = time.perf_counter()
+        features = self._data(unit.task).features
+        prepared = time.perf_counter()
+        lanes = self._lanes(unit.task, probes.parse(unit.method).control == "shuffled")
+        fits = [self._fit(unit, batch) for batch in range(len(lanes.batches))]
+        seconds = {"prepare": prepared - began, "fit": time.perf_counter() - prepared}
+        fitted = [_spread(lanes, *batch) for batch in zip(lanes.batches, fits, strict=True)]
+        scores = {name: np.zeros(len(lanes.conditions)) for name in probes.Scores._fields}
+        for which, found in fitted:
+            for name, values in found.scores._asdict().items():
+                scores[name][list(which)] = values
+        payload = {"unit": unit._asdict(), "fits": columns(lanes.conditions, scores)}
+        if unit.sae_id:
+            payload["latents"] = self._latents(unit, lanes)
+        about = {"device": jax.local_devices()[0].device_kind, "jax": jax.__version__}
+        return Result(payload, {"seconds": seconds, "rows": len(features), **about}, fitted)
+
+    def save(self, unit: Unit, result: Result, path: str | Path) -> None:
+        """Writes the final probes of a unit that has just run, see `probes.saved`."""
+        lanes = self._lanes(unit.task, probes.parse(unit.method).control == "shuffled")
+        features = np.asarray(self._data(unit.task).features)
+        sae = self._sae(unit.sae_id, unit.task) if unit.sae_id else None
+        fields = unit._asdict()
+        probes.saved.write(path, fields, lanes.conditions, result.fitted, features, sae)
+
+    def _fit(self, unit: Unit, batch: int) -> probes.Fitted:
+        method = probes.parse(unit.method)
+        protocol = cast(probes.Protocol, unit.protocol)  # Config has looked
+        shuffled = method.control == "shuffled"
+        rows = self._lanes(unit.task, shuffled).batches[batch][1]
+        if not unit.sae_id:
+            return probes.BASELINES[method.baseline](self._data(unit.task).features, rows, protocol)
+        return probes.sae.fit(
+            self._chosen(unit, batch),
+            rows,
+            method.k,
+            binarised=method.binarised,
+            protocol=protocol,
+        )
+
+    def _chosen(self, unit: Unit, batch: int) -> probes.sae.Selection:
+        control = probes.parse(unit.method).control
+        ranking = "random" if control == "random_latents" else unit.ranking
+        return self._selection(unit.task, unit.sae_id, control == "shuffled", batch, ranking)
+
+    def _latents(self, unit: Unit, lanes: Lanes) -> list[list[dict] | None]:
+        """Describes the latents of every standard condition; of the others nothing is kept."""
+        shown = min(_SHOWN, probes.parse(unit.method).k)
+        cards: dict[int, list[dict]] = {}
+        for batch, (fits, rows) in enumerate(lanes.batches):
+            wanted = {lanes.fit_of[i] for i, c in enumerate(lanes.conditions) if _standard(c)}
+            for lane in (lane for lane, fit in enumerate(fits) if fit in wanted):
+                chosen = self._chosen(unit, batch)
+                mask = np.asarray(rows.train_mask)[lane]
+                train, y = (np.asarray(a)[lane][mask] for a in (rows.train, rows.y_train))
+                which = chosen.columns[lane][:shown]
+                values = np.asarray(chosen.values)[train][:, which]
+                link = self.saes[unit.sae_id].neuronpedia
+                found = saes.describe(values, y, chosen.latents[lane][:shown], link)
+                cards[fits[lane]] = [card._asdict() for card in found]
+        return [
+            cards.get(int(fit)) if _standard(condition) else None
+            for condition, fit in zip(lanes.conditions, lanes.fit_of, strict=True)
+        ]
+
+    def prepare(self, task: str) -> None:
+        """Sees to it that a task's activations are in the cache."""
+        for each in self._prompts(task):
+            self._activations(each)
+
+    def _prompts(self, task: str) -> list[tasks.Task]:
+        """Returns the task, and its shifted test set if the run wants it and there is one."""
+        config = self.config
+        where = {"tasks_dir": config.tasks_dir, "cache_dir": self.cache_dir}
+        found = [tasks.load(task, **where)]
+        if "covariate_shift" in config.regimes and task in tasks.shifted_names(config.tasks_dir):
+            found.append(tasks.load_shifted(task, **where))
+        return found
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019 - a sweep lives as long as its process
+    def _data(self, task: str) -> TaskData:
+        config, (loaded, *shifted) = self.config, self._prompts(task)
+        drawn = task_data.draw(
+            loaded, shifted[0] if shifted else None, config.regimes, config.seeds, config.protocol
+        )
+        features = [self._activations(each) for each in (loaded, *shifted)]
+        return TaskData(drawn, jnp.asarray(np.concatenate(features)))
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019
+    def _lanes(self, task: str, shuffled: bool) -> Lanes:
+        drawn, features = self._data(task)
+        drawn = task_data.shuffle(drawn) if shuffled else drawn
+        if self.memory_gb is None:
+            return task_data.pack(drawn)
+        d_sae = max((sae.d_sae for sae in self.saes.values()), default=0)
+        sizes = (*features.shape, d_sae, self.most_latents)
+        return task_data.pack(drawn, memory.rows_that_fit(self.memory_gb, *sizes))
+
+    def check_saes(self) -> list[str]:
+        """Measures every SAE on the last tokens of the first task; returns a line for each."""
+        x = np.asarray(self._data(self.tasks[0]).features)
+        lines = []
+        for sae in self.saes.values():
+            found = saes.quality(self._sae(sae.sae_id, self.tasks[0]), x)
+            advertised = "" if sae.l0 is None else f" ({sae.l0:g} advertised)"
+            lines.append(
+                f"{sae.sae_id}: mean L0 {found.l0:.1f}{advertised}, variance explained "
+                f"{found.explained:.3f} (median dimension {found.explained_median:.3f}), "
+                f"{found.dead:.1%} dead, on {found.tokens} last tokens of {self.tasks[0]}"
+            )
+            if warning := found.warning(sae.l0):
+                lines.append(f"warning: {sae.sae_id}: {warning}")
+        return lines
+
+    def _activations(self, task: tasks.Task) -> np.ndarray:
+        config = self.config
+        recipe = activations.Recipe(
+            self.checkpoint.name, self.checkpoint.fingerprint, config.dtype, config.max_length
+        )
+        found = activations.harvest(
+            task.prompts,
+            [self.layer],
+            recipe,
+            self._model,
+            cache_dir=self.cache_dir,
+            label=task.name,
+        )
+        return found[self.layer].last()
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def _model(self) -> models.LanguageModel:
+        return models.load(
+            self.config.model,
+            (self.layer,),
+            dtype=jnp.dtype(self.config.dtype),
+            cache_dir=self.cache_dir,
+        )
+
+    @functools.lru_cache(maxsize=16)  # noqa: B019 - the batches of one task and SAE
+    def _selection(
+        self, task: str, sae_id: str, shuffled: bool, batch: int, ranking: str
+    ) -> probes.sae.Selection:
+        return probes.sae.select(
+            self._data(task).features,
+            self._lanes(task, shuffled).batches[batch][1],
+            self._sae(sae_id, task),
+            self.most_latents,
+            cast(saes.Ranking, ranking),
+            cast(probes.Protocol, self.config.protocol),
+        )
+
+    def _sae(self, sae_id: str, task: str) -> saes.SAE | saes.StoredSAE:
+        """Returns an SAE; a random one is calibrated on the task's activations, labels unseen."""
+        return self._loaded_sae(sae_id, task if self.saes[sae_id].format == "random" else None)
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def _loaded_sae(self, sae_id: str, calibrated_on: str | None) -> saes.SAE | saes.StoredSAE:
+        x = None if calibrated_on is None else np.asarray(self._data(calibrated_on).features)
+        return self.saes[sae_id].load(x)
+
+
+def _l0(sae: saes.SaeFile) -> float:
+    return sae.l0 or max(1.0, _USUAL_SHARE * sae.d_sae)
+
+
+@functools.cache
+def _fingerprint(sae: saes.SaeFile) -> str:
+    return sae.fingerprint()
+
+
+def _standard(condition: tasks.Condition) -> bool:
+    return condition.regime == "standard" and len(set(condition.y_train.tolist())) == 2
+
+
+def _spread(
+    lanes: Lanes, batch: tuple[tuple[int, ...], probes.Rows], fitted: probes.Fitted
+) -> tuple[tuple[int, ...], probes.Fitted]:
+    """Returns a batch of fits with a lane for every condition that they stand for."""
+    place = {fit: lane for lane, fit in enumerate(batch[0])}
+    which = [index for index, fit in enumerate(lanes.fit_of.tolist()) if fit in place]
+    take = np.array([place[lanes.fit_of[index]] for index in which], int)
+    return tuple(which), jax.tree.map(lambda leaf: np.asarray(leaf)[take], fitted)

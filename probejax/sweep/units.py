@@ -1,0 +1,67 @@
+"""Units: the smallest pieces of work that are saved."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from probejax import probes, storage, tasks
+
+RECIPE = 3  # raise it when the numbers of a unit change, so that old units are not reused
+
+
+class Unit(NamedTuple):
+    """One task, source and method; its fields decide its numbers and its name."""
+
+    task: str
+    source: str
+    method: str
+    protocol: str
+    model: str
+    weights: str
+    dtype: str
+    max_length: int
+    layer: str
+    sae_id: str
+    sae_weights: str
+    k: int | None
+    ranking: str
+    regimes: tuple[str, ...]
+    seeds: tuple[int, ...]
+    tasks_dir: str
+    recipe: int
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return storage.unit_id(self._asdict())
+
+
+class Result(NamedTuple):
+    """A finished unit.
+
+    Attributes:
+      payload: what must be reproducible.
+      timing: what need not be.
+      fitted: for every batch of lanes, which conditions they are and what was fitted.
+    """
+
+    payload: dict[str, Any]
+    timing: dict[str, Any]
+    fitted: list[tuple[tuple[int, ...], probes.Fitted]]
+
+
+def columns(
+    conditions: Sequence[tasks.Condition], fits: Mapping[str, np.ndarray]
+) -> dict[str, list]:
+    """Returns the fits of a unit as columns, in the order of its conditions."""
+    table = {
+        "regime": [c.regime for c in conditions],
+        "level": [c.level for c in conditions],
+        "seed": [c.seed for c in conditions],
+        "num_train": [len(c.train) for c in conditions],
+        "num_test": [len(c.test) for c in conditions],
+    }
+    for name, values in fits.items():
+        table[name] = [int(v) if name == "code" else float(v) for v in values]
+    return table

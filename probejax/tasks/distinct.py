@@ -1,0 +1,23 @@
+"""Each prompt once: what `strict` makes of a task, so that no split has a prompt on both sides."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+
+def distinct_rows(prompts: Sequence[str], labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    """Returns the first row of every prompt, as many of either class, in their order.
+
+    Prompts that occur with both labels are left out, and of the larger class the last ones, because
+    the regimes are drawn from balanced tasks.
+    """
+    first: dict[str, int] = {}
+    both = set()
+    for row, prompt in enumerate(prompts):
+        if labels[first.setdefault(prompt, row)] != labels[row]:
+            both.add(prompt)
+    rows = np.array([row for prompt, row in first.items() if prompt not in both], int)
+    classes = [rows[labels[rows] == label] for label in (0, 1)]
+    size = min(map(len, classes))
+    return np.sort(np.concatenate([each[:size] for each in classes]))
