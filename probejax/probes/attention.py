@@ -1,0 +1,190 @@
+"""Probes on all tokens of a prompt, trained by gradient: the study's attention, and its kin."""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from probejax.probes import aggregators, scores, token_scores
+from probejax.probes import token_training as training
+from probejax.probes import tokens as ragged
+from probejax.probes.aggregators import Aggregator
+from probejax.probes.rows import Rows
+from probejax.probes.token_training import Fits, Trained
+from probejax.probes.tokens import Tokens
+from probejax.solvers import codes
+
+_SPREAD = 1e-3  # of the initial score vectors, the study's
+_TRIES = 1000  # random splits until both parts hold both classes
+
+
+class Design(NamedTuple):
+    """A kind of probe, and what is tried.
+
+    Attributes:
+      aggregate: what makes a logit of the scores of a prompt's tokens.
+      vectors: score vectors of a probe.
+      settings: of the aggregator.
+      rates: learning rates.
+      starts: draws of the initial vectors.
+      bos: whether the first token counts.
+      steps: of Adam.
+    """
+
+    aggregate: Aggregator
+    vectors: int = 1
+    settings: tuple[float, ...] = (0.0,)
+    rates: tuple[float, ...] = (1e-4,)
+    starts: int = 1
+    bos: bool = False
+    steps: int = 1000
+
+
+def attention(heads: int = 1) -> Design:
+    """Returns the study's probe (arXiv 2502.16681): BOS counts, one query and value per head."""
+    return Design(aggregators.attention, 2 * heads, bos=True)
+
+
+_STUDY = attention()
+
+
+def fit(
+    tokens: Tokens,
+    rows: Rows,
+    protocol: scores.Protocol = "paper",
+    *,
+    design: Design = _STUDY,
+    size: int | None = None,
+) -> scores.Fitted:
+    """Fits one probe per lane.
+
+    `paper` follows the study: a random 80 % of the training rows train and 20 % validate, and the
+    probe of the best step is final. Its validation AUC is thus the largest of a thousand on the
+    rows that stopped it. `strict` takes the folds of `rows` like every other method: the step with
+    the best mean over folds, then a fit on all training rows for so many steps. Where there is no
+    fold, or no split with both classes in both parts, all steps are taken on all rows.
+
+    Args:
+      tokens: of all prompts that `rows` means.
+      rows: the lanes.
+      protocol: whose rules.
+      design: which probe; of settings, rates and starts that validate equally well the first wins.
+      size: tokens of a tile, see `tiles.tile`.
+
+    Returns:
+      Scores with the chosen setting as hyperparameter (the learning rate where there is one setting
+      only) and no certificate, as the problem is not convex; and the probes: `w [L, c, d]`, `b` and
+      `setting`.
+    """
+    tokens = tokens if design.bos else ragged.without_bos(tokens)
+    rows = Rows(*map(np.asarray, rows))
+    if protocol == "paper":
+        rows = _halved(rows)
+    tried = [(s, r, i) for s in design.settings for r in design.rates for i in range(design.starts)]
+    train = functools.partial(_train, tokens, rows, design, size)
+    folds = scores.folds(rows, protocol)
+    alone = ~scores.searched(rows)
+    single = np.bincount(folds.lane, minlength=len(alone)) == 1
+    stop = np.where(single & ~alone, -1, design.steps - 1)[folds.lane]
+    every = np.repeat(np.arange(len(folds.lane)), len(tried))  # fold after fold, all that is tried
+    searched = train(
+        folds.lane[every],
+        tried * len(folds.lane),
+        folds.train[every],
+        folds.val[every],
+        stop[every],
+    )
+    val_auc, best, step = _best(searched.val_auc, folds.lane, len(tried))
+    best[alone], step[alone] = 0, design.steps - 1
+    chosen = [tried[candidate] for candidate in best]
+    if protocol == "paper":  # each lane has one fold, and what was fitted there is final
+        fold = np.argsort(folds.lane, kind="stable")
+        final = training.take(searched, fold * len(tried) + best)
+    else:
+        mask = rows.train_mask
+        final = train(np.arange(len(mask)), chosen, mask, np.zeros_like(mask), step)
+    return _finished(tokens, rows, protocol, design, val_auc, chosen, final, size)
+
+
+def _halved(rows: Rows) -> Rows:
+    """Gives each lane the study's one fold: a random fifth of its rows validates, seeded by us."""
+    val = np.zeros((len(rows.train), 1, rows.train.shape[1]), bool)
+    for lane, (mask, y, seed) in enumerate(
+        zip(rows.train_mask, rows.y_train, rows.seed, strict=True)
+    ):
+        places, rng = np.flatnonzero(mask), np.random.default_rng([int(seed), 80])
+        for _ in range(_TRIES if len(places) > 3 else 0):
+            order = rng.permutation(places)
+            part = np.split(order, [int(0.8 * len(order))])
+            if all(0 < y[half].sum() < len(half) for half in part):
+                val[lane, 0, part[1]] = True
+                break
+    return rows._replace(val=val, fold_mask=val.any(axis=2))
+
+
+def _train(tokens, rows: Rows, design: Design, size, lane, tried, train, val, stop) -> Trained:
+    """Trains fits of lanes, each with a setting, a rate and a start."""
+    shape = (design.vectors, tokens.d_model)
+    starts = {
+        (seed, start): np.random.default_rng([seed, 81, start]).normal(0, _SPREAD, shape)
+        for seed in set(rows.seed[lane].tolist())
+        for start in range(design.starts)
+    }
+    seeds = rows.seed[lane].tolist()
+    setting, rate, start = (np.array(each) for each in zip(*tried, strict=True))
+    fits = Fits(
+        rows=rows.train[lane],
+        train=train,
+        val=val,
+        y=rows.y_train[lane],
+        w=np.stack([starts[key] for key in zip(seeds, start.tolist(), strict=True)]),
+        b=np.zeros(len(lane)),
+        setting=setting.astype(float),
+        rate=rate,
+        stop=np.broadcast_to(stop, len(lane)),
+    )
+    return training.train(tokens, fits, design.aggregate, steps=design.steps, size=size)
+
+
+def _best(traces: np.ndarray, lane: np.ndarray, tried: int) -> tuple[np.ndarray, ...]:
+    """Returns per lane the best mean validation AUC over folds, of what and after which steps."""
+    traces = traces.reshape(len(lane), tried, -1)
+    mean = np.zeros((lane.max() + 1, *traces.shape[1:]))
+    np.add.at(mean, lane, traces)
+    mean /= np.bincount(lane)[:, None, None]
+    mean[np.isnan(mean)] = -1  # after a fit has left it cannot be better
+    top = mean.max(axis=2)
+    best = top.argmax(axis=1)
+    at = np.arange(len(mean))
+    step = mean[at, best].argmax(axis=1)
+    never = top[at, best] < 0
+    return np.where(never, np.nan, top[at, best]), best, np.where(never, traces.shape[2] - 1, step)
+
+
+def _finished(tokens, rows: Rows, protocol, design: Design, val_auc, chosen, final: Trained, size):
+    """Scores the final fits."""
+    positive, count = (rows.y_train * rows.train_mask).sum(axis=1), rows.train_mask.sum(axis=1)
+    code = np.where((positive > 0) & (positive < count), codes.CONVERGED, codes.DEGENERATE)
+    code = np.where(np.isnan(final.loss[:, 0]), codes.NON_FINITE, code)
+    good = code == codes.CONVERGED
+    w, b = np.where(good[:, None, None], final.w, 0), np.where(good, final.b, 0)
+    setting = np.array([each[0] for each in chosen])
+
+    def logits(of, mask):
+        chunks = training.chunks(tokens, of, mask, int(tokens.counts.sum()))
+        return token_scores.own_logits(
+            tokens, of, mask, chunks, w, b, setting, design.aggregate, size=size
+        )
+
+    alone = ~scores.searched(rows)[:, None]
+    found = scores.finish(
+        rows,
+        protocol,
+        val_auc=val_auc,
+        train_logits=logits(rows.train, rows.train_mask & alone),
+        test_logits=logits(rows.test, rows.test_mask),
+        hyperparameter=np.array([s if len(design.settings) > 1 else r for s, r, _ in chosen]),
+        gap=np.full(len(w), np.nan),
+        code=code,
+    )
+    return scores.Fitted(found, {"w": w, "b": b, "setting": setting})

@@ -1,0 +1,335 @@
+"""Trains probes that read all tokens of a prompt, many at once, by the study's rules.
+
+A probe is some score vectors and a bias. Its tokens' scores become one logit (`aggregators`), and
+all fits of a batch take their steps of Adam together, on all their rows. The gradient of a prompt
+needs that prompt alone, so one pass over the tiles gives loss, gradient and logits: a tile is
+multiplied with the vectors of all fits, and its gradient with the tile, while it is in the cache.
+
+The rules (arXiv 2502.16681, attention probe): mean binary cross-entropy, Adam with its usual
+decays, parameters kept where the validation AUC, taken before each step, is best for the first
+time. A fit whose validation AUC is 1 cannot do better, and leaves; so results do not change.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from probejax import metrics
+from probejax.probes import tiles as layout
+from probejax.probes.aggregators import Aggregator
+from probejax.probes.tiles import Form
+from probejax.probes.tokens import Tokens
+
+_ROUND = 50  # steps between two looks of the host
+_WIDEST = 64  # fits that are trained together
+_WASTE = 1.5  # products may be so many times those that the fits need alone
+_SHARE = 2**31  # bytes of tokens
+_ADAM = optax.scale_by_adam()
+
+
+class Fits(NamedTuple):
+    """What to train, Q fits.
+
+    Attributes:
+      rows: prompts of each fit.
+      train: which of them train.
+      val: which of them validate.
+      y: their labels.
+      w: score vectors at the start.
+      b: biases at the start.
+      setting: of the aggregator.
+      rate: learning rate.
+      stop: the step whose parameters are kept; -1 keeps those with the best validation AUC.
+    """
+
+    rows: Int[np.ndarray, "Q n"]
+    train: Bool[np.ndarray, "Q n"]
+    val: Bool[np.ndarray, "Q n"]
+    y: Int[np.ndarray, "Q n"]
+    w: Float[np.ndarray, "Q c d"]
+    b: Float[np.ndarray, " Q"]
+    setting: Float[np.ndarray, " Q"]
+    rate: Float[np.ndarray, " Q"]
+    stop: Int[np.ndarray, " Q"]
+
+
+class Trained(NamedTuple):
+    """What came of it.
+
+    Attributes:
+      w: score vectors kept.
+      b: biases kept.
+      step: whose parameters these are; -1 where no step had a validation AUC.
+      val_auc: before each step; NaN after a fit has left.
+      loss: on the training rows before each step; NaN after a fit has left.
+    """
+
+    w: Float[np.ndarray, "Q c d"]
+    b: Float[np.ndarray, " Q"]
+    step: Int[np.ndarray, " Q"]
+    val_auc: Float[np.ndarray, "Q steps"]
+    loss: Float[np.ndarray, "Q steps"]
+
+
+class _Tiles(NamedTuple):
+    """The tiles of a chunk, on the device; the spare ones behind `count` are never looked at."""
+
+    count: Int[Array, ""]
+    x: Float[Array, "tiles size d"]
+    real: Bool[Array, "tiles size"]
+    kind: Int[Array, " tiles"]
+
+
+class _Lanes(NamedTuple):
+    """What the fits of a chunk want, one lane each."""
+
+    y: Float[Array, "L tiles most"]
+    weight: Float[Array, "L tiles most"]  # 1 / training rows on those, else 0
+    place: Int[Array, "L v"]  # where the validation rows lie among [tiles * most]
+    y_val: Int[Array, "L v"]
+    val: Bool[Array, "L v"]
+    setting: Float[Array, " L"]
+    rate: Float[Array, " L"]
+    stop: Int[Array, " L"]
+
+
+class _State(NamedTuple):
+    """How far they are."""
+
+    w: Float[Array, "L c d"]
+    b: Float[Array, " L"]
+    adam: optax.OptState
+    step: Int[Array, " L"]
+    live: Bool[Array, " L"]
+    best: Float[Array, " L"]
+    kept_w: Float[Array, "L c d"]
+    kept_b: Float[Array, " L"]
+    kept_step: Int[Array, " L"]
+    val_auc: Float[Array, "L steps"]
+    loss: Float[Array, "L steps"]
+
+
+def train(
+    tokens: Tokens,
+    fits: Fits,
+    aggregate: Aggregator,
+    *,
+    steps: int = 1000,
+    size: int | None = None,
+    share_bytes: int = _SHARE,
+) -> Trained:
+    """Trains all fits, in chunks that share their tokens.
+
+    Args:
+      tokens: of all prompts.
+      fits: what to train.
+      aggregate: what makes a logit of a prompt's scores.
+      steps: of Adam at most.
+      size: tokens of a tile, see `tiles.tile`.
+      share_bytes: memory for the tokens of a chunk. A single fit may exceed it.
+    """
+    vector = tokens.d_model * np.dtype(tokens.x.dtype).itemsize
+    used = fits.train | fits.val
+    parts = [
+        _train(tokens, take(fits, chunk), aggregate, steps, size)
+        for chunk in chunks(tokens, fits.rows, used, max(share_bytes // vector, 1))
+    ]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def chunks(
+    tokens: Tokens, rows: Int[np.ndarray, "Q n"], used: Bool[np.ndarray, "Q n"], most: int
+) -> list[np.ndarray]:
+    """Cuts fits, in their order, into chunks that have most of their prompts in common.
+
+    Args:
+      tokens: of all prompts.
+      rows: prompts of each fit.
+      used: which of them count.
+      most: tokens of a chunk, unless a single fit has more.
+    """
+    found: list[list[int]] = []
+    union, total = np.zeros(len(tokens.counts), bool), 0
+    for fit in range(len(rows)):
+        own = np.zeros(len(tokens.counts), bool)
+        own[rows[fit][used[fit]]] = True
+        its, both = (int(tokens.counts[which].sum()) for which in (own, own | union))
+        members = len(found[-1]) if found else _WIDEST
+        if members < _WIDEST and both <= most and both * (members + 1) <= _WASTE * (total + its):
+            found[-1].append(fit)
+            union, total = union | own, total + its
+        else:
+            found.append([fit])
+            union, total = own, its
+    return [np.array(chunk) for chunk in found]
+
+
+def _train(tokens: Tokens, fits: Fits, aggregate, steps: int, size: int | None) -> Trained:
+    """Trains one chunk: a fit that has ended leaves when the batch can become narrower."""
+    tiles, lanes, form = _load(tokens, fits, size)
+    state = jax.tree.map(np.array, _start(fits.w, fits.b, steps))
+    live = np.arange(len(fits.w))
+    while len(live):
+        width = _ladder(len(live))
+        slots = np.resize(live, width)  # spare slots repeat a fit
+        here, moved = take((lanes, state), slots)
+        running = np.ones(len(live), bool)
+        while running.any() and _ladder(int(running.sum())) == width:
+            moved = _advance(tiles, here, moved, aggregate, form)
+            running = np.asarray(moved.live)[: len(live)]
+        _put(state, live, moved)
+        live = live[running]
+    return Trained(state.kept_w, state.kept_b, state.kept_step, state.val_auc, state.loss)
+
+
+def _ladder(count: int) -> int:
+    """Returns the next of 1, 2, 3, 4, 6, 8, 12, 16, ...: few widths compile."""
+    power = 1 << max(count - 1, 0).bit_length()
+    return 3 * power // 4 if power >= 4 and count <= 3 * power // 4 else power
+
+
+def take(tree, places: np.ndarray):
+    """Returns some entries of all leaves."""
+    return jax.tree.map(lambda leaf: leaf[places], tree)
+
+
+def _put(state: _State, places: np.ndarray, moved: _State) -> None:
+    for leaf, new in zip(jax.tree.leaves(state), jax.tree.leaves(moved), strict=True):
+        leaf[places] = np.asarray(new)[: len(places)]
+
+
+def _load(tokens: Tokens, fits: Fits, size: int | None) -> tuple[_Tiles, _Lanes, Form]:
+    """Lays out the prompts of a chunk and puts them on the device."""
+    used = fits.train | fits.val
+    prompts = np.unique(fits.rows[used])
+    plan = layout.tile(tokens, prompts, size)
+    count, most = plan.prompts.shape
+    spare = -(-count // _spacing(count)) * _spacing(count) - count
+    fill = lambda array: np.pad(array, [(0, spare)] + [(0, 0)] * (array.ndim - 1))
+    tiles = _Tiles(
+        jnp.asarray(count, jnp.int32),
+        jnp.asarray(fill(layout.read(tokens, plan))),
+        jnp.asarray(fill(plan.real)),
+        jnp.asarray(fill(plan.kind)),
+    )
+    place = np.zeros(len(prompts), np.int64)  # of each prompt among [tiles * most]
+    at = np.flatnonzero(plan.prompts.ravel() >= 0)
+    place[plan.prompts.ravel()[at]] = at
+    where = place[np.searchsorted(prompts, np.where(used, fits.rows, prompts[0]))]
+    y = np.zeros((len(fits.w), (count + spare) * most), np.float32)
+    weight = np.zeros_like(y)
+    lane, column = np.nonzero(fits.train)
+    y[lane, where[lane, column]] = fits.y[lane, column]
+    weight[lane, where[lane, column]] = 1 / fits.train.sum(axis=1)[lane]
+    widest = max(int(fits.val.sum(axis=1).max()), 16)
+    first = np.argsort(~fits.val, axis=1, kind="stable")[:, : 1 << (widest - 1).bit_length()]
+    of_val = lambda array: np.take_along_axis(array, first, axis=1)
+    shape = (len(fits.w), count + spare, most)
+    lanes = _Lanes(
+        y.reshape(shape),
+        weight.reshape(shape),
+        of_val(where).astype(np.int32),
+        of_val(fits.y).astype(np.int32),
+        of_val(fits.val),
+        fits.setting.astype(np.float32),
+        fits.rate.astype(np.float32),
+        fits.stop.astype(np.int32),
+    )
+    return tiles, lanes, plan.form
+
+
+def _spacing(count: int) -> int:
+    """Returns a step for numbers of tiles, an eighth or less of them: few shapes compile."""
+    return max(1, 1 << (count.bit_length() - 4)) if count > 8 else 1
+
+
+def _start(w, b, steps: int) -> _State:
+    lanes = len(w)
+    w, b = jnp.asarray(w, jnp.float32), jnp.asarray(b, jnp.float32)
+    none = jnp.full((lanes, steps), jnp.nan, jnp.float32)
+    adam = jax.vmap(_ADAM.init)((w, b))
+    count = jnp.zeros(lanes, jnp.int32)
+    live, best = jnp.ones(lanes, bool), jnp.full(lanes, -1.0, jnp.float32)
+    return _State(w, b, adam, count, live, best, w, b, count - 1, none, none)
+
+
+@functools.partial(jax.jit, static_argnames=("aggregate", "form"), donate_argnames="state")
+def _advance(tiles: _Tiles, lanes: _Lanes, state: _State, aggregate, form: Form) -> _State:
+    """Takes up to so many steps, as long as a fit runs."""
+    until = state.step[0] + _ROUND
+    step = lambda state: _step(tiles, lanes, state, aggregate, form)
+    going = lambda state: state.live.any() & (state.step[0] < until)
+    return jax.lax.while_loop(going, step, state)
+
+
+def _step(tiles: _Tiles, lanes: _Lanes, state: _State, aggregate, form: Form) -> _State:
+    loss, (dw, db), logits = _gradient(tiles, lanes, state.w, state.b, aggregate, form)
+    on_val = jnp.take_along_axis(logits, lanes.place, axis=1)
+    auc = jax.vmap(metrics.auc)(on_val, lanes.y_val, lanes.val)
+    now, steps = state.step[0], state.loss.shape[1]
+    live = state.live & jnp.isfinite(loss)
+    better = live & jnp.where(lanes.stop < 0, auc > state.best, now == lanes.stop)
+    best = jnp.where(live & (auc > state.best), auc, state.best)
+    of = lambda mask, new, old: jnp.where(
+        jnp.reshape(mask, (-1,) + (1,) * (new.ndim - 1)), new, old
+    )
+    record = lambda trace, new: trace.at[:, now].set(jnp.where(live, new, jnp.nan))
+    updates, adam = jax.vmap(_ADAM.update)((dw, db), state.adam)
+    w = state.w - lanes.rate[:, None, None] * updates[0]
+    b = state.b - lanes.rate * updates[1]
+    ended = jnp.where(lanes.stop < 0, best >= 1, now >= lanes.stop) | (now + 1 >= steps)
+    return _State(
+        of(live, w, state.w),
+        of(live, b, state.b),
+        adam,
+        state.step + 1,
+        live & ~ended,
+        best,
+        of(better, state.w, state.kept_w),
+        of(better, state.b, state.kept_b),
+        jnp.where(better, now, state.kept_step),
+        record(state.val_auc, auc),
+        record(state.loss, loss),
+    )
+
+
+def _gradient(tiles: _Tiles, lanes: _Lanes, w, b, aggregate, form: Form):
+    """Returns losses [L], their gradients and the logits [L, tiles * most], in one pass."""
+    count, c, d = w.shape
+    vectors = jnp.moveaxis(w, 1, 0).reshape(c * count, d)
+
+    def rows(y, weight, scores, real):
+        """Of the rows of one tile, [rows, length, ...]."""
+        y, weight = y[: len(real)], weight[: len(real)]
+        real = layout.first_is_real(real)
+        over_lanes = jax.vmap(aggregate, in_axes=(2, None, 0))
+        logit = lambda scores: jax.vmap(over_lanes, in_axes=(0, 0, None))(
+            scores, real, lanes.setting
+        )
+        z, back = jax.vjp(logit, scores)
+        z = z + b[None, :]
+        loss = (weight * (jax.nn.softplus(z) - y * z)).sum(axis=0)
+        error = weight * (jax.nn.sigmoid(z) - y)
+        (of_scores,) = back(error)
+        return layout.padded(z, form), loss, error.sum(axis=0), of_scores.reshape(form.size, -1)
+
+    def add(i, carry):
+        loss, dw, db, logits = carry
+        x = tiles.x[i].astype(jnp.float32)
+        scores = jnp.matmul(x, vectors.T, precision="highest").reshape(form.size, c, count)
+        of_tile = functools.partial(rows, lanes.y[:, i].T, lanes.weight[:, i].T)
+        z, l, e, g = layout.by_row(form, tiles.kind[i], of_tile, scores, tiles.real[i])
+        dw = dw + jnp.matmul(g.T, x, precision="highest")
+        return loss + l, dw, db + e, logits.at[i].set(z)
+
+    zeros = jnp.zeros(count, jnp.float32)
+    logits = jnp.zeros((*lanes.y.shape[1:], count), jnp.float32)
+    begin = (zeros, jnp.zeros_like(vectors), zeros, logits)
+    loss, dw, db, logits = jax.lax.fori_loop(0, tiles.count, add, begin)
+    dw = jnp.moveaxis(dw.reshape(c, count, d), 0, 1)
+    return loss, (dw, db), logits.reshape(-1, count).T

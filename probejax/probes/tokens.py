@@ -1,0 +1,77 @@
+"""The tokens of many prompts without padding, and the rule about BOS."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+
+class Tokens(NamedTuple):
+    """The residual stream at every token of N prompts.
+
+    Attributes:
+      x: [rows, d_model] in any float dtype, memory-mapped as a rule; all that is asked of it is
+        `shape`, `dtype` and `x[rows]` with an array of rows.
+      starts: first row of each prompt, its BOS.
+      counts: number of rows of each prompt, at least one.
+    """
+
+    x: Any
+    starts: Int[np.ndarray, " N"]
+    counts: Int[np.ndarray, " N"]
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.x.shape[1]
+
+
+def join(parts: Sequence[Tokens]) -> Tokens:
+    """Puts the prompts of several parts behind each other; no row is copied.
+
+    Raises:
+      ValueError: the parts differ in width or dtype.
+    """
+    if len(kinds := {(part.d_model, np.dtype(part.x.dtype)) for part in parts}) > 1:
+        raise ValueError(f"Tokens of different widths or dtypes cannot be joined: {kinds}.")
+    if len(parts) == 1:
+        return parts[0]
+    ends = np.cumsum([len(part.x) for part in parts])
+    moved = [part.starts + end - len(part.x) for part, end in zip(parts, ends, strict=True)]
+    return Tokens(
+        _Joined([part.x for part in parts], ends),
+        np.concatenate(moved),
+        np.concatenate([part.counts for part in parts]),
+    )
+
+
+class _Joined:
+    """Several arrays that read like one."""
+
+    def __init__(self, arrays: list[Any], ends: np.ndarray):
+        self.arrays, self.ends = arrays, ends
+        self.shape, self.dtype = (int(ends[-1]), *arrays[0].shape[1:]), arrays[0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        rows = np.asarray(rows)
+        found = np.empty((*rows.shape, *self.shape[1:]), self.dtype)
+        which = np.searchsorted(self.ends, rows, side="right")
+        for number, array in enumerate(self.arrays):
+            here = which == number
+            found[here] = array[rows[here] - (self.ends[number] - len(array))]
+        return found
+
+
+def without_bos(tokens: Tokens) -> Tokens:
+    """Leaves out the first token of each prompt; a prompt that has no other keeps it."""
+    more = (tokens.counts > 1).astype(tokens.starts.dtype)
+    return tokens._replace(starts=tokens.starts + more, counts=tokens.counts - more)
+
+
+def last(tokens: Tokens) -> np.ndarray:
+    """Returns float32 [N, d_model]: the last token of each prompt."""
+    return np.asarray(tokens.x[tokens.starts + tokens.counts - 1], np.float32)
