@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from absl import app, flags
 
-from experiments import benchmark_saes
+from experiments import benchmark_probes, benchmark_saes
 from experiments import flags as common
 from experiments.entry import run
 from probejax import artifacts, devices, models, tasks
@@ -84,7 +84,11 @@ def _figure(name: str, ours: float, theirs: float, target: float, unit: str) -> 
     }
 
 
-SUITES = {"harvest": harvest_suite, "saes": lambda: benchmark_saes.suite(seconds)}
+SUITES = {
+    "harvest": harvest_suite,
+    "probes": lambda: benchmark_probes.suite(_REPEATS.value, common.CACHE_DIR.value),
+    "saes": lambda: benchmark_saes.suite(seconds),
+}
 _SUITE = flags.DEFINE_enum("suite", None, list(SUITES), "What to measure.", required=True)
 
 

@@ -19,7 +19,8 @@ from absl import app, flags
 
 from experiments import flags as common
 from experiments.entry import run
-from probejax import activations, artifacts, devices, models, sweep, tasks
+from probejax import activations, artifacts, devices, models, tasks
+from probejax.sweep.job import DEFAULT_LAYERS
 
 _POSITIONS = flags.DEFINE_enum(
     "positions", "last", ["last", "all"], "Tokens to keep of a prompt: the last, or all."
@@ -88,9 +89,9 @@ def _model() -> tuple[models.Checkpoint | None, models.GemmaConfig, tokenizers.T
 def _layers(config: models.GemmaConfig) -> tuple[int, ...]:
     text = common.LAYER.value
     if text is None:
-        if config.name not in sweep.DEFAULT_LAYERS:
+        if config.name not in DEFAULT_LAYERS:
             raise ValueError(f"Give --layer: {config.name} has no default.")
-        return (sweep.DEFAULT_LAYERS[config.name],)
+        return (DEFAULT_LAYERS[config.name],)
     parts = text.split(",")
     if wrong := [part for part in parts if part != "embed" and not part.isdecimal()]:
         raise ValueError(f"--layer={wrong[0]} is neither a zero-based number nor `embed`.")

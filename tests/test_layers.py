@@ -34,9 +34,9 @@ ORDER = {
     "solvers": ("codes", "cholesky", "interior_point", "l1", "newton", "l2"),
     "activations": ("packing", "harvest", "cache", "sample"),
     "probes": (
-        "folds", "rows", "scores", "scale", "logreg", "closed_form", "mean_difference", "lda",
-        "sharing", "neighbours", "knn", "pca", "logreg_l1", "minibatch", "mlp", "xgboost", "sae",
-        "methods", "saved",
+        "folds", "rows", "scores", "scale", "logreg", "sharing", "closed_form",
+        "mean_difference", "lda", "neighbours", "knn", "pca", "logreg_l1", "minibatch", "mlp",
+        "xgboost", "sae", "methods", "saved",
     ),
     "sweep": ("config", "units", "data", "memory", "job", "workers"),
 }  # fmt: skip

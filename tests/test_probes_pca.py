@@ -5,16 +5,9 @@ import numpy as np
 import pytest
 
 from probejax.probes import batches, pca
-from probejax.solvers import codes, l2
+from probejax.solvers import codes
 from tests import probe_cases
-from tests.reference import newton, study_pca
-
-
-@pytest.fixture(autouse=True)
-def a_solver(monkeypatch):
-    """Until `solvers.l2` has one for the features of each lane."""
-    if not hasattr(l2, "solve_features"):
-        monkeypatch.setattr(l2, "solve_features", newton.solve_features, raising=False)
+from tests.reference import study_pca
 
 
 def problem(d, signal=0.3, seed=0):

@@ -11,7 +11,7 @@ from probejax.probes.logreg import linear, predict
 from probejax.probes.rows import Rows
 from probejax.solvers import codes
 
-Solve = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
+Solve = Callable[[Array, np.ndarray, np.ndarray, np.ndarray], tuple[Array, Array]]
 
 
 def fit(
@@ -31,7 +31,7 @@ def fit(
 
     def solved(train, mask, y):
         code = codes_of(usable, train, mask, y)
-        w, b = solve(known, jnp.asarray(train), jnp.asarray(mask), jnp.asarray(y))
+        w, b = solve(known, train, mask, y)
         good = jnp.asarray(code == codes.CONVERGED)
         return jnp.where(good[:, None], w, 0), jnp.where(good, b, 0), code
 

@@ -2,11 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from probejax.probes import closed_form, scale, scores
 from probejax.probes.rows import Rows
+from probejax.probes.sharing import in_chunks
 from probejax.solvers import cholesky
+
+_ROWS, _FITS = 2048, 16  # that are worked on together, at most
 
 
 def fit(
@@ -27,13 +31,19 @@ def fit(
     return closed_form.fit(features, rows, protocol, _solve)
 
 
-@jax.jit
 def _solve(x, rows, mask, y):
-    """Solves in chunks of a few fits, so that the Gram matrices of all need not be held at once."""
-    n, d = rows.shape[1], x.shape[1]
-    chunk = max(1, (1 << 20) // (n * max(n, d)))
-    each = lambda fit: discriminant(x[fit[0]], fit[1], fit[2])
-    return jax.lax.map(each, (rows, mask, y), batch_size=chunk)
+    x = np.asarray(x)
+    w, b = np.zeros((len(rows), x.shape[1]), np.float32), np.zeros(len(rows), np.float32)
+
+    def some(fits: list[int], chunk: int):
+        now = np.resize(fits, chunk)
+        return jax.tree.map(np.asarray, _discriminants(x[rows[now]], mask[now], y[now]))
+
+    chunk = min(max(1, _ROWS // rows.shape[1]), _FITS)
+    for groups, found in in_chunks(some, [[fit] for fit in range(len(rows))], chunk):
+        for i, (fit,) in enumerate(groups):
+            w[fit], b[fit] = found[0][i], found[1][i]
+    return jnp.asarray(w), jnp.asarray(b)
 
 
 def discriminant(
@@ -41,79 +51,89 @@ def discriminant(
 ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
     """Returns weights and intercept of one fit.
 
-    The covariance of all is diag(D) + Z' Z with a row z of Z per sample, its distance from the mean
-    of its class times sqrt((1 - shrinkage) / n). The system is solved in the smaller of both
-    spaces, after scaling by D.
+    The covariance of all is diag(D) plus, for each class, (1 - shrinkage) / n times the scatter
+    around its mean. The system is scaled by D and solved in the smaller of both spaces.
 
     Args:
       x: rows, centred somewhere near the data.
       mask: which of them count; both classes must be among them.
       y: labels.
     """
+    n, d = x.shape
     classes = jnp.stack([mask & (y == 0), mask & (y == 1)])
     count = classes.sum(axis=1).astype(x.dtype)
     prior = count / count.sum()
     mean, spread = jax.vmap(scale.learn, in_axes=(None, 0))(x, classes)  # [2, d]
     which = (y == 1).astype(int)
-    inside = jnp.where(mask[:, None], x - mean[which], 0)
-    shrinkage, level = _ledoit_wolf(inside / spread[which], classes, count)
+    z = jnp.where(mask[:, None], (x - mean[which]) / spread[which], 0)
+    if n <= d:
+        products = _times(z, z.T)
+        norm = jnp.einsum("cn,nm,cm->c", classes, products**2, classes, precision="highest")
+    else:
+        each = jnp.where(classes[:, :, None], z[None], 0)
+        products = jnp.einsum("cnd,cne->cde", each, each, precision="highest")
+        norm = (products**2).sum(axis=(1, 2))
+    lengths = jnp.where(classes, (z * z).sum(axis=1)[None, :], 0)
+    shrinkage, level = _ledoit_wolf(lengths, norm, count, d)
     few = jnp.all(count < 3)
-    shrinkage = jnp.where(few, 1, shrinkage)
-    level = jnp.where(few, 1, level)
-    diagonal = ((prior * shrinkage * level)[:, None] * spread**2).sum(axis=0)
-    root = jnp.sqrt(diagonal)
-    z = inside * jnp.sqrt((1 - shrinkage) / count.sum())[which][:, None] / root[None, :]
+    shrinkage, level = jnp.where(few, 1, shrinkage), jnp.where(few, 1, level)
+
+    root = jnp.sqrt(((prior * shrinkage * level)[:, None] * spread**2).sum(axis=0))  # of D
+    share = jnp.sqrt((1 - shrinkage) / count.sum())[:, None] * spread / root[None, :]  # [2, d]
     difference = (mean[1] - mean[0]) / root
-    w = _solve_identity_plus(z, difference) / root
+    if n <= d:
+        u = _solve_in_samples(z * share[which], difference)
+    else:
+        scatter = (products * share[:, :, None] * share[:, None, :]).sum(axis=0)
+        u = _solve_in_features(scatter, difference)
+    w = u / root
     middle = 0.5 * (mean[1] + mean[0])
     return w, jnp.log(prior[1]) - jnp.log(prior[0]) - middle @ w
 
 
-def _ledoit_wolf(z, classes, count):
+_discriminants = jax.jit(jax.vmap(discriminant))
+
+
+def _ledoit_wolf(lengths, norm, count, d):
     """Returns shrinkage and mean variance of both classes (Ledoit and Wolf 2004, lemma 3.3).
 
     Args:
-      z: rows, centred and scaled by class.
-      classes: [2, n], the rows of each.
-      count: how many they are.
+      lengths: [2, n], squared lengths of the rows of each class, standardised; 0 elsewhere.
+      norm: [2], squared Frobenius norms of their products.
+      count: [2], how many rows they are.
+      d: features.
     """
-    n, d = z.shape
-    squares = jnp.where(classes, (z * z).sum(axis=1)[None, :], 0)  # [2, n]
-    if n <= d:
-        gram = _times(z, z.T) ** 2
-        norm = jnp.einsum("cn,nm,cm->c", classes, gram, classes, precision="highest")
-    else:
-        each = jnp.where(classes[:, :, None], z[None], 0)
-        gram = jnp.einsum("cnd,cne->cde", each, each, precision="highest")
-        norm = (gram * gram).sum(axis=(1, 2))
-    norm = norm / count**2  # squared Frobenius norm of the covariance
-    level = squares.sum(axis=1) / count / d
-    beta = ((squares**2).sum(axis=1) / count - norm) / (d * count)
+    norm = norm / count**2  # of the covariance
+    level = lengths.sum(axis=1) / count / d
+    beta = ((lengths**2).sum(axis=1) / count - norm) / (d * count)
     delta = norm / d - level**2
     beta = jnp.minimum(beta, delta)
     shrinkage = jnp.where(beta > 0, beta / jnp.where(beta > 0, delta, 1), 0)
     return shrinkage, level
 
 
-def _solve_identity_plus(z, v):
+def _solve_in_samples(z, v):
     """Solves (I + z' z) u = v, with one step of refinement."""
-    n, d = z.shape
-    small = _times(z, z.T) if n <= d else _times(z.T, z)
-    size = len(small)
-    padded = 1 << (size - 1).bit_length() if size <= 256 else -(-size // 256) * 256
-    more = padded - size
-    factor = cholesky.factor(
-        jnp.pad(small, ((0, more), (0, more))) + jnp.eye(padded, dtype=z.dtype)
-    )
-
-    def once(v):
-        if n > d:
-            return cholesky.solve(factor, jnp.pad(v, (0, more)))[:size]
-        inner = cholesky.solve(factor, jnp.pad(_times(z, v), (0, more)))[:size]
-        return v - _times(z.T, inner)
-
+    solve = _solver(_times(z, z.T))
+    once = lambda v: v - _times(z.T, solve(_times(z, v)))
     u = once(v)
     return u + once(v - u - _times(z.T, _times(z, u)))
+
+
+def _solve_in_features(a, v):
+    """Solves (I + a) u = v, with one step of refinement."""
+    solve = _solver(a)
+    u = solve(v)
+    return u + solve(v - u - _times(a, u))
+
+
+def _solver(a):
+    """Returns a function that applies the inverse of I + a."""
+    size = len(a)
+    padded = 1 << (size - 1).bit_length() if size <= 256 else -(-size // 256) * 256
+    more = padded - size
+    factor = cholesky.factor(jnp.pad(a, ((0, more), (0, more))) + jnp.eye(padded, dtype=a.dtype))
+    return lambda v: cholesky.solve(factor, jnp.pad(v, (0, more)))[:size]
 
 
 def _times(a, b):

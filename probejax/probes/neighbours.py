@@ -4,6 +4,7 @@ Distances come from float32 products. Rows whose order their rounding could chan
 again in float64, where that decides which are the k nearest.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from probejax.probes import scale
 from probejax.probes.sharing import distinct, in_chunks
 
+_WIDTH = 1024  # rows sought among by one product
 _BLOCKS = (128, 512)  # query rows at a time: what is left over, and the rest
 _SPARE = 8  # neighbours looked at beyond the last that matters
 _ROUNDING = 32 * float(np.finfo(np.float32).eps)  # eight times the largest that was measured
@@ -56,7 +58,7 @@ def learn_scales(
         with jax.enable_x64(True):
             return jax.tree.map(np.asarray, _learn(x[rows[now]], seen[now]))
 
-    for groups, learnt in in_chunks(learn, distinct(rows, seen), rows.shape[1]):
+    for groups, learnt in in_chunks(learn, distinct(rows, seen), max(1, _WIDTH // rows.shape[1])):
         for i, group in enumerate(groups):
             mean[group], spread[group] = learnt.mean[i], learnt.scale[i]
     return mean, spread
@@ -75,7 +77,7 @@ def nearest(
       The index of a search and, for its queries, the positions in `rows` of the nearest ones. For
       each k that matters the first k are the nearest k; equally near ones go by position.
     """
-    rough = jnp.asarray(x, jnp.float32)
+    rough = x.astype(np.float32)
     groups = distinct(*list(zip(*searches, strict=True))[:4])
     k = {group[0]: np.unique(np.concatenate([searches[i].k for i in group])) for group in groups}
     weights = np.stack([searches[i].scale ** -2.0 for i in k], axis=1)
@@ -85,7 +87,10 @@ def nearest(
         chosen = [searches[i]._replace(k=k[i]) for i in some]
         return _search(x, rough, chosen, np.stack([lengths[i] for i in some], axis=1), chunk)
 
-    for some, found in in_chunks(search, groups, len(searches[0].rows)):
+    chunk = max(1, _WIDTH // len(searches[0].rows))
+    chunk = min(chunk, 1 << (len(groups) - 1).bit_length())  # exact, so widths may differ
+    # Selecting is numpy's and products are XLA's: with a thread per core neither waits.
+    for some, found in in_chunks(search, groups, chunk, os.cpu_count() or 1):
         for group, positions in zip(some, found, strict=True):
             for index in group:
                 yield index, positions
@@ -110,11 +115,11 @@ def _search(x, rough, chosen: Sequence[Search], lengths, chunk: int) -> list[np.
     parts = [np.zeros((0, len(chosen), most), np.int32)]
     with jax.enable_x64(True):
         weight = np.stack([chosen[i].scale ** -2.0 for i in fill]).astype(np.float32)
-        base = _base(rough, rows, weight)
+        base = _base(rough[rows], weight)
         for start in range(0, len(queries), _BLOCKS[-1]):
             block = queries[start : start + _BLOCKS[-1]]
             size = next(size for size in _BLOCKS if size >= len(block))
-            keys = _keys(rough, np.resize(block, size), base, norm.astype(np.float32))
+            keys = _keys(rough[np.resize(block, size)], base, norm.astype(np.float32))
             length = np.sqrt(lengths[block])
             doubt = _ROUNDING * longest[: len(chosen)] * (length + longest[: len(chosen)])
             for count in (min(most + _SPARE, rows.shape[1]), rows.shape[1]):
@@ -190,20 +195,20 @@ def _learn(own, seen):
 
 
 @jax.jit
-def _base(x, rows, weight):
+def _base(own, weight):
     """Returns the rows y of every search as y / s^2, one below the other."""
-    return (x[rows] * weight[:, None, :]).reshape(-1, x.shape[1])
+    return (own * weight[:, None, :]).reshape(-1, own.shape[2])
 
 
 @jax.jit
-def _keys(x, queries, base, norm):
+def _keys(queries, base, norm):
     """Returns keys [m, S, n] in the order of the distances, ties in that of the rows.
 
     In |(q - y) / s|^2 = |q / s|^2 - 2 q.(y / s^2) + |y / s|^2 the first term is the same for all y,
     so the queries need no scaling, and the scaler's mean falls out. The bits of a float sort like
     whole numbers once those of negative ones are turned; below them stands the row's number.
     """
-    product = jnp.matmul(x[queries], base.T, precision="highest")
+    product = jnp.matmul(queries, base.T, precision="highest")
     distance = norm[None] - 2 * product.reshape(-1, *norm.shape)
     bits = jax.lax.bitcast_convert_type(distance, jnp.int32)
     bits = jnp.where(bits < 0, bits ^ np.iinfo(np.int32).max, bits)

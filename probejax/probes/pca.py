@@ -12,11 +12,12 @@ from probejax.probes.closed_form import centred, codes_of
 from probejax.probes.logreg import linear, predict
 from probejax.probes.rows import Rows
 from probejax.probes.sharing import distinct, in_chunks
-from probejax.solvers import codes, l2
+from probejax.solvers import codes, few
 
 _MOST = 100  # components at most, as the study has it
 _CANDIDATES = 10  # numbers of components at most
 _NARROW = 16  # columns that the fits of up to so many components are given
+_ROWS, _SETS = 2048, 16  # whose components are found together, at most
 _RANK = 1e-6  # of the largest variance; below it float32 knows no direction
 C = 1.0  # scikit-learn's default, which the study leaves
 
@@ -54,14 +55,13 @@ def fit(
 
     of_folds = _Basis(*(part[lanes:] for part in basis))
     z = _components(known, train[folds.lane], *of_folds)
-    logits = [_fit(z, folds.train, y[folds.lane], number)[1] for number in grids[folds.lane].T]
-    val_auc, best = scores.choose(np.stack(logits, axis=1), folds, rows)
+    val_auc, best = scores.choose(_search(z, folds, y, grids[folds.lane]), folds, rows)
     number = grids[np.arange(lanes), best]
     number = np.where(scores.searched(rows), number, np.minimum(mask.sum(axis=1), x.shape[1]))
 
     of_lanes = _Basis(*(part[:lanes] for part in basis))
     z = _components(known, train, *of_lanes)
-    solution, _ = _fit(z, mask, y, number)
+    solution = few.solve(_leading(z, number), mask, y, C)
     code = codes_of(usable, train, mask, y)
     code = np.where(code == codes.CONVERGED, solution.code, code)
     w, b = _in_features(solution.w, solution.b, *of_lanes)
@@ -91,13 +91,16 @@ def _bases(x, rows, seen) -> _Basis:
     """Finds the components of every set of rows, once where sets are equal."""
     count = min(rows.shape[1], x.shape[1], _MOST)
 
+    x = np.asarray(x)  # gathered here, so that the program does not depend on how many rows it has
+
     def find(some: list[int], chunk: int):
         now = np.resize(some, chunk)
-        return jax.tree.map(np.asarray, _find(x, rows[now], seen[now], count))
+        return jax.tree.map(np.asarray, _find(x[rows[now]], seen[now], count))
 
     size = (len(rows), x.shape[1])
     basis = [np.zeros((*size, *more), np.float32) for more in ((), (), (count,))]
-    for groups, found in in_chunks(find, distinct(rows, seen), rows.shape[1]):
+    chunk = min(max(1, _ROWS // rows.shape[1]), _SETS)
+    for groups, found in in_chunks(find, distinct(rows, seen), chunk):
         for i, group in enumerate(groups):
             for ours, theirs in zip(basis, found, strict=True):
                 ours[group] = theirs[i]
@@ -105,8 +108,8 @@ def _bases(x, rows, seen) -> _Basis:
 
 
 @jax.jit(static_argnames="count")
-def _find(x, rows, seen, count):
-    return jax.vmap(lambda rows, seen: _find_one(x[rows], seen, count))(rows, seen)
+def _find(own, seen, count):
+    return jax.vmap(lambda own, seen: _find_one(own, seen, count))(own, seen)
 
 
 def _find_one(own, seen, count) -> _Basis:
@@ -137,13 +140,21 @@ def _components(x, rows, mean, scale, vectors):
     return jax.lax.map(lambda lane: one(*lane), (rows, mean, scale, vectors), batch_size=8)
 
 
-def _fit(z, mask, y, number):
-    """Fits on the leading components of each lane; also returns the logits of all rows."""
-    width = _NARROW if max(number) <= _NARROW < z.shape[2] else z.shape[2]
-    leading = _leading(z[:, :, :width], number)
-    solve = l2.solve_features  # pyright: ignore[reportAttributeAccessIssue] - about to be added
-    solution = solve(leading, mask, y, np.full(len(y), C))
-    return solution, _logits(leading, solution.w, solution.b)
+def _search(z, folds: scores.Folds, y, numbers) -> Float[np.ndarray, "Q P n"]:
+    """Returns the logits of fits on more and more leading components, each from the last."""
+    lanes, n, most = z.shape
+    near = few.Near(np.zeros((lanes, 0), np.float32), np.zeros(lanes, np.float32))
+    logits = np.zeros((lanes, _CANDIDATES, n), np.float32)
+    for i, number in enumerate(numbers.T):
+        if i and np.array_equal(number, numbers[:, i - 1]):
+            logits[:, i] = logits[:, i - 1]
+            continue
+        width = _NARROW if max(number) <= _NARROW < most else most
+        leading = _leading(z[:, :, :width], number)
+        start = near._replace(w=np.pad(near.w, ((0, 0), (0, width - near.w.shape[1]))))
+        near = few.approach(leading, folds.train, y[folds.lane], C, start)
+        logits[:, i] = _logits(leading, near.w, near.b)
+    return logits
 
 
 @jax.jit

@@ -1,5 +1,6 @@
 """L1 logistic regression on the k latents of an SAE whose class means differ most."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -53,18 +54,35 @@ def select(
         ranks for every fold on that fold's own.
     """
     x = jnp.asarray(features)
+    rank = lambda train, mask, y: top_latents(sae, x, train, mask, y, k, ranking=ranking)
+    return select_by(rank, lambda latents: encode_columns(sae, x, latents), rows, protocol)
+
+
+def select_by(
+    rank: Callable[..., Int[np.ndarray, "S k"]],
+    columns: Callable[[Int[np.ndarray, " M"]], Float[Array, "N M"]],
+    rows: Rows,
+    protocol: scores.Protocol = "paper",
+) -> Selection:
+    """Selects with rankings and values from anywhere, such as latents pooled over tokens.
+
+    Args:
+      rank: given training rows, mask and labels, each [S, n], returns the best latents of each set.
+      columns: given latents in rising order, the last perhaps repeated, returns their values.
+      rows: the lanes.
+      protocol: as for `select`.
+    """
     train, mask, y = np.asarray(rows.train), np.asarray(rows.train_mask), np.asarray(rows.y_train)
     folds = scores.folds(rows, protocol)
     lane = np.arange(len(train))
     if protocol == "strict":
         lane, mask = np.append(lane, folds.lane), np.concatenate([mask, folds.seen])
-    latents = top_latents(sae, x, train[lane], mask, y[lane], k, ranking=ranking)
-    union, columns = np.unique(latents, return_inverse=True)
-    columns = columns.reshape(latents.shape)
+    latents = rank(train[lane], mask, y[lane])
+    union, places = np.unique(latents, return_inverse=True)
+    places = places.reshape(latents.shape)
     final = len(train)
-    of_folds = columns[final:] if protocol == "strict" else columns[folds.lane]
-    values = encode_columns(sae, x, _padded(union))
-    return Selection(values, columns[:final], of_folds, latents[:final])
+    of_folds = places[final:] if protocol == "strict" else places[folds.lane]
+    return Selection(columns(_padded(union)), places[:final], of_folds, latents[:final])
 
 
 def _padded(union: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Work that several fits have in common is done once, a chunk at a time, on all cores."""
+"""Work that several fits have in common is done once, a chunk of them at a time."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -6,10 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from probejax import devices
-
 _Found = TypeVar("_Found")
-_ROWS = 1024  # of padded training sets that are worked on together
 
 
 def distinct(*fields: Iterable[np.ndarray]) -> list[list[int]]:
@@ -21,22 +18,26 @@ def distinct(*fields: Iterable[np.ndarray]) -> list[list[int]]:
 
 
 def in_chunks(
-    work: Callable[[list[int], int], _Found], groups: list[list[int]], n: int
+    work: Callable[[list[int], int], _Found], groups: list[list[int]], chunk: int, threads: int = 1
 ) -> Iterator[tuple[list[list[int]], _Found]]:
-    """Does work for the first of every group, with a thread per core.
+    """Does work for the first of every group, several groups at a time.
 
-    The parts that are numpy's or LAPACK's use one core each; so none waits for another.
+    Several threads pay where the work is numpy's in part. Work that ends in LAPACK must have one:
+    jaxlib 0.10 factors a batch of matrices in a thread of XLA's pool that waits for others of that
+    pool, and two batches at once wait for ever.
 
     Args:
-      work: is given some first indices, and how many to fill up to so that shapes are few.
+      work: is given some first indices, and the chunk, to which it is to fill up: one program then
+        serves any number of groups, and gives each the same numbers in whatever company.
       groups: from `distinct`.
-      n: padded training rows of each.
+      chunk: groups at a time.
+      threads: that work.
 
     Yields:
       Some groups, and what the work found for them.
     """
-    chunk = min(max(1, _ROWS // n), 1 << (len(groups) - 1).bit_length())
     parts = [groups[start : start + chunk] for start in range(0, len(groups), chunk)]
     firsts = [[group[0] for group in part] for part in parts]
-    with ThreadPoolExecutor(devices.cores()) as pool:
-        yield from zip(parts, pool.map(lambda first: work(first, chunk), firsts), strict=True)
+    with ThreadPoolExecutor(threads) as pool:
+        spread = map if threads == 1 else pool.map
+        yield from zip(parts, spread(lambda first: work(first, chunk), firsts), strict=True)

@@ -5,7 +5,7 @@ matrix products, keep a running top k, drop the block.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -26,6 +26,29 @@ class _Lanes(NamedTuple):
 
     contrast: Array  # 1/n1 on rows of class 1, -1/n0 on rows of class 0
     member: Array  # 1 on training rows
+
+
+class _Best(NamedTuple):
+    """The best latents of each lane so far, best first."""
+
+    score: Float[Array, "lanes k"]
+    index: Int[Array, "lanes k"]
+
+
+class Contest(NamedTuple):
+    """A ranking over blocks of latents: fold `add` from `begin`; `join` joins two ranges.
+
+    Attributes:
+      rows: the rows of the feature matrix whose latents the blocks must hold, rising.
+      begin: the state before any block; its `index` [lanes, k] is the result after the last.
+      add: adds a block to a state.
+      join: joins the states of two ranges of latents, the lower first.
+    """
+
+    rows: Int[np.ndarray, " n"]
+    begin: _Best
+    add: Callable[[_Best, Block], _Best]
+    join: Callable[[_Best, _Best], _Best]
 
 
 def top_latents(
@@ -63,6 +86,20 @@ def top_latents(
     x = jnp.asarray(x)
     if k > (d_sae := stream.width(sae, x)):
         raise ValueError(f"k={k} latents were asked for, but the SAE has only {d_sae}.")
+    race = contest(train, mask, labels, k, ranking)
+    begin, add, join = race.begin, race.add, race.join
+    best = stream.fold(sae, x[race.rows], begin, add, join, block=block, devices=devices)
+    return np.asarray(best.index)
+
+
+def contest(
+    train: Int[np.ndarray, "lanes rows"],
+    mask: Bool[np.ndarray, "lanes rows"],
+    labels: Int[np.ndarray, "lanes rows"],
+    k: int,
+    ranking: Ranking,
+) -> Contest:
+    """Prepares the ranking of `top_latents` for whoever has the blocks; arguments as there."""
     rows, inverse = np.unique(train[mask], return_inverse=True)
     contrast = np.zeros((len(train), len(rows)), np.float32)
     member = np.zeros_like(contrast)
@@ -77,16 +114,7 @@ def top_latents(
     member[lane, inverse] = 1
     lanes = _Lanes(jnp.asarray(contrast), jnp.asarray(member))
     begin = _Best(jnp.full((len(train), k), -1, jnp.float32), jnp.zeros((len(train), k), jnp.int32))
-    add = lambda best, block: _merge(best, block, lanes, ranking)
-    best = stream.fold(sae, x[rows], begin, add, _best_of, block=block, devices=devices)
-    return np.asarray(best.index)
-
-
-class _Best(NamedTuple):
-    """The best latents of each lane so far, best first."""
-
-    score: Float[Array, "lanes k"]
-    index: Int[Array, "lanes k"]
+    return Contest(rows, begin, lambda best, block: _merge(best, block, lanes, ranking), _best_of)
 
 
 @functools.partial(jax.jit, static_argnames="ranking")

@@ -1,0 +1,220 @@
+"""The benchmark of probes at a small size: both sides do the same work, and are counted alike."""
+
+import os
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import benchmark_probes, probe_pieces, synthetic_activations
+from experiments.benchmark_probes import Costs
+from experiments.probe_pieces import Piece, Problem, Timing
+from probejax import saes, tasks
+from probejax.probes import xgboost
+from probejax.probes.logreg import STRENGTHS
+from tests import probe_cases
+from tests.reference import rival_solvers
+
+SIZES = (3, 40, 140)
+STANDARD = 2  # the last of them
+
+
+class Inline:
+    """Workers in this process, which count what they are given."""
+
+    count = 2
+
+    def __init__(self):
+        self.calls = []
+
+    def run(self, function, jobs):
+        self.calls.append((function.__name__, jobs))
+        return [function(*job) for job in jobs]
+
+
+def conditions(y):
+    found = probe_cases.conditions(y, SIZES)
+    object.__setattr__(found[STANDARD], "regime", "standard")
+    return found
+
+
+def problem(name="some", d=24):
+    x, y = synthetic_activations.draw(probe_cases.N_TASK, d)
+    return Problem(x, conditions(y))
+
+
+@pytest.fixture
+def path(tmp_path):
+    bench = benchmark_probes.Bench(Inline(), str(tmp_path), problem, 1, 0)
+    return bench.problem("some")[0]
+
+
+@pytest.fixture
+def a_small_sae(monkeypatch):
+    rng = np.random.default_rng(0)
+    W = rng.normal(size=(24, 200)).astype(np.float32)
+    zeros = np.zeros(200, np.float32)
+    parts = (W, zeros, None, np.zeros(24, np.float32), zeros + 10)
+    sae = saes.SAE(*(part if part is None else jnp.asarray(part) for part in parts))
+    monkeypatch.setattr(probe_pieces, "_sae", lambda: sae)
+    return sae
+
+
+def test_synthetic_activations_have_the_shape_of_real_ones():
+    x, y = synthetic_activations.draw(3000, 640)
+    assert x.dtype == np.float32 and y.sum() == 1500
+    mean, centred = x.mean(axis=0), x - x.mean(axis=0)
+    outlier = np.argmax(mean)
+    assert mean[outlier] == pytest.approx(6950, rel=0.01)
+    assert np.linalg.norm(x, axis=1).mean() == pytest.approx(7300, rel=0.02)
+    total = (centred**2).sum()
+    assert np.sqrt(total / len(x)) == pytest.approx(1100, rel=0.03)
+    assert (centred[:, outlier] ** 2).sum() / total == pytest.approx(0.57, abs=0.02)
+    share = np.cumsum(np.linalg.svd(centred, compute_uv=False) ** 2) / total
+    for count, expected in ((1, 0.64), (4, 0.73), (16, 0.83), (64, 0.91), (256, 0.985)):
+        assert share[count - 1] == pytest.approx(expected, abs=0.02)
+    again, _ = synthetic_activations.draw(3000, 640)
+    np.testing.assert_array_equal(x, again)
+
+
+@pytest.mark.parametrize(
+    "method", ["logreg", "pca", "knn", "mlp", "mean_difference", "lda", "sae_k16", "xgboost"]
+)
+def test_both_sides_reach_the_same_validation_auc(path, a_small_sae, monkeypatch, method):
+    monkeypatch.setattr(xgboost, "DRAWS", 2)
+    monkeypatch.setitem(xgboost.CHOICES, "n_estimators", [10])
+    ours = probe_pieces.prepare(Piece("ours", path, method, (STANDARD,)))()[0].scores
+    (theirs,) = probe_pieces.prepare(Piece("theirs", path, method, (STANDARD,)))()
+    assert ours.val_auc[0] == pytest.approx(theirs["val_auc"], abs=0.05)
+    assert ours.test_auc[0] == pytest.approx(theirs["test_auc"], abs=0.05)
+    assert ours.test_auc[0] > 0.55
+
+
+def test_both_sides_rank_the_same_latents(path, a_small_sae):
+    (selection,) = probe_pieces.prepare(Piece("ours", path, "select", (STANDARD,)))()
+    (ranked,) = probe_pieces.prepare(Piece("theirs", path, "rank", (STANDARD,)))()
+    assert len(ranked) == 128
+    np.testing.assert_array_equal(selection.latents[0][:20], ranked[:20])
+    (latents,) = probe_pieces.prepare(Piece("theirs", path, "encode", ()))()
+    np.testing.assert_allclose(latents, probe_pieces._latents(path), rtol=1e-4, atol=1e-2)
+    assert 0.1 < (latents > 0).mean() < 0.9
+
+
+def test_all_conditions_are_timed_apart_from_the_first_run(path):
+    timing = probe_pieces.measure(Piece("ours", path, "mean_difference", (0, 1, 2)), 3)
+    assert timing.first > max(timing.wall) > 0 and len(timing.wall) == len(timing.cpu) == 3
+    assert probe_pieces.measure(Piece("theirs", path, "mean_difference", (0, 1)), 2).first == 0
+
+
+def test_a_sample_stands_for_all_conditions():
+    y = np.arange(1300) % 2
+    every = tasks.conditions(y, tasks.REGIMES)
+    drawn = benchmark_probes.drawing(every, 2, 0)
+    assert sum(drawn.values()) == pytest.approx(len(every)) and len(drawn) < 20
+    noise = [i for i in drawn if every[i].regime == "label_noise"]
+    assert len(noise) == 2 and all(drawn[i] == 5.5 for i in noise)
+    assert drawn != benchmark_probes.drawing(every, 2, 1)
+    everything = benchmark_probes.drawing(every, 0, 0)
+    assert everything == dict.fromkeys(range(len(every)), 1.0)
+
+
+def test_a_ratio_is_the_median_over_repeats_and_then_over_tasks():
+    def costs(*wall):
+        return Costs(np.array(wall), np.array(wall) / 2, 7.0)
+
+    found = benchmark_probes.compare(
+        [costs(1, 1, 1), costs(2, 2, 2), costs(1, 1, 1)],
+        [costs(3, 9, 4), costs(2, 2, 2), costs(10, 30, 20)],
+        tasks=["a"],
+    )
+    assert (found["ratio"], found["ratio_of_cpu_time"], found["range"]) == (4.0, 4.0, [1.0, 30.0])
+    assert (found["ours"], found["theirs"], found["compile"]) == (1.0, 4.0, 7.0)
+    assert found["tasks"] == ["a"]
+
+
+def test_sampled_costs_are_scaled_and_pieces_measured_once(tmp_path, monkeypatch):
+    def measure(piece, repeats):
+        size = 1.0 + sum(piece.conditions)
+        return Timing(10.0 if piece.side == "ours" else 0.0, [size] * repeats, [size] * repeats)
+
+    def many(name):
+        x, y = synthetic_activations.draw(1300, 4)
+        return Problem(x, tasks.conditions(y, ("standard", "label_noise")))
+
+    monkeypatch.setattr(benchmark_probes, "measure", measure)
+    workers = Inline()
+    bench = benchmark_probes.Bench(workers, str(tmp_path), many, 3, 0)
+    found = benchmark_probes.every(bench, "logreg", ["some"])
+    # Twelve conditions, 0 to 11, in one call of ours and one by one of theirs.
+    assert (found["ours"], found["theirs"], found["ratio"]) == (67.0, 78.0, round(78 / 67, 2))
+    assert found["compile"] == 0 and found["sampled"] is None
+    assert [len(jobs) for _, jobs in workers.calls] == [2, 36]
+    assert benchmark_probes.every(bench, "logreg", ["some"]) == found
+    assert len(workers.calls) == 2
+    whole = benchmark_probes.whole(bench, ["some"], with_xgboost=False)
+    steps = len(benchmark_probes.methods.DEFAULT) + 1  # and what selects latents
+    assert whole["ours"] == steps * 67 and whole["theirs"] == steps * 78 + 1  # and what encodes
+    assert whole["seconds"]["theirs"]["encode"] == 1
+
+
+@pytest.mark.parametrize("method", ["logreg", "sae_k16"])
+def test_rivals_reach_the_accuracy_that_is_asked_for(tmp_path, a_small_sae, monkeypatch, method):
+    monkeypatch.setattr(benchmark_probes, "STRENGTHS", STRENGTHS[4:6])
+    monkeypatch.setattr(rival_solvers, "installed", lambda penalty: RIVALS[penalty])
+    monkeypatch.setattr("tests.reference.study_probes.GRID", STRENGTHS[4:6])
+    bench = benchmark_probes.Bench(Inline(), str(tmp_path), problem, 1, 1)
+    found = benchmark_probes.at_equal_accuracy(bench, method, ["some"])
+    assert -1e-6 < found["worst_gap"] <= 1e-6
+    assert found["solvers"] and found["ratio"] > 0
+    monkeypatch.setattr(rival_solvers, "installed", lambda penalty: [])
+    bench = benchmark_probes.Bench(Inline(), str(tmp_path), problem, 1, 1)
+    with pytest.raises(ValueError, match=f"{method} on some: no solver .* at C = 3.59381, 0.2782"):
+        benchmark_probes.at_equal_accuracy(bench, method, ["some"])
+
+
+RIVALS = {"l2": ["newton-cholesky float64", "lbfgs float64"], "l1": ["liblinear 1e4", "saga"]}
+
+
+def test_a_looser_tolerance_and_the_faster_solver_win(monkeypatch):
+    x, y = np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1])
+    took = {"slow": 5.0, "fast": 2.0, "never": 1.0}
+
+    def timed(fit, x, y, C, tolerance, most):
+        good = fit != "never" and tolerance < 1e-3
+        return took[fit], (np.zeros(4) if good else np.ones(4), 0.0)
+
+    monkeypatch.setattr(rival_solvers, "_timed", timed)
+    monkeypatch.setitem(rival_solvers.SOLVERS, "l2", {name: name for name in took})
+    found = rival_solvers.fastest(x, y, 1.0, "l2", 4 * np.log(2))
+    assert (found.solver, found.tolerance, found.gap) == ("fast", pytest.approx(1e-4), 0)
+    # A rival may iterate for as long as the best so far took, and a fifth longer.
+    assert found.max_iter == int(1.2 * 10 * 5 / 2)
+
+
+def test_workers_have_one_thread_and_a_core_each(tmp_path):
+    before = dict(os.environ)
+    workers = probe_pieces.Workers(str(tmp_path / "compiled"))
+    try:
+        assert workers.count == len(os.sched_getaffinity(0))
+        names = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        assert workers.run(os.getenv, [(name,) for name in names]) == ["1", "1", "1"]
+        cores = workers.run(os.sched_getaffinity, [(0,)] * workers.count)
+        assert all(len(found) == 1 for found in cores)
+    finally:
+        workers.close()
+    assert dict(os.environ) == before
+
+
+def test_missing_references_are_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "xgboost", None)
+    for name in [name for name in sys.modules if name.startswith("tests.reference.study_")]:
+        monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delattr(name)
+    with pytest.raises(FileNotFoundError, match="needs xgboost; run it in the root of a checkout"):
+        benchmark_probes.check_references()
+
+
+def test_records_can_be_named():
+    names = list(benchmark_probes.records(("a",), ("a", "b")))
+    assert len(names) == 20 and "logreg/equal_accuracy/2304" in names
