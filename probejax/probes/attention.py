@@ -133,10 +133,10 @@ def _train(tokens, rows: Rows, design: Design, size, lane, tried, train, val, st
     seeds = rows.seed[lane].tolist()
     setting, rate, start = (np.array(each) for each in zip(*tried, strict=True))
     fits = Fits(
-        rows=rows.train[lane],
+        rows=np.asarray(rows.train)[lane],
         train=train,
         val=val,
-        y=rows.y_train[lane],
+        y=np.asarray(rows.y_train)[lane],
         w=np.stack([starts[key] for key in zip(seeds, start.tolist(), strict=True)]),
         b=np.zeros(len(lane)),
         setting=setting.astype(float),

@@ -96,7 +96,7 @@ def folds(rows: Rows, protocol: Protocol = "paper") -> Folds:
 
 def searched(rows: Rows) -> Bool[np.ndarray, " L"]:
     """Tells the lanes that have folds from those that are too small for a search."""
-    return np.asarray(rows.fold_mask).any(axis=1)
+    return np.asarray(np.asarray(rows.fold_mask).any(axis=1))
 
 
 def choose(

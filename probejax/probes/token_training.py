@@ -11,7 +11,7 @@ time. A fit whose validation AUC is 1 cannot do better, and leaves; so results d
 """
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -88,14 +88,14 @@ class _Tiles(NamedTuple):
 class _Lanes(NamedTuple):
     """What the fits of a chunk want, one lane each."""
 
-    y: Float[Array, "L tiles most"]
-    weight: Float[Array, "L tiles most"]  # 1 / training rows on those, else 0
-    place: Int[Array, "L v"]  # where the validation rows lie among [tiles * most]
-    y_val: Int[Array, "L v"]
-    val: Bool[Array, "L v"]
-    setting: Float[Array, " L"]
-    rate: Float[Array, " L"]
-    stop: Int[Array, " L"]
+    y: Float[Array | np.ndarray, "L tiles most"]
+    weight: Float[Array | np.ndarray, "L tiles most"]  # 1 / training rows on those, else 0
+    place: Int[Array | np.ndarray, "L v"]  # where the validation rows lie among [tiles * most]
+    y_val: Int[Array | np.ndarray, "L v"]
+    val: Bool[Array | np.ndarray, "L v"]
+    setting: Float[Array | np.ndarray, " L"]
+    rate: Float[Array | np.ndarray, " L"]
+    stop: Int[Array | np.ndarray, " L"]
 
 
 class _State(NamedTuple):
@@ -280,8 +280,9 @@ def _step(tiles: _Tiles, lanes: _Lanes, state: _State, aggregate, form: Form) ->
     )
     record = lambda trace, new: trace.at[:, now].set(jnp.where(live, new, jnp.nan))
     updates, adam = jax.vmap(_ADAM.update)((dw, db), state.adam)
-    w = state.w - lanes.rate[:, None, None] * updates[0]
-    b = state.b - lanes.rate * updates[1]
+    dw, db = cast(tuple[Array, Array], updates)
+    w = state.w - lanes.rate[:, None, None] * dw
+    b = state.b - lanes.rate * db
     ended = jnp.where(lanes.stop < 0, best >= 1, now >= lanes.stop) | (now + 1 >= steps)
     return _State(
         of(live, w, state.w),

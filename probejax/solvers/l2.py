@@ -207,9 +207,13 @@ def _collect(features, shared, which, mask, y, strengths, path) -> Solution:
         value = 0.5 * (w * w).sum(axis=1) + strengths * losses
         usable = code == codes.CONVERGED
         gap = jnp.where(usable, (value - path["bound"]) / value, 0)
-        value = jnp.where(usable, value, 0)
-        codes_ = jnp.full(len(strengths), code, jnp.int32)
-        trips = path["trips"].astype(jnp.int32)
-        return Solution(*(a.astype(f32) for a in (w, b, value, gap)), codes_, trips)
+        return Solution(
+            w.astype(f32),
+            b.astype(f32),
+            jnp.where(usable, value, 0).astype(f32),
+            gap.astype(f32),
+            jnp.full(len(strengths), code, jnp.int32),
+            path["trips"].astype(jnp.int32),
+        )
 
     return jax.vmap(lane)(which, mask, y, strengths, path)

@@ -8,6 +8,7 @@ from typing import cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from probejax import activations, models, probes, saes, tasks
 from probejax.models import EMBED
@@ -168,7 +169,7 @@ class Sweep:
         about = {"device": jax.local_devices()[0].device_kind, "jax": jax.__version__}
         return Result(payload, {"seconds": seconds, "rows": len(features), **about}, fitted)
 
-    def save(self, unit: Unit, result: Result, path: str | Path) -> None:
+    def save(self, unit: Unit, result: Result, path: epath.PathLike) -> None:
         """Writes the final probes of a unit that has just run, see `probes.saved`."""
         lanes = self._lanes(unit.task, probes.parse(unit.method).control == "shuffled")
         features = np.asarray(self._data(unit.task).features)
@@ -246,7 +247,8 @@ class Sweep:
         if self.memory_gb is None:
             return task_data.pack(drawn)
         d_sae = max((sae.d_sae for sae in self.saes.values()), default=0)
-        sizes = (*features.shape, d_sae, self.most_latents)
+        prompts, d_model = features.shape
+        sizes = (prompts, d_model, d_sae, self.most_latents)
         return task_data.pack(drawn, memory.rows_that_fit(self.memory_gb, *sizes))
 
     def check_saes(self) -> list[str]:
