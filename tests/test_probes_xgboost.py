@@ -60,7 +60,7 @@ def test_draws_beaten_beyond_repair_are_given_up_and_the_first_of_equals_wins(mo
     boosted = []
     boost = xgboost._boost
     monkeypatch.setattr(xgboost, "_boost", lambda *args: boosted.append(1) or boost(*args))
-    monkeypatch.setattr(xgboost, "_cores", lambda: 1)
+    monkeypatch.setattr(xgboost.devices, "cores", lambda: 1)
     ours = run(x, probe_cases.conditions(y, (140,)))[0]
     assert ours["val_auc"] == 1.0 and ours["hyperparameter"] == 0.0
     assert len(boosted) == 2  # the first draw, and the final fit
@@ -133,7 +133,7 @@ def test_neighbours_threads_and_padding_have_no_influence(monkeypatch):
     lane = SIZES.index(40)
     others[lane] = found[lane]
     together, elsewhere = run(x, found), run(x, others)
-    monkeypatch.setattr(xgboost, "_cores", lambda: 1)
+    monkeypatch.setattr(xgboost.devices, "cores", lambda: 1)
     alone = run(x, found[lane : lane + 1])[0]
     np.testing.assert_equal(together[lane], elsewhere[lane])
     np.testing.assert_equal(together[lane], alone)

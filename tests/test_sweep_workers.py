@@ -1,0 +1,83 @@
+"""The real command on one machine: worker processes, their errors, and their end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.test_processes import TASKS, TIMEOUT, inputs, units
+
+__all__ = ["inputs"]  # a fixture
+
+
+def start(inputs, out: Path, *flags: str) -> subprocess.Popen:
+    command = [
+        *(sys.executable, "-m", "experiments.sweep", f"--out={out}"),
+        *(f"--model={inputs['model']}", "--layer=1", f"--sae={inputs['sae']}"),
+        *("--tasks=own_*", f"--tasks_dir={inputs['tasks']}", f"--cache_dir={inputs['cache']}"),
+        *("--regimes=standard", "--methods=logreg,sae_k4", "--log_json", *flags),
+    ]
+    return subprocess.Popen(
+        command,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def alive(session: int) -> list[int]:
+    """The processes of a session that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, number = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(number) == session and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_workers_find_what_one_process_finds(inputs, tmp_path):
+    for workers in (1, 2):
+        process = start(inputs, tmp_path / str(workers), f"--workers={workers}", "--save_probes")
+        output, errors = process.communicate(timeout=TIMEOUT)
+        assert process.returncode == 0, errors
+        lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+        assert len(lines) == 2 * TASKS and {line["method"] for line in lines} == {
+            "logreg",
+            "sae_k4",
+        }
+        assert len(list((tmp_path / str(workers) / "probes").iterdir())) == 2 * TASKS
+    alone, together = (units(tmp_path / str(workers)) for workers in (1, 2))
+    assert alone == together and len(alone) == 2 * TASKS
+
+
+def test_an_error_in_a_worker_is_the_command_s(inputs, tmp_path):
+    """One damaged SAE file: found when a worker loads it, told in one sentence."""
+    damaged = tmp_path / "damaged" / "params.npz"
+    damaged.parent.mkdir()
+    damaged.write_bytes(inputs["sae"].read_bytes()[:-200])
+    process = start(inputs | {"sae": damaged}, tmp_path / "out", "--workers=2")
+    _, errors = process.communicate(timeout=TIMEOUT)
+    last = errors.strip().splitlines()[-1]
+    assert process.returncode == 1 and last.startswith("Error: ") and str(damaged) in last
+
+
+def test_workers_end_with_the_command(inputs, tmp_path):
+    process = start(inputs, tmp_path / "out", "--workers=2")
+    deadline = time.monotonic() + TIMEOUT
+    while len(alive(process.pid)) < 3 or not (tmp_path / "out" / "config.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while alive(process.pid):
+        assert time.monotonic() < deadline, "a worker outlived its command"
+        time.sleep(0.1)
