@@ -77,7 +77,7 @@ def test_workers_end_with_the_command(inputs, tmp_path):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate(timeout=TIMEOUT)  # to the end of the workers' output, too
     while alive(process.pid):
         assert time.monotonic() < deadline, "a worker outlived its command"
         time.sleep(0.1)
