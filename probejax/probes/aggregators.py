@@ -85,13 +85,13 @@ def ema(scores: Scores, real: Real, setting: Setting) -> Logit:
       real: the tokens, from the first place on.
       setting: a, from 0 to 1.
     """
-    t = jnp.arange(len(real))
-    a = jnp.where(t > 0, setting, 1.0)
 
-    def compose(first, second):
-        return first[0] * second[0], second[0] * first[1] + second[1]
+    def follow(average, score):
+        average = setting * score + (1 - setting) * average
+        return average, average
 
-    _, averages = jax.lax.associative_scan(compose, (1 - a, a * jnp.where(real, scores[:, 0], 0)))
+    clean = jnp.where(real, scores[:, 0], 0)
+    _, averages = jax.lax.scan(follow, clean[0], clean)
     return jnp.where(real, averages, -jnp.inf).max()
 
 

@@ -1,6 +1,5 @@
 """Probes on all tokens of a prompt, trained by gradient: the study's attention, and its kin."""
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -77,33 +76,60 @@ def fit(
       `setting`.
     """
     tokens = tokens if design.bos else ragged.without_bos(tokens)
+    return _finished(tokens, protocol, design, search(tokens, rows, protocol, design, size), size)
+
+
+class Search(NamedTuple):
+    """What training found.
+
+    Attributes:
+      rows: the lanes with the folds that were used.
+      val_auc: per lane, of the best step.
+      step: per lane, the best.
+      tried: per lane, the setting, rate and start that were best.
+      final: the probes to keep.
+    """
+
+    rows: Rows
+    val_auc: np.ndarray
+    step: np.ndarray
+    tried: list[tuple[float, float, int]]
+    final: Trained
+
+
+def search(
+    tokens: Tokens, rows: Rows, protocol: scores.Protocol, design: Design, size: int | None = None
+) -> Search:
+    """Trains all that the design tries; arguments as for `fit`, tokens as they shall be read."""
     rows = Rows(*map(np.asarray, rows))
     if protocol == "paper":
         rows = _halved(rows)
     tried = [(s, r, i) for s in design.settings for r in design.rates for i in range(design.starts)]
-    train = functools.partial(_train, tokens, rows, design, size)
     folds = scores.folds(rows, protocol)
     alone = ~scores.searched(rows)
     single = np.bincount(folds.lane, minlength=len(alone)) == 1
     stop = np.where(single & ~alone, -1, design.steps - 1)[folds.lane]
     every = np.repeat(np.arange(len(folds.lane)), len(tried))  # fold after fold, all that is tried
-    searched = train(
+    found = train(
+        tokens,
+        rows,
+        design,
         folds.lane[every],
         tried * len(folds.lane),
-        folds.train[every],
-        folds.val[every],
-        stop[every],
+        (folds.train[every], folds.val[every], stop[every]),
+        size,
     )
-    val_auc, best, step = _best(searched.val_auc, folds.lane, len(tried))
+    val_auc, best, step = _best(found.val_auc, folds.lane, len(tried))
     best[alone], step[alone] = 0, design.steps - 1
     chosen = [tried[candidate] for candidate in best]
     if protocol == "paper":  # each lane has one fold, and what was fitted there is final
         fold = np.argsort(folds.lane, kind="stable")
-        final = training.take(searched, fold * len(tried) + best)
+        final = training.take(found, fold * len(tried) + best)
     else:
         mask = rows.train_mask
-        final = train(np.arange(len(mask)), chosen, mask, np.zeros_like(mask), step)
-    return _finished(tokens, rows, protocol, design, val_auc, chosen, final, size)
+        masks = (mask, np.zeros_like(mask), step)
+        final = train(tokens, rows, design, np.arange(len(mask)), chosen, masks, size)
+    return Search(rows, val_auc, step, chosen, final)
 
 
 def _halved(rows: Rows) -> Rows:
@@ -122,27 +148,38 @@ def _halved(rows: Rows) -> Rows:
     return rows._replace(val=val, fold_mask=val.any(axis=2))
 
 
-def _train(tokens, rows: Rows, design: Design, size, lane, tried, train, val, stop) -> Trained:
-    """Trains fits of lanes, each with a setting, a rate and a start."""
+def train(
+    tokens: Tokens,
+    rows: Rows,
+    design: Design,
+    lane: np.ndarray,
+    tried: list[tuple[float, float, int]],
+    masks: tuple[np.ndarray, np.ndarray, np.ndarray],
+    size: int | None = None,
+) -> Trained:
+    """Trains fits of lanes.
+
+    Args:
+      tokens: of all prompts, as they shall be read.
+      rows: the lanes.
+      design: which probe.
+      lane: of each fit.
+      tried: of each fit, its setting, rate and start.
+      masks: of each fit, its training rows, validation rows and stop, see `token_training.Fits`.
+      size: tokens of a tile.
+    """
     shape = (design.vectors, tokens.d_model)
-    starts = {
-        (seed, start): np.random.default_rng([seed, 81, start]).normal(0, _SPREAD, shape)
-        for seed in set(rows.seed[lane].tolist())
-        for start in range(design.starts)
-    }
     seeds = rows.seed[lane].tolist()
     setting, rate, start = (np.array(each) for each in zip(*tried, strict=True))
-    fits = Fits(
-        rows=np.asarray(rows.train)[lane],
-        train=train,
-        val=val,
-        y=np.asarray(rows.y_train)[lane],
-        w=np.stack([starts[key] for key in zip(seeds, start.tolist(), strict=True)]),
-        b=np.zeros(len(lane)),
-        setting=setting.astype(float),
-        rate=rate,
-        stop=np.broadcast_to(stop, len(lane)),
+    w = np.stack(
+        [
+            np.random.default_rng([*key]).normal(0, _SPREAD, shape)
+            for key in zip(seeds, [81] * len(seeds), start.tolist(), strict=True)
+        ]
     )
+    b = np.zeros(len(lane))
+    fixed = (rows.y_train[lane], w, b, setting.astype(float), rate)
+    fits = Fits(rows.train[lane], masks[0], masks[1], *fixed, masks[2])
     return training.train(tokens, fits, design.aggregate, steps=design.steps, size=size)
 
 
@@ -161,14 +198,13 @@ def _best(traces: np.ndarray, lane: np.ndarray, tried: int) -> tuple[np.ndarray,
     return np.where(never, np.nan, top[at, best]), best, np.where(never, traces.shape[2] - 1, step)
 
 
-def _finished(tokens, rows: Rows, protocol, design: Design, val_auc, chosen, final: Trained, size):
+def _finished(tokens, protocol, design: Design, found: Search, size) -> scores.Fitted:
     """Scores the final fits."""
-    positive, count = (rows.y_train * rows.train_mask).sum(axis=1), rows.train_mask.sum(axis=1)
-    code = np.where((positive > 0) & (positive < count), codes.CONVERGED, codes.DEGENERATE)
-    code = np.where(np.isnan(final.loss[:, 0]), codes.NON_FINITE, code)
+    rows, final = found.rows, found.final
+    code = codes_of(rows, final)
     good = code == codes.CONVERGED
     w, b = np.where(good[:, None, None], final.w, 0), np.where(good, final.b, 0)
-    setting = np.array([each[0] for each in chosen])
+    setting = np.array([each[0] for each in found.tried])
 
     def logits(of, mask):
         chunks = training.chunks(tokens, of, mask, int(tokens.counts.sum()))
@@ -177,14 +213,22 @@ def _finished(tokens, rows: Rows, protocol, design: Design, val_auc, chosen, fin
         )
 
     alone = ~scores.searched(rows)[:, None]
-    found = scores.finish(
+    chosen = [s if len(design.settings) > 1 else r for s, r, _ in found.tried]
+    result = scores.finish(
         rows,
         protocol,
-        val_auc=val_auc,
+        val_auc=found.val_auc,
         train_logits=logits(rows.train, rows.train_mask & alone),
         test_logits=logits(rows.test, rows.test_mask),
-        hyperparameter=np.array([s if len(design.settings) > 1 else r for s, r, _ in chosen]),
+        hyperparameter=np.array(chosen),
         gap=np.full(len(w), np.nan),
         code=code,
     )
-    return scores.Fitted(found, {"w": w, "b": b, "setting": setting})
+    return scores.Fitted(result, {"w": w, "b": b, "setting": setting})
+
+
+def codes_of(rows: Rows, final: Trained) -> np.ndarray:
+    """Returns the result codes: a fit that took its steps has done all that the rules ask."""
+    positive, count = (rows.y_train * rows.train_mask).sum(axis=1), rows.train_mask.sum(axis=1)
+    code = np.where((positive > 0) & (positive < count), codes.CONVERGED, codes.DEGENERATE)
+    return np.where(np.isnan(final.loss[:, 0]), codes.NON_FINITE, code)

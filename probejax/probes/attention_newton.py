@@ -1,0 +1,140 @@
+"""Attention whose convex half is solved: queries by Adam, then values by Newton's method.
+
+Given the queries, a prompt is the attention-weighted mean of its tokens, one per head, and the
+values are an L2 logistic regression on these. That half is convex: it is solved to its optimum, and
+its strength C is chosen on the folds, as `logreg` does.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from probejax.probes import attention, scores
+from probejax.probes import tiles as layout
+from probejax.probes import tokens as ragged
+from probejax.probes.logreg import DEFAULT_C, STRENGTHS
+from probejax.probes.rows import Rows
+from probejax.probes.tiles import Form
+from probejax.probes.tokens import Tokens
+from probejax.solvers import codes, l2
+
+_TOGETHER = 8  # tiles on the device at a time
+
+
+def fit(
+    tokens: Tokens,
+    rows: Rows,
+    protocol: scores.Protocol = "paper",
+    *,
+    heads: int = 1,
+    bos: bool = True,
+    steps: int = 1000,
+) -> scores.Fitted:
+    """Fits one probe per lane.
+
+    Under `paper` the queries of a lane come from the study's rule for its attention probe, so they
+    have seen the rows that choose C. Under `strict` every fold has queries of its own.
+
+    Args:
+      tokens: of all prompts that `rows` means.
+      rows: the lanes.
+      protocol: whose rules.
+      heads: of attention.
+      bos: whether the first token counts.
+      steps: of Adam.
+
+    Returns:
+      Scores with C as hyperparameter and the certificate of the convex half; and the probes:
+      `query [L, heads, d]`, `value [L, heads, d]` and `b`.
+    """
+    tokens = tokens if bos else ragged.without_bos(tokens)
+    rows = Rows(*map(np.asarray, rows))
+    design = attention.attention(heads)._replace(steps=steps)
+    found = attention.search(tokens, rows, protocol, design)
+    folds = scores.folds(rows, protocol)
+    query = found.final.w[:, :heads]
+    of_folds = query[folds.lane]
+    if protocol == "strict":
+        masks = (folds.train, np.zeros_like(folds.val), found.step[folds.lane])
+        tried = [found.tried[lane] for lane in folds.lane]
+        of_folds = attention.train(tokens, rows, design, folds.lane, tried, masks).w[:, :heads]
+    predictions = []
+    for fold, lane in enumerate(folds.lane):
+        z = _pooled(tokens, rows.train[lane], rows.train_mask[lane], of_folds[fold])
+        z = z - z[folds.train[fold]].mean(axis=0)
+        path = _solved(l2.solve_path, z, folds.train[fold], rows.y_train[lane], STRENGTHS)
+        predictions.append(np.einsum("nd,pd->pn", z, path.w[0]) + path.b[0][:, None])
+    val_auc, best = scores.choose(np.stack(predictions).astype(np.float32), folds, rows)
+    C = np.where(scores.searched(rows), STRENGTHS[best], DEFAULT_C)
+    return _finished(tokens, rows, protocol, found, query, val_auc, C)
+
+
+def _finished(tokens, rows: Rows, protocol, found, query, val_auc, C) -> scores.Fitted:
+    lanes, heads, d = query.shape
+    value, b = np.zeros((lanes, heads, d), np.float32), np.zeros(lanes, np.float32)
+    gap, code = np.full(lanes, np.nan), attention.codes_of(rows, found.final)
+    on_train, on_test = (np.zeros(m.shape, np.float32) for m in (rows.train_mask, rows.test_mask))
+    for lane in np.flatnonzero(code == codes.CONVERGED):
+        mask = rows.train_mask[lane]
+        z = _pooled(tokens, rows.train[lane], mask, query[lane])
+        mean = z[mask].mean(axis=0)
+        one = _solved(l2.solve, z - mean, mask, rows.y_train[lane], C[lane : lane + 1])
+        value[lane], b[lane] = one.w[0].reshape(heads, d), one.b[0] - one.w[0] @ mean
+        gap[lane], code[lane] = one.gap[0], one.code[0]
+        on_train[lane] = (z - mean) @ one.w[0] + one.b[0]
+        test = _pooled(tokens, rows.test[lane], rows.test_mask[lane], query[lane])
+        on_test[lane] = (test - mean) @ one.w[0] + one.b[0]
+    result = scores.finish(
+        rows,
+        protocol,
+        val_auc=val_auc,
+        train_logits=on_train,
+        test_logits=on_test,
+        hyperparameter=C,
+        gap=gap,
+        code=code,
+    )
+    return scores.Fitted(result, {"query": query, "value": value, "b": b})
+
+
+def _solved(solve, z, mask, y, C):
+    """Solves one problem on its own features."""
+    return jax.tree.map(np.asarray, solve(z, np.arange(len(z))[None], mask[None], y[None], C))
+
+
+def _pooled(tokens: Tokens, prompts, mask, query) -> np.ndarray:
+    """Returns the pooled prompts of the mask [n, heads * d], 0 elsewhere."""
+    found = np.zeros((len(prompts), query.size), np.float32)
+    found[mask] = pool(tokens, prompts[mask], query)
+    return found
+
+
+def pool(
+    tokens: Tokens, prompts: Int[np.ndarray, " m"], query: Float[np.ndarray, "heads d"]
+) -> Float[np.ndarray, "m heads*d"]:
+    """Returns the means of prompts' tokens, weighted by the softmax of each query's scores."""
+    plan = layout.tile(tokens, prompts)
+    found = np.zeros((len(prompts), query.size), np.float32)
+    for start in range(0, len(plan.kind), _TOGETHER):
+        some = np.arange(start, start + _TOGETHER) % len(plan.kind)  # spare ones repeat
+        part = plan._replace(**{name: getattr(plan, name)[some] for name in plan._fields[1:]})
+        z = _pool(layout.read(tokens, part), part.real, part.kind, query, plan.form)
+        tile, row = np.nonzero(part.prompts >= 0)
+        found[part.prompts[tile, row]] = np.asarray(z)[tile, row]
+    return found
+
+
+@functools.partial(jax.jit, static_argnames="form")
+def _pool(x, real, kind, query, form: Form) -> Float[Array, "tiles most w"]:
+    def rows(x, real):
+        scores = jnp.einsum("rtd,hd->rth", x, query, precision="highest")
+        scores = jnp.where(layout.first_is_real(real)[:, :, None], scores, -jnp.inf)
+        weights = jax.nn.softmax(scores, axis=1)
+        z = jnp.einsum("rth,rtd->rhd", weights, x, precision="highest")
+        return layout.padded(z.reshape(len(z), -1), form)
+
+    one = lambda tile: layout.by_row(form, tile[2], rows, tile[0].astype(jnp.float32), tile[1])
+    return jax.lax.map(one, (x, real, kind))
