@@ -126,7 +126,7 @@ def search(
         fold = np.argsort(folds.lane, kind="stable")
         final = training.take(found, fold * len(tried) + best)
     else:
-        mask = rows.train_mask
+        mask = np.asarray(rows.train_mask)
         masks = (mask, np.zeros_like(mask), step)
         final = train(tokens, rows, design, np.arange(len(mask)), chosen, masks, size)
     return Search(rows, val_auc, step, chosen, final)
@@ -178,8 +178,8 @@ def train(
         ]
     )
     b = np.zeros(len(lane))
-    fixed = (rows.y_train[lane], w, b, setting.astype(float), rate)
-    fits = Fits(rows.train[lane], masks[0], masks[1], *fixed, masks[2])
+    fixed = (np.asarray(rows.y_train)[lane], w, b, setting.astype(float), rate)
+    fits = Fits(np.asarray(rows.train)[lane], masks[0], masks[1], *fixed, masks[2])
     return training.train(tokens, fits, design.aggregate, steps=design.steps, size=size)
 
 

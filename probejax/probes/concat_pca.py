@@ -67,7 +67,7 @@ def fit(
     final: list[tuple] = [()] * lanes
     groups = distinct(rows.train[lane], seen)
     for group in groups:
-        train, known = rows.train[lane[group[0]]], seen[group[0]]
+        train, known = np.asarray(rows.train)[lane[group[0]]], seen[group[0]]
         basis = components_of(tokens, train[known], components, first)
         z = project(tokens, train, basis)
         for member in (m for m in group if m >= lanes):
@@ -102,7 +102,7 @@ def _finished(tokens, rows: Rows, protocol, final, val_auc, C) -> scores.Fitted:
         gap[lane], code[lane] = float(one.gap[0]), int(one.code[0])
         mask = rows.test_mask[lane]
         on_train[lane] = z @ w + b
-        on_test[lane][mask] = project(tokens, rows.test[lane][mask], basis) @ w + b
+        on_test[lane][mask] = project(tokens, np.asarray(rows.test)[lane][mask], basis) @ w + b
         probes.append((basis, w, b))
     result = scores.finish(
         rows,
