@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from probejax.solvers import codes
 from probejax.solvers.codes import Solution
 
-_NUMBERS, _LANES = 2**20, 64  # features and lanes that are solved together, at most
+_NUMBERS, _LANES = 2**19, 16  # features and lanes that are solved together, at most
 _SHARES = 0.5 ** np.arange(8)  # of a step, that the line search compares
 _ENOUGH = 0.1  # of the tolerance, for what is measured before the last step
 _TINY = 1e-30
