@@ -6,14 +6,12 @@ Killed at any moment, the same command finishes the rest; several processes may 
 """
 
 import dataclasses
-import json
-import time
 
 import jax
 from absl import app, flags
-from tqdm import tqdm
 
 from experiments import flags as common
+from experiments import progress
 from experiments.entry import run
 from probejax import artifacts, devices, saes, storage, sweep, tasks
 from probejax.analysis import report
@@ -109,24 +107,17 @@ def main(argv: list[str]) -> None:
         save_probes=_SAVE_PROBES.value,
         compiled=cache_dir,
     )
-    _watch(finished, todo)
+    if _LOG_JSON.value:
+        progress.log(finished)
+    else:
+        ours = [unit for group in mine for unit in group]
+        before = {unit.name: store.read(unit.name) for unit in ours if unit.name in done}
+        progress.watch(finished, ours, before, store.read)
     missing = {unit.name for unit in units} - store.done()
     if missing:
         print(f"{len(missing)} of {len(units)} units are still missing; other processes run them.")
     else:
         print(report.report(_OUT.value, cache_dir=cache_dir))
-
-
-def _watch(finished, todo) -> None:
-    """Shows what is finished: a bar with rate and time left, or lines for machines."""
-    began = time.time()
-    with tqdm(total=len(todo), unit="unit", desc="sweep", disable=_LOG_JSON.value) as bar:
-        for unit in finished:
-            bar.update()
-            bar.set_postfix_str(f"{unit.task} {unit.method}")
-            if _LOG_JSON.value:
-                fields = {"task": unit.task, "source": unit.source, "method": unit.method}
-                print(json.dumps({**fields, "seconds": round(time.time() - began, 1)}), flush=True)
 
 
 if __name__ == "__main__":

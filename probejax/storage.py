@@ -87,6 +87,9 @@ def write_config(out: epath.PathLike, config: Mapping[str, Any]) -> None:
         )
 
 
+_REDO = "delete it and run the same command again to redo that unit"
+
+
 class Store:
     """The finished units of one run: `units/<name>.json`, and beside them `timings/<name>.json`.
 
@@ -123,7 +126,15 @@ class Store:
             StorageError: a unit's file is damaged; the message names it.
         """
         for path in sorted(self._paths(), key=lambda path: path.name):
-            yield _read_json(path, "delete it and run the same command again to redo that unit")
+            yield _read_json(path, _REDO)
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Returns the payload of a finished unit.
+
+        Raises:
+            StorageError: its file is damaged; the message names it.
+        """
+        return _read_json(self.units / f"{name}.json", _REDO)
 
     def _paths(self) -> list[epath.Path]:
         try:

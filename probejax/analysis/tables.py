@@ -130,11 +130,12 @@ def _csv(table: pd.DataFrame) -> bytes:
 
 
 def summary(quiver: pd.DataFrame, *, tie_rule: str = "documented") -> str:
-    """Returns the overall rows of a quiver table as text of at most 100 columns.
+    """Returns the overall rows of a quiver table as text of at most 80 columns.
 
     Per regime: compared cells and tied ones, mean test AUC of the baseline quiver and with SAEs,
     the paired difference with its 95 % interval over tasks, the difference under the order-free
-    rule (where the table has it), how often an SAE was chosen, and fits that did not converge.
+    rule (where the table has it) and how often an SAE was chosen; below, fits that did not
+    converge.
     """
     overall = quiver[quiver["level"].isna()]
     lines = []
@@ -145,40 +146,30 @@ def summary(quiver: pd.DataFrame, *, tie_rule: str = "documented") -> str:
         lines += [f"{model}, layer {layer}, {protocol} protocol: mean test AUC of the quivers", ""]
         lines += [_HEADER, "-" * len(_HEADER)]
         lines += [_line(row, neutral.get(row["regime"])) for _, row in rows.iterrows()]
-        lines += [""]
-        notes = _notes(rows)
-        lines += notes + ([""] if notes else [])
+        lines += ["", *_notes(rows), ""]
     legend = (
+        "without, with: the quiver of baselines, and with SAE probes added. Intervals: 95 % "
+        "(paired, bootstrap over tasks). SAE: share of cells where one was chosen. "
         f"Ties ({tie_rule}): {TIE_RULES[tie_rule]}. neutral: the difference under the rule "
-        f"without an order, {TIE_RULES['neutral']}. Intervals: 95 %, paired, bootstrap over tasks. "
-        "unconv.: fits that did not converge."
+        f"without an order, {TIE_RULES['neutral']}."
     )
-    return "\n".join([*lines, *textwrap.wrap(legend, width=len(_HEADER))])
+    return "\n".join([*lines, *textwrap.wrap(legend, width=_WIDTH)])
 
 
-_FORMAT = "{:<15} {:>5} {:>5} {:>8} {:>8}  {:<25} {:>7} {:>11} {:>7}"
+_WIDTH = 80
+_FORMAT = "{:<15} {:>5} {:>4} {:>7} {:>6} {:<25} {:>7} {:>4}"
 _HEADER = _FORMAT.format(
-    "regime",
-    "cells",
-    "tied",
-    "baseline",
-    "with SAE",
-    "difference [95 %]",
-    "neutral",
-    "SAE chosen",
-    "unconv.",
+    "regime", "cells", "tied", "without", "with", "difference [95 %]", "neutral", "SAE"
 )
 
 
 def _line(row: pd.Series, neutral: float | None) -> str:
     cells = row["cells"]
     if not cells:
-        left = f"{row['unpaired']} cells lack a baseline or an SAE with a validation AUC"
-        return f"{row['regime']:<15} {0:>5}  nothing to compare: {left}"
+        return f"{row['regime']:<15} {0:>5}  nothing to compare"
     interval = f"{row['delta']:+.4f}"
     if pd.notna(row["ci_low"]):
         interval += f" [{row['ci_low']:+.4f},{row['ci_high']:+.4f}]"
-    chosen = row["sae_chosen"]
     return _FORMAT.format(
         row["regime"],
         cells,
@@ -187,19 +178,30 @@ def _line(row: pd.Series, neutral: float | None) -> str:
         f"{row['with_sae']:.4f}",
         interval,
         "" if neutral is None or pd.isna(neutral) else f"{neutral:+.4f}",
-        "" if pd.isna(chosen) else f"{chosen} ({chosen / cells:.0%})",
-        "n/a" if pd.isna(row["not_converged"]) else str(row["not_converged"]),
+        "" if pd.isna(row["sae_chosen"]) else f"{row['sae_chosen'] / cells:.0%}",
     )
 
 
 def _notes(rows: pd.DataFrame) -> list[str]:
     notes = []
-    for _, row in rows[rows["cells"] > 0].iterrows():
+    for _, row in rows.iterrows():
         if row["unpaired"]:
             notes.append(f"{row['regime']}: {row['unpaired']} cells left out (no partner)")
         if row["incomplete"]:
             notes.append(f"{row['regime']}: {row['incomplete']} cells lack some method")
-    return notes
+    return [*notes, _convergence(rows)]
+
+
+def _convergence(rows: pd.DataFrame) -> str:
+    known = rows[rows["not_converged"].notna()]
+    if known.empty:
+        return "Whether the fits converged is not recorded."
+    left = [
+        f"{row['not_converged']} in {row['regime']}"
+        for _, row in known.iterrows()
+        if row["not_converged"]
+    ]
+    return f"Fits that did not converge: {', '.join(left) or 'none'}."
 
 
 def _check(unit: Mapping[str, Any], fits: Mapping[str, Any]) -> None:
