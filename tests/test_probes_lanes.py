@@ -1,5 +1,6 @@
 """What holds for every method on raw features: lanes do not mix, and bad ones say so."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -84,3 +85,16 @@ def test_a_bad_value_spoils_only_the_lanes_that_train_on_it(fit, bad):
     assert ours.code.tolist() == [codes.NON_FINITE, codes.CONVERGED]
     assert ours.test_auc[0] == 0.5
     np.testing.assert_allclose(ours.test_auc[1], clean.test_auc[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["logreg", "mlp", "knn", "lda"])
+def test_every_device_finds_the_same(method):
+    x, y = problem()
+    found = probe_cases.conditions(y, sizes=(40, 30))
+    ((_, rows),) = probes.batches(found, [64])
+    results = []
+    for device in (jax.devices()[0], jax.devices()[3]):
+        with jax.default_device(device):
+            results.append(probes.BASELINES[method](jnp.asarray(x), rows).scores)
+    for name, values in results[0]._asdict().items():
+        np.testing.assert_array_equal(values, getattr(results[1], name), err_msg=name)

@@ -117,3 +117,18 @@ def test_a_condition_of_one_class_is_degenerate_and_guesses():
     ours = probe_cases.run(lambda rows: logreg.fit(jnp.asarray(x), rows), [single])[0]
     assert ours["code"] == codes.DEGENERATE
     assert ours["test_auc"] == 0.5 and np.isnan(ours["val_auc"])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_value_spoils_only_the_lanes_that_train_on_it(bad):
+    x, y = problem(0.3)
+    found = probe_cases.conditions(y, sizes=(40, 140))
+    mine = np.setdiff1d(found[0].train, np.concatenate([found[1].train, found[1].test]))[0]
+    broken = x.copy()
+    broken[mine, 3] = bad
+    ours, clean = (
+        probe_cases.run(lambda rows, each=each: logreg.fit(jnp.asarray(each), rows), found)
+        for each in (broken, x)
+    )
+    assert [ours[lane]["code"] for lane in (0, 1)] == [codes.NON_FINITE, codes.CONVERGED]
+    np.testing.assert_allclose(ours[1]["test_auc"], clean[1]["test_auc"], atol=1e-3)

@@ -27,9 +27,7 @@ def fit(
       rows: the lanes.
       protocol: whose rules; they differ for at most three rows only.
     """
-    x = jnp.asarray(features)
-    mean = jnp.mean(x, axis=0)
-    x = x - mean[None, :]
+    x, mean = centred(features)
     train, mask, y = np.asarray(rows.train), np.asarray(rows.train_mask), np.asarray(rows.y_train)
     folds = scores.folds(rows, protocol)
     path = l2.solve_path(x, train[folds.lane], folds.train, y[folds.lane], STRENGTHS)
@@ -48,6 +46,16 @@ def fit(
         code=final.code,
     )
     return scores.Fitted(found, linear(final.w, final.b, mean))
+
+
+def centred(
+    features: Float[Array | np.ndarray, "N d"],
+) -> tuple[Float[Array, "N d"], Float[Array, " d"]]:
+    """Returns the features, float32, without their mean, and the mean; of finite rows, if any."""
+    x = jnp.asarray(features, jnp.float32)
+    usable = jnp.isfinite(x).all(axis=1)
+    mean = jnp.where(usable[:, None], x, 0).sum(axis=0) / jnp.maximum(usable.sum(), 1)
+    return x - mean[None, :], mean
 
 
 def linear(w, b, mean) -> dict[str, np.ndarray]:

@@ -6,7 +6,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probejax.probes import scores
-from probejax.probes.logreg import DEFAULT_C, STRENGTHS, linear, predict, predict_path
+from probejax.probes.logreg import (
+    DEFAULT_C,
+    STRENGTHS,
+    centred,
+    linear,
+    predict,
+    predict_path,
+)
 from probejax.probes.rows import Rows
 from probejax.solvers import l1
 
@@ -26,10 +33,7 @@ def fit(
       rows: the lanes.
       protocol: whose rules; they differ for at most three rows only.
     """
-    x = jnp.asarray(features, jnp.float32)
-    usable = jnp.isfinite(x).all(axis=1)
-    mean = jnp.where(usable[:, None], x, 0).sum(axis=0) / jnp.maximum(usable.sum(), 1)
-    x = x - mean[None, :]
+    x, mean = centred(features)
     train, mask, y = np.asarray(rows.train), np.asarray(rows.train_mask), np.asarray(rows.y_train)
     folds = scores.folds(rows, protocol)
     path = _chunked(
