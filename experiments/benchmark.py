@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from absl import app, flags
 
-from experiments import benchmark_probes, benchmark_saes
+from experiments import benchmark_multitoken, benchmark_probes, benchmark_saes
 from experiments import flags as common
 from experiments.entry import run
 from probejax import artifacts, devices, models, tasks
@@ -88,6 +88,7 @@ SUITES = {
     "harvest": harvest_suite,
     "probes": lambda: benchmark_probes.suite(_REPEATS.value, common.CACHE_DIR.value),
     "saes": lambda: benchmark_saes.suite(seconds),
+    "multitoken": lambda: benchmark_multitoken.suite(common.CACHE_DIR.value),
 }
 _SUITE = flags.DEFINE_enum("suite", None, list(SUITES), "What to measure.", required=True)
 

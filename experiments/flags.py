@@ -18,6 +18,13 @@ DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Dtype of
 MAX_LENGTH = flags.DEFINE_integer(
     "max_length", 1024, "Tokens kept of a prompt, BOS included; the beginning is cut.", 2
 )
+DISK_GB = flags.DEFINE_float(
+    "disk_gb",
+    None,
+    "Gigabytes that the harvested activations may take (in a sweep: all-token ones); more is "
+    "refused.",
+    0.0,
+)
 CACHE_DIR = flags.DEFINE_string(
     "cache_dir", None, "Where downloads and activations live. Default: $PROBEJAX_CACHE."
 )

@@ -25,9 +25,6 @@ from probejax.sweep.job import DEFAULT_LAYERS
 _POSITIONS = flags.DEFINE_enum(
     "positions", "last", ["last", "all"], "Tokens to keep of a prompt: the last, or all."
 )
-_DISK_GB = flags.DEFINE_float(
-    "disk_gb", None, "Gigabytes that these activations may take; more is refused.", 0.0
-)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and stop.")
 _MULTI_TOKEN_LENGTH = 256  # the study's limit where it keeps all tokens of a prompt
 
@@ -60,7 +57,7 @@ def main(argv: list[str]) -> None:
     print(activations.table(plans, flops / activations.measured_flops(recipe.dtype)), flush=True)
     root = Path(artifacts.cache_dir(cache))
     root.mkdir(parents=True, exist_ok=True)
-    allowed = None if _DISK_GB.value is None else int(_DISK_GB.value * 1e9)
+    allowed = None if common.DISK_GB.value is None else int(common.DISK_GB.value * 1e9)
     if _DRY_RUN.value:
         return
     activations.check_disk(plans, allowed, shutil.disk_usage(root).free)

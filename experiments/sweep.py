@@ -1,11 +1,14 @@
 """The main job: fits every probe of every task in every regime, and prints the quiver table.
 
     python -m experiments.sweep --out=runs/demo
+    python -m experiments.sweep --out=runs/tokens --methods=multitoken --max_length=256
 
 Killed at any moment, the same command finishes the rest; several processes may share one --out.
 """
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import jax
 from absl import app, flags
@@ -26,7 +29,10 @@ _SAE = flags.DEFINE_multi_string(
 )
 _REGIMES = flags.DEFINE_list("regimes", list(tasks.REGIMES), "Regimes.")
 _METHODS = flags.DEFINE_list(
-    "methods", ["default"], "Methods; `default` is all but the slow ones, `all` is all."
+    "methods",
+    ["default"],
+    "Methods; `default` is all on the last token but the slow ones, `all` is all of these; "
+    "`multitoken` is those on all tokens and what the study compares them with.",
 )
 _CONTROLS = flags.DEFINE_bool(
     "controls", False, "Also shuffled labels, random latents and a random SAE, as methods."
@@ -39,6 +45,9 @@ _PROTOCOL = flags.DEFINE_enum(
 )
 _SEEDS = flags.DEFINE_list("seeds", ["42"], "One set of draws for each; the study's is 42.")
 _SAVE_PROBES = flags.DEFINE_bool("save_probes", False, "Write the final probes to OUT/probes.")
+_KEEP_TOKENS = flags.DEFINE_bool(
+    "keep_tokens", False, "Keep all-token activations when the units of their task are written."
+)
 _CHECK_SAE = flags.DEFINE_bool(
     "check_sae", False, "Measure L0, explained variance and dead latents of every SAE first."
 )
@@ -92,6 +101,7 @@ def main(argv: list[str]) -> None:
             print(f"{sae.sae_id}: {sae.description().get('quality', 'not measured')}")
         print(f"memory: at most {memory_gb:.1f} GB in each of {workers} processes")
     if _CHECK_SAE.value:
+        sweep.TokenDisk(job, _OUT.value, _KEEP_TOKENS.value).prepare(job.tasks[0])
         print("\n".join(job.check_saes()))
     store = storage.Store(_OUT.value)
     units = job.units()
@@ -99,14 +109,19 @@ def main(argv: list[str]) -> None:
     by_task = {task: [unit for unit in units if unit.task == task] for task in job.tasks}
     mine = devices.share(list(by_task.values()), jax.process_index(), jax.process_count())
     todo = [unit for group in mine for unit in group if unit.name not in done]
+    left = list(dict.fromkeys(unit.task for unit in todo))
+    workers = min(workers, len(left))
     finished = sweep.run_units(
         job,
         todo,
         _OUT.value,
-        workers=min(workers, len({unit.task for unit in todo})),
+        workers=workers,
         save_probes=_SAVE_PROBES.value,
+        keep_tokens=_KEEP_TOKENS.value,
         compiled=cache_dir,
     )
+    if left and job.reads_tokens:
+        print(_disk(job, left, workers, Path(cache_dir)), flush=True)
     if _LOG_JSON.value:
         progress.log(finished)
     else:
@@ -118,6 +133,19 @@ def main(argv: list[str]) -> None:
         print(f"{len(missing)} of {len(units)} units are still missing; other processes run them.")
     else:
         print(report.report(_OUT.value, cache_dir=cache_dir))
+
+
+def _disk(job: sweep.Sweep, left: list[str], workers: int, root: Path) -> str:
+    """Returns what the tokens of the tasks that are left take on the disk, in a line."""
+    root.mkdir(parents=True, exist_ok=True)
+    return sweep.forecast(
+        job,
+        left,
+        workers=workers,
+        keep=_KEEP_TOKENS.value,
+        allowed_gb=common.DISK_GB.value,
+        free=shutil.disk_usage(root).free,
+    )
 
 
 if __name__ == "__main__":

@@ -36,9 +36,11 @@ ORDER = {
     "probes": (
         "folds", "rows", "scores", "scale", "logreg", "sharing", "closed_form",
         "mean_difference", "lda", "neighbours", "knn", "pca", "logreg_l1", "minibatch", "mlp",
-        "xgboost", "sae", "methods", "saved",
+        "xgboost", "sae", "tokens", "tiles", "aggregators", "token_scores", "token_training",
+        "attention", "attention_newton", "pooled", "concat_pca", "sae_pooled", "token_methods",
+        "methods", "saved",
     ),
-    "sweep": ("config", "units", "data", "memory", "job", "workers"),
+    "sweep": ("config", "units", "data", "memory", "job", "token_disk", "workers"),
 }  # fmt: skip
 
 # Tests that some machines cannot run, and on what that depends.

@@ -48,15 +48,18 @@ def test_fit(protocol):
 
 
 def test_names():
-    parse = token_methods.parse_pooled
-    assert parse("sae_max_k128") == ("max", 128, False)
-    assert parse("sae_mean_k16_binarised") == ("mean", 16, True)
-    assert all(parse(n) is None for n in ("sae_k16", "sae_max_k0", "sae_max", "attention"))
+    assert probes.parse("sae_max_k128") == ("", 128, False, "", "max")
+    assert probes.parse("sae_mean_k16_binarised_shuffled") == ("", 16, True, "shuffled", "mean")
+    assert probes.parse("sae_k16").pooling == "" and not probes.parse("sae_k16").reads_tokens
+    for name in ("sae_max_k0", "sae_max", "sae_maxk5", "attention_random_latents"):
+        with pytest.raises(ValueError, match=f"There is no method '{name}'"):
+            probes.parse(name)
     assert set(token_methods.TOKEN_METHODS) == {
         *("attention", "attention_h4", "attention_newton", "concat_pca", "mean_pool", "max_pool"),
         *("multimax", "max_of_rolling_means", "ema", "softmax"),
     }
-    assert not any(map(parse, token_methods.TOKEN_METHODS))
+    assert all(probes.parse(name).reads_tokens for name in token_methods.TOKEN_METHODS)
+    assert not any(probes.parse(name).reads_tokens for name in probes.methods.ALL)
 
 
 def test_bos_counts_by_default():

@@ -17,6 +17,7 @@ from probejax.analysis.group import Group, groups
 from probejax.analysis.head_to_head import pairs
 from probejax.analysis.intervals import paired_bootstrap
 from probejax.analysis.labels import AXES, TITLES
+from probejax.analysis.multi_token import figures as multi_token_figures
 from probejax.analysis.quiver import choices, quiver
 from probejax.analysis.study_figures import layer_figure, study_figures
 
@@ -64,7 +65,8 @@ def write_figures(
             for regime in group.regimes:
                 if figure := draw(rows, regime):
                     written += _save(figure, folder, regime)
-            for name, figure in () if place else study_figures(group):
+            drawn = () if place else (*study_figures(group), *multi_token_figures(group))
+            for name, figure in drawn:
                 written += _save(figure, folder, name)
         if figure := layer_figure(results):
             written += _save(figure, epath.Path(out) / "figures", "layers")

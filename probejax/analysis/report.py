@@ -8,7 +8,7 @@ import pandas as pd
 from etils import epath
 
 from probejax import storage
-from probejax.analysis import case_studies, published
+from probejax.analysis import case_studies, multi_token, published
 from probejax.analysis.examples import examples
 from probejax.analysis.faults import faults
 from probejax.analysis.figures import write_figures
@@ -51,12 +51,16 @@ def report(
         results, story = _from_runs([out, *also], cache_dir)
     table = write_tables(out, results)
     found = groups(results, table)
+    tokens = multi_token.multi_token(found)
+    if not tokens.empty:
+        storage.write_atomic(epath.Path(out) / "multi_token.csv", tokens.to_csv(index=False))
     write_figures(out, results, found)
     write_study(out, results)
     write_saebench(out, results, millis=int(time.time() * 1000))
     storage.write_atomic(epath.Path(out) / "report.html", page(results, found, story or Story()))
     status = f"{story.status}.\n" if story and story.status else ""
-    return f"{summary(table)}\n\n{status}Tables, figures and report.html are in {epath.Path(out)}."
+    text = "\n\n".join(filter(None, (summary(table), multi_token.summary(tokens))))
+    return f"{text}\n\n{status}Tables, figures and report.html are in {epath.Path(out)}."
 
 
 def _from_runs(

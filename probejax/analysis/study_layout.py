@@ -1,7 +1,8 @@
 """Writes results as the study's own files, so that its notebooks, and `published.read`, read them.
 
 One seed, protocol and main layer fit into that layout. What it has no place for is left out:
-controls, other seeds, certificates, and SAE probes other than `sae_k<k>[_binarised]`.
+controls, other seeds, certificates, SAE probes other than `sae_k<k>[_binarised]`, and baselines
+that read all tokens.
 """
 
 import pandas as pd
@@ -10,6 +11,7 @@ from etils import epath
 from probejax import storage
 from probejax.analysis.controls import is_control
 from probejax.analysis.grid import GROUP
+from probejax.analysis.ties import TOKEN_ORDER
 
 _SEED = 42  # the study's
 _METRICS = ["test_f1", "test_acc", "test_auc", "val_auc"]
@@ -40,7 +42,8 @@ def write_study(out: epath.PathLike, results: pd.DataFrame) -> list[epath.Path]:
         StorageError: the folder is unwritable.
     """
     written = []
-    for model, part in results[~is_control(results)].groupby("model", sort=False):
+    left_out = is_control(results) | results["method"].isin(TOKEN_ORDER).to_numpy(bool)
+    for model, part in results[~left_out].groupby("model", sort=False):
         protocols = sorted(part["protocol"].unique(), key=lambda name: (name != "paper", name))
         part = part[part["protocol"] == protocols[0]]
         seed = _SEED if (part["seed"] == _SEED).any() else part["seed"].min()

@@ -7,7 +7,7 @@ import pandas as pd
 
 TIE_RULES = {
     "documented": "exact ties: SAEs first, narrow before wide, large k before small; "
-    "then logreg, pca, knn, xgboost, mlp",
+    "then logreg, pca, knn, xgboost, mlp, others by name; probes that pool after those that do not",
     "documented_tolerance": "as documented, with validation AUCs within 1e-9 taken as tied",
     "baseline_first": "as documented, but baselines before SAEs",
     "row_order": "exact ties: the first row of the table",
@@ -16,6 +16,12 @@ TIE_RULES = {
 TOLERANCE = 1e-9
 # The order in which the study's files list its baselines; any other method comes after, by name.
 BASELINE_ORDER = ("logreg", "pca", "knn", "xgboost", "mlp")
+# Baselines that read all tokens come after those, in this order.
+TOKEN_ORDER = (
+    *("attention", "attention_h4", "attention_newton", "concat_pca", "mean_pool", "max_pool"),
+    *("multimax", "max_of_rolling_means", "ema", "softmax"),
+)
+_POOLINGS = ("", "max", "mean")  # of an SAE probe's latents, at equal width and k
 
 
 def tie_orders(arrows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -40,12 +46,17 @@ def tie_orders(arrows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sae_key(method: str, sae_id: str, k: float) -> tuple:
-    return (sae_width(sae_id), 0.0 if np.isnan(k) else -k, sae_id, method)
+    pooled = re.match(r"sae_(max|mean)_", method)
+    pooling = _POOLINGS.index(pooled[1] if pooled else "")
+    return (sae_width(sae_id), 0.0 if np.isnan(k) else -k, sae_id, pooling, method)
 
 
 def _baseline_key(method: str) -> tuple:
-    listed = method in BASELINE_ORDER
-    return (BASELINE_ORDER.index(method) if listed else len(BASELINE_ORDER), method)
+    if method in BASELINE_ORDER:
+        return (0, BASELINE_ORDER.index(method), method)
+    if method in TOKEN_ORDER:
+        return (2, TOKEN_ORDER.index(method), method)
+    return (1, 0, method)
 
 
 def sae_width(sae_id: str) -> float:

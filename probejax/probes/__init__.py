@@ -10,17 +10,21 @@ from probejax.probes import (
     mlp,
     pca,
     sae,
+    sae_pooled,
     saved,
+    tokens,
     xgboost,
 )
 from probejax.probes.methods import BASELINES, Method, parse
 from probejax.probes.rows import Rows, batches
 from probejax.probes.saved import SavedProbes, load
 from probejax.probes.scores import PROTOCOLS, Fitted, Protocol, Scores
+from probejax.probes.token_methods import TOKEN_METHODS
 
 __all__ = [
     "BASELINES",
     "PROTOCOLS",
+    "TOKEN_METHODS",
     "Fitted",
     "Method",
     "Protocol",
@@ -39,6 +43,8 @@ __all__ = [
     "parse",
     "pca",
     "sae",
+    "sae_pooled",
     "saved",
+    "tokens",
     "xgboost",
 ]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from probejax.probes import knn, lda, logreg, logreg_l1, mean_difference, mlp, pca, xgboost
 from probejax.probes.scores import Fitted
+from probejax.probes.token_methods import TOKEN_METHODS
 
 # Methods on the raw features; each is `fit(features, rows, protocol) -> Fitted`.
 BASELINES: dict[str, Callable[..., Fitted]] = {
@@ -25,12 +26,20 @@ DEFAULT = ("logreg", "pca", "knn", "mlp", "mean_difference", "lda", "sae_k16", "
 ALL = (*BASELINES, *(f"sae_k{2**i}" for i in range(10)))
 """What `all` means: every baseline, and the study's ten sizes of SAE probes."""
 
+MULTITOKEN = (
+    *("logreg", "sae_k128", "attention", "attention_newton", "sae_max_k128", "sae_mean_k128"),
+    *("concat_pca", "mean_pool", "max_pool", "multimax", "max_of_rolling_means", "ema", "softmax"),
+)
+"""What `multitoken` means: probes that read all tokens of a prompt, and the two last-token probes
+that the study compares them with. They are in no other list."""
+
 CONTROLS = ("shuffled", "random_latents")
 """`<method>_shuffled` trains on permuted labels; `sae_k<k>_random_latents` on latents drawn from
 those that fire, instead of the top ones."""
 
 _NAME = re.compile(
-    rf"^(?:(?P<baseline>{'|'.join(BASELINES)})|sae_k(?P<k>[1-9]\d*)(?P<binarised>_binarised)?)"
+    rf"^(?:(?P<baseline>{'|'.join((*BASELINES, *TOKEN_METHODS))})"
+    r"|sae_(?:(?P<pooling>max|mean)_)?k(?P<k>[1-9]\d*)(?P<binarised>_binarised)?)"
     rf"(?:_(?P<control>{'|'.join(CONTROLS)}))?$"
 )
 
@@ -39,16 +48,24 @@ class Method(NamedTuple):
     """What the name of a method means.
 
     Attributes:
-      baseline: its name in `BASELINES`; empty for a method on the latents of an SAE.
+      baseline: its name in `BASELINES` or `TOKEN_METHODS`; empty for a method on the latents of an
+        SAE.
       k: how many latents; 0 for a baseline.
       binarised: whether a latent counts as on or off.
       control: one of `CONTROLS`, or empty.
+      pooling: how latents are pooled over tokens, `max` or `mean`; empty for the last token's.
     """
 
     baseline: str
     k: int
     binarised: bool
     control: str
+    pooling: str = ""
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether it reads all tokens of a prompt, not the last alone."""
+        return bool(self.pooling) or self.baseline in TOKEN_METHODS
 
 
 def parse(name: str) -> Method:
@@ -65,6 +82,7 @@ def parse(name: str) -> Method:
         int(found["k"] or 0),
         bool(found["binarised"]),
         found["control"] or "",
+        found["pooling"] or "",
     )
 
 
@@ -77,10 +95,12 @@ def controls(name: str) -> list[str]:
 
 
 def _unknown(name: str) -> str:
-    names = [*BASELINES, "sae_k<k>", "sae_k<k>_binarised"]
-    near = difflib.get_close_matches(name, [*names, "sae_k16", "sae_k128"], 1)
+    latents = [f"sae_{pooling}k<k>" for pooling in ("", "max_", "mean_")]
+    names = [*BASELINES, *TOKEN_METHODS, *latents]
+    examples = [each.replace("<k>", k) for each in latents for k in ("16", "128")]
+    near = difflib.get_close_matches(name, [*names, *examples], 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     return (
-        f"There is no method {name!r}; the methods are {', '.join(names)}, each also with "
-        f"_shuffled, the latter with _random_latents.{hint}"
+        f"There is no method {name!r}; the methods are {', '.join(names)}, the sae_ ones also with "
+        f"_binarised, all with _shuffled, the sae_ ones with _random_latents.{hint}"
     )

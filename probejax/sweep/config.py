@@ -17,7 +17,8 @@ class Config:
       sae: SAEs, see `probejax.saes.find`; empty takes those that ship for the model.
       tasks: names, globs, `demo` or `all`.
       regimes: some of `probejax.tasks.REGIMES`.
-      methods: see `probejax.probes.methods`; `default` and `all` are lists of them.
+      methods: see `probejax.probes.methods`; `default`, `all` and `multitoken` are
+        lists of them.
       controls: whether the controls of every method run too.
       ranking: how latents are ranked, `normalised` or `raw`.
       protocol: `paper` or `strict`.
@@ -60,8 +61,8 @@ class Config:
         self.all_methods()
 
     def all_methods(self) -> tuple[str, ...]:
-        """Returns the names of all methods that run, `default`, `all` and controls written out."""
-        lists = {"default": methods.DEFAULT, "all": methods.ALL}
+        """Returns the names of all methods that run, lists and controls written out."""
+        lists = {"default": methods.DEFAULT, "all": methods.ALL, "multitoken": methods.MULTITOKEN}
         names = [name for each in self.methods for name in lists.get(each, (each,))]
         for name in names:
             probes.parse(name)

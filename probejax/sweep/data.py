@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from probejax import probes, tasks
+from probejax.probes.tokens import Tokens
 from probejax.tasks import Condition, Task
 
 
@@ -32,11 +33,14 @@ class TaskData(NamedTuple):
 
     Attributes:
       conditions: what is fitted.
-      features: [N, d_model] float32: the task's prompts, then the shifted ones if there are any.
+      features: [N, d_model] float32: the last token of the task's prompts, then of the shifted ones
+        if there are any.
+      tokens: all tokens of the same prompts, on the disk; None if no method reads them.
     """
 
     conditions: list[Condition]
     features: jax.Array
+    tokens: Tokens | None = None
 
 
 def draw(

@@ -50,6 +50,7 @@ class Sweep:
         self.cache_dir = cache_dir
         self.memory_gb = memory_gb
         self.methods = config.all_methods()
+        self.reads_tokens = any(probes.parse(method).reads_tokens for method in self.methods)
         self.checkpoint = models.find(config.model, cache_dir=cache_dir)
         self.tasks = tasks.match(config.tasks, tasks_dir=config.tasks_dir)
         self.saes = self._find_saes()
@@ -101,6 +102,15 @@ class Sweep:
                     f"--methods asks for sae_k{self.most_latents}, but {sae.sae_id} has only "
                     f"{sae.d_sae} latents."
                 )
+
+    @property
+    def recipe(self) -> activations.Recipe:
+        """What is harvested: all tokens if a method reads them, as the last one is among them."""
+        config, checkpoint = self.config, self.checkpoint
+        positions = "all" if self.reads_tokens else "last"
+        return activations.Recipe(
+            checkpoint.name, checkpoint.fingerprint, config.dtype, config.max_length, positions
+        )
 
     @property
     def layer_name(self) -> str:
@@ -182,6 +192,9 @@ class Sweep:
         protocol = cast(probes.Protocol, unit.protocol)  # Config has looked
         shuffled = method.control == "shuffled"
         rows = self._lanes(unit.task, shuffled).batches[batch][1]
+        if method.baseline in probes.TOKEN_METHODS:
+            tokens = self._data(unit.task).tokens
+            return probes.TOKEN_METHODS[method.baseline](tokens, rows, protocol)
         if not unit.sae_id:
             return probes.BASELINES[method.baseline](self._data(unit.task).features, rows, protocol)
         return probes.sae.fit(
@@ -193,9 +206,10 @@ class Sweep:
         )
 
     def _chosen(self, unit: Unit, batch: int) -> probes.sae.Selection:
-        control = probes.parse(unit.method).control
-        ranking = "random" if control == "random_latents" else unit.ranking
-        return self._selection(unit.task, unit.sae_id, control == "shuffled", batch, ranking)
+        method = probes.parse(unit.method)
+        ranking = "random" if method.control == "random_latents" else unit.ranking
+        shuffled = method.control == "shuffled"
+        return self._selection(unit.task, unit.sae_id, shuffled, batch, ranking, method.pooling)
 
     def _latents(self, unit: Unit, lanes: Lanes) -> list[list[dict] | None]:
         """Describes the latents of every standard condition; of the others nothing is kept."""
@@ -219,10 +233,15 @@ class Sweep:
 
     def prepare(self, task: str) -> None:
         """Sees to it that a task's activations are in the cache."""
-        for each in self._prompts(task):
+        for each in self.prompts(task):
             self._activations(each)
 
-    def _prompts(self, task: str) -> list[tasks.Task]:
+    def forget(self) -> None:
+        """Lets go of the last task's data, so that its files are closed."""
+        for cached in (self._data, self._lanes, self._selection):
+            cached.cache_clear()
+
+    def prompts(self, task: str) -> list[tasks.Task]:
         """Returns the task, and its shifted test set if the run wants it and there is one."""
         config = self.config
         where = {"tasks_dir": config.tasks_dir, "cache_dir": self.cache_dir}
@@ -233,23 +252,29 @@ class Sweep:
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 - a sweep lives as long as its process
     def _data(self, task: str) -> TaskData:
-        config, (loaded, *shifted) = self.config, self._prompts(task)
+        config, (loaded, *shifted) = self.config, self.prompts(task)
         drawn = task_data.draw(
             loaded, shifted[0] if shifted else None, config.regimes, config.seeds, config.protocol
         )
-        features = [self._activations(each) for each in (loaded, *shifted)]
-        return TaskData(drawn, jnp.asarray(np.concatenate(features)))
+        found = [self._activations(each) for each in (loaded, *shifted)]
+        features = jnp.asarray(np.concatenate([each.last() for each in found]))
+        if not self.reads_tokens:
+            return TaskData(drawn, features)
+        parts = [probes.tokens.Tokens(each.x, each.starts, each.counts) for each in found]
+        return TaskData(drawn, features, probes.tokens.join(parts))
 
     @functools.lru_cache(maxsize=2)  # noqa: B019
     def _lanes(self, task: str, shuffled: bool) -> Lanes:
-        drawn, features = self._data(task)
+        drawn, features, tokens = self._data(task)
         drawn = task_data.shuffle(drawn) if shuffled else drawn
         if self.memory_gb is None:
             return task_data.pack(drawn)
         d_sae = max((sae.d_sae for sae in self.saes.values()), default=0)
         prompts, d_model = features.shape
         sizes = (prompts, d_model, d_sae, self.most_latents)
-        return task_data.pack(drawn, memory.rows_that_fit(self.memory_gb, *sizes))
+        token_bytes = 0 if tokens is None else memory.token_bytes(tokens)
+        rows = memory.rows_that_fit(self.memory_gb, *sizes, token_bytes=token_bytes)
+        return task_data.pack(drawn, rows)
 
     def check_saes(self) -> list[str]:
         """Measures every SAE on the last tokens of the first task; returns a line for each."""
@@ -267,20 +292,16 @@ class Sweep:
                 lines.append(f"warning: {sae.sae_id}: {warning}")
         return lines
 
-    def _activations(self, task: tasks.Task) -> np.ndarray:
-        config = self.config
-        recipe = activations.Recipe(
-            self.checkpoint.name, self.checkpoint.fingerprint, config.dtype, config.max_length
-        )
+    def _activations(self, task: tasks.Task) -> activations.Activations:
         found = activations.harvest(
             task.prompts,
             [self.layer],
-            recipe,
+            self.recipe,
             self._model,
             cache_dir=self.cache_dir,
             label=task.name,
         )
-        return found[self.layer].last()
+        return found[self.layer]
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
     def _model(self) -> models.LanguageModel:
@@ -293,16 +314,22 @@ class Sweep:
 
     @functools.lru_cache(maxsize=16)  # noqa: B019 - the batches of one task and SAE
     def _selection(
-        self, task: str, sae_id: str, shuffled: bool, batch: int, ranking: str
+        self,
+        task: str,
+        sae_id: str,
+        shuffled: bool,
+        batch: int,
+        ranking: str,
+        pooling: str = "",
     ) -> probes.sae.Selection:
-        return probes.sae.select(
-            self._data(task).features,
-            self._lanes(task, shuffled).batches[batch][1],
-            self._sae(sae_id, task),
-            self.most_latents,
-            cast(saes.Ranking, ranking),
-            cast(probes.Protocol, self.config.protocol),
-        )
+        found, sae = self._data(task), self._sae(sae_id, task)
+        rows = self._lanes(task, shuffled).batches[batch][1]
+        rules = (cast(saes.Ranking, ranking), cast(probes.Protocol, self.config.protocol))
+        if not pooling:
+            return probes.sae.select(found.features, rows, sae, self.most_latents, *rules)
+        assert found.tokens is not None, "a run with a pooled method keeps tokens"
+        how = cast(probes.sae_pooled.Pooling, pooling)
+        return probes.sae_pooled.select(found.tokens, rows, sae, self.most_latents, how, *rules)
 
     def _sae(self, sae_id: str, task: str) -> saes.SAE | saes.StoredSAE:
         """Returns an SAE; a random one is calibrated on the task's activations, labels unseen."""

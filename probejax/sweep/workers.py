@@ -2,7 +2,8 @@
 
 XLA gives its second core little to do in programs full of small steps, and LAPACK none, so two
 processes of one thread each do twice the work of one process with two. The parent harvests
-activations, task by task; workers take tasks whose activations are there.
+activations, task by task; workers take tasks whose activations are there. Where these are all
+tokens, the parent is at most as many tasks ahead as there are workers, and deletes what is done.
 """
 
 import contextlib
@@ -15,9 +16,10 @@ from typing import Any
 
 from etils import epath
 
-from probejax import devices, storage
+from probejax import devices, probes, storage
 from probejax.sweep.config import Config
 from probejax.sweep.job import Sweep
+from probejax.sweep.token_disk import TokenDisk, tasks_at_once
 from probejax.sweep.units import Unit
 
 
@@ -28,9 +30,10 @@ def run_units(
     *,
     workers: int = 1,
     save_probes: bool = False,
+    keep_tokens: bool = False,
     compiled: epath.PathLike | None = None,
 ) -> Iterator[Unit]:
-    """Runs units, writes each when it is finished, and yields it.
+    """Runs units, writes each when it is finished, and returns an iterator over them that does it.
 
     Args:
       job: the run they belong to.
@@ -38,19 +41,42 @@ def run_units(
       out: folder of the results.
       workers: processes that fit; 1 is this one.
       save_probes: whether the final probes are written too, to `probes/<unit>.safetensors`.
+      keep_tokens: whether all-token activations that the run has harvested stay in the cache when
+        the units of their task are written.
       compiled: where worker processes keep compiled programs.
 
     Raises:
+      ValueError: the probes of a method cannot be saved; raised at once.
       ValueError, OSError: what stopped a unit; those before it are written.
       RuntimeError: a worker died.
     """
+    if save_probes:
+        _check_saving(job.methods)
     groups = list(_by_task(units).values())
+    disk = TokenDisk(job, out, keep_tokens)
     if workers > 1:
-        yield from _in_processes(job, groups, out, workers, save_probes, compiled)
-        return
-    for unit in units:
-        _run(job, unit, out, save_probes)
-        yield unit
+        return _in_processes(job, groups, out, workers, save_probes, compiled, disk)
+    return _here(job, groups, out, save_probes, disk)
+
+
+def _check_saving(methods: Sequence[str]) -> None:
+    if pooled := [name for name in methods if probes.parse(name).reads_tokens]:
+        raise ValueError(
+            f"--save_probes writes probes of the last token only, and {', '.join(pooled)} read all "
+            "tokens; run them without --save_probes, or leave them out of --methods."
+        )
+
+
+def _here(job: Sweep, groups, out: str, save_probes: bool, disk: TokenDisk) -> Iterator[Unit]:
+    disk.release_finished(storage.Store(out).done())
+    for group in groups:
+        disk.prepare(group[0].task)
+        for unit in group:
+            _run(job, unit, out, save_probes)
+            if unit is group[-1]:
+                job.forget()
+                disk.release(unit.task)
+            yield unit
 
 
 def _by_task(units: Sequence[Unit]) -> dict[str, list[Unit]]:
@@ -68,8 +94,9 @@ def _run(job: Sweep, unit: Unit, out: str, save_probes: bool) -> None:
 
 
 def _in_processes(
-    job: Sweep, groups: list[list[Unit]], out, workers, save_probes, compiled
+    job: Sweep, groups: list[list[Unit]], out, workers, save_probes, compiled, disk: TokenDisk
 ) -> Iterator[Unit]:
+    disk.release_finished(storage.Store(out).done())
     context = multiprocessing.get_context("spawn")
     work, done = context.SimpleQueue(), context.SimpleQueue()
     options = (job.config, job.cache_dir, job.memory_gb, out, save_probes, compiled)
@@ -82,25 +109,35 @@ def _in_processes(
             process.start()
     try:
         failure: list[Exception] = []
+        room = threading.Semaphore(tasks_at_once(workers) if job.reads_tokens else len(groups))
+        names = [group[0].task for group in groups]
+        left = dict(zip(names, map(len, groups), strict=True))
         harvester = threading.Thread(
-            target=_prepare, args=(job, groups, work, workers, failure), daemon=True
+            target=_prepare, args=(disk, groups, work, workers, room, failure), daemon=True
         )
         harvester.start()
         for _ in range(sum(map(len, groups))):
             message = _next(done, processes, failure)
             if isinstance(message, Exception):
                 raise message
+            left[message.task] -= 1
+            if not left[message.task]:
+                disk.release(message.task)
+                room.release()
             yield message
     finally:
         for process in processes:
             process.terminate()
 
 
-def _prepare(job: Sweep, groups, work, workers: int, failure: list[Exception]) -> None:
-    """Hands out tasks whose activations are there, then the sign to stop."""
+def _prepare(
+    disk: TokenDisk, groups, work, workers: int, room: threading.Semaphore, failure: list[Exception]
+) -> None:
+    """Hands out tasks whose activations are there, as long as there is room, then a stop."""
     try:
         for group in groups:
-            job.prepare(group[0].task)
+            room.acquire()
+            disk.prepare(group[0].task)
             work.put(group)
     except Exception as error:  # raised again by the process that waits
         failure.append(error)
@@ -149,6 +186,8 @@ def _work(work, done, options: tuple[Config, Any, float | None, str, bool, Any])
         while (group := work.get()) is not None:
             for unit in group:
                 _run(job, unit, out, save_probes)
+                if unit is group[-1]:
+                    job.forget()  # before the parent deletes its files
                 done.put(unit)
     except KeyboardInterrupt:
         pass

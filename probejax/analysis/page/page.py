@@ -9,9 +9,11 @@ import pandas as pd
 from probejax.analysis.examples import Example
 from probejax.analysis.group import Group
 from probejax.analysis.labels import title
+from probejax.analysis.multi_token import multi_token
 from probejax.analysis.page import extras
 from probejax.analysis.page.axes import esc
 from probejax.analysis.page.first import first
+from probejax.analysis.page.multi_token import multi_token_block
 from probejax.analysis.page.sections import section
 from probejax.analysis.page.tasks import tasks_block
 from probejax.analysis.run import Latent
@@ -63,6 +65,7 @@ def page(results: pd.DataFrame, found: Sequence[Group], story: Story) -> str:
         parts.append(f'<div class="group" id="group-{i}">{body}</div>')
     probes, disagreement = story.cola or (None, None)
     beside = {
+        "multi_token": multi_token_block(multi_token(found)),
         "controls": extras.controls_block(results),
         "protocols": extras.protocols_block(results),
         "fits": extras.unconverged_block(results),
@@ -72,8 +75,9 @@ def page(results: pd.DataFrame, found: Sequence[Group], story: Story) -> str:
         "method": _method(),
         "provenance": extras.provenance_block(story.facts),
     }
-    names = {"tasks": "Tasks", "controls": "Controls", "protocols": "Paper or strict",
-             "fits": "Fits", "faults": "Faults", "provenance": "Provenance"}  # fmt: skip
+    names = {"tasks": "Tasks", "multi_token": "All tokens", "controls": "Controls",
+             "protocols": "Paper or strict", "fits": "Fits", "faults": "Faults",
+             "provenance": "Provenance"}  # fmt: skip
     links += [(key, name) for key, name in names.items() if key == "tasks" or beside.get(key)]
     menu = "".join(f'<a href="#{anchor}">{esc(name)}</a>' for anchor, name in links)
     status = f'<p class="status">{esc(story.status)}</p>' if story.status else ""

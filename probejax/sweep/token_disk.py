@@ -1,0 +1,180 @@
+"""A run's tokens on the disk: what they will take, and which of them the run may delete.
+
+A task's tokens go when its units are written. Only those go that the run has harvested itself:
+`<out>/harvested/<task>.json` notes which, before the harvest begins, so that a run that was killed
+knows its own. What was in the cache before stays there.
+"""
+
+import heapq
+import json
+from collections.abc import Collection, Sequence
+
+from etils import epath
+
+from probejax import activations, storage
+from probejax.sweep.job import Sweep
+from probejax.tasks import Task
+
+_GB = 1e9
+
+
+def tasks_at_once(workers: int) -> int:
+    """Returns how many tasks lie on the disk at most: those in work, and as many ahead of them."""
+    return 1 if workers == 1 else 2 * workers
+
+
+class TokenDisk:
+    """The tokens of one run; where no method reads tokens, nothing is noted and nothing deleted."""
+
+    def __init__(self, job: Sweep, out: epath.PathLike, keep: bool):
+        """Reads nothing yet.
+
+        Args:
+          job: the run.
+          out: folder of its results.
+          keep: whether the tokens stay when they have served.
+        """
+        self.job = job
+        self.deletes = job.reads_tokens and not keep
+        self.notes = epath.Path(out) / "harvested"
+
+    def prepare(self, task: str) -> None:
+        """Sees to it that a task's activations are in the cache, and notes which are the run's.
+
+        Raises:
+          StorageError, ValueError: as for `activations.harvest`; or the note cannot be written.
+        """
+        if self.deletes:
+            lists = {_key(self.job, each): each for each in self.job.prompts(task)}
+            missing = {key for key, each in lists.items() if not self._is_cached(each)}
+            if missing - self._noted(task):
+                storage.write_atomic(self._note(task), json.dumps(sorted(missing)))
+        self.job.prepare(task)
+
+    def release(self, task: str) -> None:
+        """Deletes what the run has harvested for a task."""
+        if not self.deletes or not (noted := self._noted(task)):
+            return
+        job = self.job
+        for each in job.prompts(task):
+            if _key(job, each) in noted:
+                activations.discard(each.prompts, [job.layer], job.recipe, cache_dir=job.cache_dir)
+        self._note(task).unlink(missing_ok=True)
+
+    def release_finished(self, done: Collection[str]) -> None:
+        """Deletes what a run left that was killed between a task's last unit and its release.
+
+        Args:
+          done: names of the finished units; a task with others may be in work elsewhere.
+        """
+        if not self.deletes:
+            return
+        open_tasks = {unit.task for unit in self.job.units() if unit.name not in done}
+        for task in self.job.tasks:
+            if task not in open_tasks:
+                self.release(task)
+
+    def _is_cached(self, each: Task) -> bool:
+        job = self.job
+        return activations.is_cached(job.recipe, job.layer, each.prompts, cache_dir=job.cache_dir)
+
+    def _note(self, task: str) -> epath.Path:
+        return self.notes / f"{task}.json"
+
+    def _noted(self, task: str) -> set[str]:
+        path = self._note(task)
+        return set(json.loads(path.read_text())) if path.exists() else set()
+
+
+def _key(job: Sweep, each: Task) -> str:
+    return activations.key(job.recipe, job.layer, each.prompts)
+
+
+def plans(job: Sweep, tasks: Sequence[str]) -> dict[str, list[activations.Plan]]:
+    """Returns what the harvest of each task takes, exactly: it counts their tokens."""
+    tokenizer, d_model = job.checkpoint.tokenizer(), job.checkpoint.config.d_model
+    return {
+        task: [
+            activations.plan(
+                task,
+                each.prompts,
+                [job.layer],
+                job.recipe,
+                tokenizer,
+                d_model,
+                cache_dir=job.cache_dir,
+            )
+            for each in job.prompts(task)
+        ]
+        for task in tasks
+    }
+
+
+def peak(found: dict[str, list[activations.Plan]], at_once: int, keep: bool) -> int:
+    """Returns the bytes on the disk at most, those in the cache already among them.
+
+    Args:
+      found: of `plans`.
+      at_once: tasks that lie there together.
+      keep: whether all stay.
+    """
+    every = [plan for lists in found.values() for plan in lists]
+    if keep:
+        return activations.peak_kept(every)
+    there = sum(plan.bytes for plan in every if plan.cached)
+    todo = [sum(plan.bytes for plan in lists if not plan.cached) for lists in found.values()]
+    joined = max((plan.bytes for plan in every if not plan.cached), default=0)
+    return there + sum(heapq.nlargest(at_once, todo)) + joined
+
+
+def forecast(
+    job: Sweep,
+    tasks: Sequence[str],
+    *,
+    workers: int,
+    keep: bool,
+    allowed_gb: float | None,
+    free: int,
+) -> str:
+    """Returns in a line what the tokens of the tasks take on the disk.
+
+    Args:
+      job: the run.
+      tasks: those that are not finished.
+      workers: processes that fit.
+      keep: whether the tokens stay.
+      allowed_gb: what they may take; None is no limit.
+      free: bytes free where the cache is.
+
+    Raises:
+      ValueError: the disk cannot hold them, or may not.
+    """
+    found = plans(job, tasks)
+    every = [plan for lists in found.values() for plan in lists]
+    at_once = min(tasks_at_once(workers), len(found))
+    most = peak(found, at_once, keep)
+    advice = (
+        ""
+        if keep and workers == 1
+        else (
+            f" {'leave out --keep_tokens' if keep else 'give --workers=1'},"
+            f" which takes {peak(found, 1, False) / _GB:.2f} GB, or"
+        )
+    )
+    advice = f"{advice} run fewer tasks or halve them with --dtype=bfloat16."
+    if allowed_gb is not None and most > allowed_gb * _GB:
+        raise ValueError(
+            f"The tokens need {most / _GB:.2f} GB, more than --disk_gb={allowed_gb:g}:{advice}"
+        )
+    missing = most - sum(plan.bytes for plan in every if plan.cached)
+    if missing > free:
+        raise ValueError(
+            f"The tokens need {missing / _GB:.2f} GB more, but only {free / _GB:.2f} GB are free "
+            f"where the cache is:{advice}"
+        )
+    how = "all are kept" if keep else f"{at_once} of {len(found)} tasks together, then deleted"
+    total = sum(plan.bytes for plan in every)
+    return (
+        f"tokens: {sum(plan.tokens for plan in every):,}, {total / _GB:.2f} GB in all, on the disk "
+        f"at most {most / _GB:.2f} GB ({how})"
+    )
