@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from probejax.analysis.architectures import Study
 from probejax.analysis.examples import Example
 from probejax.analysis.group import Group
 from probejax.analysis.labels import title
 from probejax.analysis.page import extras
+from probejax.analysis.page.architectures import architectures_block
 from probejax.analysis.page.axes import esc
 from probejax.analysis.page.first import first
 from probejax.analysis.page.sections import section
@@ -29,6 +31,7 @@ class Story(NamedTuple):
       facts: where the numbers come from.
       examples: prompts per task.
       latents: latents per task and SAE probe.
+      saes: architecture, L0 and release date of SAEs.
       faults: known faults of a published analysis, None for a run.
       cola: the study's probes on GLUE CoLA and how much of it the judges dispute, or None.
     """
@@ -37,17 +40,22 @@ class Story(NamedTuple):
     facts: Mapping[str, str | Sequence[str]] = {}
     examples: Mapping[str, Sequence[Example]] = {}
     latents: Mapping[str, Mapping[str, Sequence[Latent]]] = {}
+    saes: Mapping[str, Mapping[str, Any]] = {}
     faults: pd.DataFrame | None = None
     cola: tuple[pd.DataFrame, pd.Series] | None = None
 
 
-def page(results: pd.DataFrame, found: Sequence[Group], story: Story) -> str:
+def page(
+    results: pd.DataFrame, found: Sequence[Group], story: Story, studies: Sequence[Study] = ()
+) -> str:
     """Returns the report as one HTML document that needs no network.
 
     Args:
         results: the results table.
         found: its groups.
         story: what is told beside.
+        studies: of SAE architectures.
+      studies: of SAE architectures.
     """
     shown = [group for group in found if group.regimes] or found[:1]
     head = shown[0]
@@ -63,6 +71,7 @@ def page(results: pd.DataFrame, found: Sequence[Group], story: Story) -> str:
         parts.append(f'<div class="group" id="group-{i}">{body}</div>')
     probes, disagreement = story.cola or (None, None)
     beside = {
+        "architectures": architectures_block(studies),
         "controls": extras.controls_block(results),
         "protocols": extras.protocols_block(results),
         "fits": extras.unconverged_block(results),
@@ -72,7 +81,8 @@ def page(results: pd.DataFrame, found: Sequence[Group], story: Story) -> str:
         "method": _method(),
         "provenance": extras.provenance_block(story.facts),
     }
-    names = {"tasks": "Tasks", "controls": "Controls", "protocols": "Paper or strict",
+    names = {"tasks": "Tasks", "architectures": "Architectures", "controls": "Controls",
+             "protocols": "Paper or strict",
              "fits": "Fits", "faults": "Faults", "provenance": "Provenance"}  # fmt: skip
     links += [(key, name) for key, name in names.items() if key == "tasks" or beside.get(key)]
     menu = "".join(f'<a href="#{anchor}">{esc(name)}</a>' for anchor, name in links)
