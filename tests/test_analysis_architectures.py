@@ -1,18 +1,17 @@
 """The study of SAE architectures: choices, intervals, slope and win rates, and where they show."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 
-from probejax.analysis import architectures, intervals
+from probejax import storage
+from probejax.analysis import architectures, intervals, study_figures
 from probejax.analysis.figures import write_figures
 from probejax.analysis.group import groups
 from probejax.analysis.quiver import quiver
 from probejax.analysis.report import report
 from probejax.analysis.tables import as_results
-from tests.report_cases import ARROWS, CONFIG, NARROW, TASKS, WIDE, unit, without_figures, write_run
+from tests.report_cases import ARROWS, NARROW, TASKS, WIDE, unit, without_figures, write_run
 
 FACTS = {
     "old_20": {"architecture": "relu", "l0": 20.0, "released": "2023-01-01"},
@@ -133,8 +132,6 @@ def test_only_cells_that_every_sae_has_count():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run whose two SAEs are of two architectures, one with a date."""
-    from probejax import storage
-
     out = write_run(tmp_path_factory.mktemp("architectures") / "run", arrows=ARROWS[:2])
     store = storage.Store(out)
     for task in TASKS:
@@ -168,7 +165,6 @@ def test_the_report_shows_it(run):
     wins = pd.read_csv(out / "architecture_wins.csv")
     assert len(wins) == 4 and set(wins["tasks"]) == {6}
     assert pd.read_csv(out / "architecture_slopes.csv")["slope_per_year"].isna().all()
-    json.dumps(CONFIG)
 
 
 def test_a_run_with_one_architecture_has_no_such_section(tmp_path):
@@ -179,15 +175,18 @@ def test_a_run_with_one_architecture_has_no_such_section(tmp_path):
     assert 'id="architectures"' not in (out / "report.html").read_text()
 
 
-def test_the_figure(tmp_path):
+def test_the_figure_has_a_line_per_architecture_and_a_ring_per_choice(tmp_path):
     table = results()
-    found = groups(table, quiver(table, tie_rule=("documented", "neutral")))
-    studies = architectures.studies(found, FACTS)
-    write_figures(
-        tmp_path,
-        table.head(0),
-        found[:0] or [found[0]._replace(cells=table.head(0).assign(delta=[]))],
-        studies,
-    )
-    text = (tmp_path / "figures" / "architectures.svg").read_text()
+    (group,) = groups(table, quiver(table, tie_rule=("documented", "neutral")))
+    studies = architectures.studies([group], FACTS)
+    nothing_else = group._replace(cells=group.cells.iloc[:0])
+    written = write_figures(tmp_path, table, [nothing_else], studies)
+    assert [path.name for path in written] == ["architectures.png", "architectures.svg"]
+    text = written[1].read_text()
     assert all(name in text for name in ("ReLU", "TopK", "Gated", "sae_k16, 4 tasks"))
+    axes = study_figures.architecture_figure(studies).axes[0]
+    assert [line.get_xdata().tolist() for line in axes.lines] == [[20, 80], [20], [40]]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.8125, 0.7125])
+    np.testing.assert_allclose(
+        axes.collections[0].get_offsets(), [[80, 0.7125], [20, 0.716], [40, 0.7625]]
+    )

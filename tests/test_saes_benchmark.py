@@ -37,7 +37,9 @@ def test_encoding_is_measured_against_pytorch(path):
 def test_training_counts_tokens_and_products():
     took = iter([0.5, *[6.0] * 6])
     figures = list(
-        benchmark_saes.training(lambda step: step() or next(took), d_model=8, d_sae=32, batch=12)
+        benchmark_saes.training(
+            lambda step: (step(), next(took))[1], d_model=8, d_sae=128, batch=12
+        )
     )
     assert [figure["name"].split()[2] for figure in figures] == list(ARCHITECTURES)
     assert {figure["ours"] for figure in figures} == {2} and figures[0]["unit"] == "tokens/s"

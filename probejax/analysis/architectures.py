@@ -84,13 +84,19 @@ def studies(found: Sequence[Group], facts: Mapping[str, Mapping[str, Any]]) -> l
     made = []
     for group in found:
         arrows = group.table.arrows
-        named = [bool(facts.get(sae_id, {}).get("architecture")) for sae_id in arrows["sae_id"]]
-        usable = arrows["method"].str.fullmatch(r"sae_k\d+") & ~arrows["control"] & named
+        named = arrows["sae_id"].map(lambda sae_id: _architecture(facts, sae_id) != "")
+        usable = (
+            arrows["method"].str.fullmatch(r"sae_k\d+") & ~arrows["control"] & named.astype(bool)
+        )
         for _, part in arrows[usable].groupby("k", sort=True):
             study = _study(group, _described(part, facts))
             if study is not None:
                 made.append(study)
     return made
+
+
+def _architecture(facts: Mapping[str, Mapping[str, Any]], sae_id: str) -> str:
+    return facts.get(sae_id, {}).get("architecture") or ""
 
 
 def _described(arrows: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -101,7 +107,7 @@ def _described(arrows: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]]) -> 
         l0 = known.get("l0")
         rows.append(
             {
-                "architecture": str(known["architecture"]),
+                "architecture": _architecture(facts, arrow["sae_id"]),
                 "released": known.get("released") or "",
                 "sae_id": arrow["sae_id"],
                 "l0": sae_l0(arrow["sae_id"]) if l0 is None else float(l0),

@@ -63,7 +63,8 @@ def _study(study: Study) -> str:
 
 def _chart(study: Study) -> str:
     series = []
-    for i, (key, part) in enumerate(study.saes.groupby("architecture", sort=False)):
+    known = study.saes[np.isfinite(study.saes["l0"])]
+    for i, (key, part) in enumerate(known.groupby("architecture", sort=False)):
         name, x, y = architecture_name(str(key)), part["l0"].tolist(), part["test_auc"].tolist()
         tips = [
             f"{name}, L0 {l0:.0f}\n{number(auc)}{', chosen' if chosen else ''}"
