@@ -1,4 +1,4 @@
-"""The suite `saes` of the benchmark: encoding, selecting latents, a million latents.
+"""The suite `saes` of the benchmark: encoding, training, selecting latents, a million latents.
 
 Peak memory is that of a process of its own, above what it had when its libraries were loaded.
 """
@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from probejax import saes
+from probejax.saes import train
+from probejax.saes.architectures import ARCHITECTURES
 
 _ROWS, _LANES, _K = 1024, 53, 128  # the conditions of one task, the study's largest k
 _GIB = 2**30
@@ -34,6 +36,7 @@ def suite(seconds: Callable[[Callable], float], *, d_model: int = 2304) -> Itera
         write(path, d_model, 1 << 14)
         yield from _encoding(path, seconds)
         path.unlink()
+        yield from training(seconds)
         write(path, d_model, 1 << 17)
         ours, theirs = (_alone(side, path) for side in ("ours", "theirs"))
         path.unlink()
@@ -108,6 +111,46 @@ def _encoding(path: Path, seconds: Callable[[Callable], float]) -> Iterator[dict
         *(_ROWS / ours, _ROWS / theirs, 1.0, "rows/s"),
         share_of_matmul=round(product / ours, 2),
     )
+
+
+def training(
+    seconds: Callable[[Callable], float],
+    *,
+    d_model: int = 640,
+    d_sae: int = 4096,
+    batch: int = 1024,
+) -> Iterator[dict]:
+    """Yields the rate of a training step of every architecture.
+
+    Its share of the matrix multiplications' rate counts six products of a batch with a matrix: one
+    forward and two backward for the encoder and the decoder each. A gated SAE needs eight.
+    """
+    rng = np.random.default_rng(2)
+    x = jnp.asarray(rng.standard_normal((batch, d_model), np.float32))
+    W = jnp.asarray(rng.standard_normal((d_model, d_sae), np.float32))
+    multiply, scale = jax.jit(jnp.matmul), train.measure(np.asarray(x))
+    sides: dict[str, Callable] = {"": lambda: jax.block_until_ready(multiply(x, W))}
+    for name in ARCHITECTURES:
+        options = train.TrainOptions(name, d_sae=d_sae, batch=batch)
+        state = [train.start(options, d_model)]
+
+        def step(options=options, state=state):
+            state[0], report = train.train_step(options, state[0], x, scale)
+            jax.block_until_ready(report)
+
+        sides[name] = step
+    took = {}
+    for name, side in sides.items():
+        side()  # compiles
+        took[name] = seconds(side)
+    for name in ARCHITECTURES:
+        products = 8 if name == "gated" else 6
+        yield {
+            "name": f"train a {name} SAE with {d_sae:,} latents of {d_model} dimensions",
+            "ours": round(batch / took[name]),
+            "unit": "tokens/s",
+            "share_of_matmul": round(products * took[""] / took[name], 2),
+        }
 
 
 def _alone(side: str, path: Path) -> dict:

@@ -27,6 +27,9 @@ _SAE = flags.DEFINE_multi_string(
     "SAE: an id that ships with probejax or of a known release, a file, a folder, or "
     "random:<width>:<l0>. Repeatable.",
 )
+_SAE_SUITE = flags.DEFINE_string(
+    "sae_suite", None, f"Also all SAEs of a suite: {', '.join(saes.SUITES)}, or a folder of SAEs."
+)
 _REGIMES = flags.DEFINE_list("regimes", list(tasks.REGIMES), "Regimes.")
 _METHODS = flags.DEFINE_list(
     "methods",
@@ -74,6 +77,8 @@ def config_from_flags() -> sweep.Config:
         values[flag.name] = flag.value
     for flag in (_SAE, common.TASKS, _REGIMES, _METHODS):
         values[flag.name] = tuple(flag.value)
+    if _SAE_SUITE.value:
+        values["sae"] += saes.suites.resolve(_SAE_SUITE.value)
     if wrong := [seed for seed in _SEEDS.value if not seed.isdigit()]:
         raise ValueError(f"--seeds={wrong[0]} is not a whole number.")
     return sweep.Config(**values, seeds=tuple(map(int, _SEEDS.value)))

@@ -29,7 +29,8 @@ ORDER = {
     ),
     "saes": (
         "winners", "sae", "stored", "formats", "stream", "select", "quality", "describe",
-        "canonical", "releases", "random_sae", "registry", "architectures", "train", "fit",
+        "canonical", "releases", "suites", "random_sae", "registry", "architectures", "train",
+        "fit",
     ),
     "solvers": ("codes", "cholesky", "interior_point", "l1", "newton", "l2"),
     "activations": ("packing", "harvest", "cache", "sample"),

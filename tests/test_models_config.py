@@ -234,6 +234,10 @@ def test_other_models_are_refused():
         {**golden, "use_bidirectional_attention": True},
         "some-model attends in both directions",
     )
+    refused(
+        {**golden, "hidden_activation": "silu"},
+        "^some-model says hidden_activation=silu; probejax implements gelu_pytorch_tanh, which",
+    )
     with pytest.raises(
         ValueError, match="x holds a 'llama' model; probejax runs gemma2 and gemma3"
     ):

@@ -1,29 +1,27 @@
 """L1 logistic regression on chosen latents by the study's rules, against an exact solver."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from probejax import probes, saes
 from probejax.probes import sae as sae_probe
+from probejax.saes import stream
+from probejax.saes.winners import Keep
 from probejax.solvers import codes
 from tests import probe_cases
 from tests.reference import study_probes
+from tests.sae_cases import random_sae
 
 D_MODEL, D_SAE, K = 12, 60, 5
 
 
 @pytest.fixture(scope="module")
 def dictionary():
-    rng = np.random.default_rng(0)
-    normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
-    return saes.SAE(
-        W_enc=normal(D_MODEL, D_SAE),
-        b_enc=normal(D_SAE),
-        W_dec=normal(D_SAE, D_MODEL),
-        b_dec=normal(D_MODEL),
-        threshold=jnp.exp(normal(D_SAE)),
-    )
+    return random_sae(D_MODEL, D_SAE)
 
 
 def problem(signal, seed=0):
@@ -112,6 +110,32 @@ def test_a_smaller_k_uses_a_prefix_of_a_larger_selection(dictionary):
     for ours, theirs in zip(fit(large, 4), fit(small, 4), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
     assert (fit(large, 16).val_auc != fit(small, 4).val_auc).any()
+
+
+@pytest.mark.parametrize("keep", ["all", "top"])
+def test_the_width_is_shared_among_the_local_devices(keep, monkeypatch):
+    x, y = problem(0.3)
+    ((_, rows),) = probes.batches(probe_cases.conditions(y, sizes=(14, 40)), [64])
+    wide = random_sae(D_MODEL, 5000)  # three blocks
+    if keep == "top":
+        wide = dataclasses.replace(wide, keep=Keep("top", 200))
+    assert jax.local_device_count() == 4  # see conftest.py
+    used, whole = [], stream._over
+
+    def over(sae, begin, here, one, join, block, devices):
+        used.append([*devices])
+        return whole(sae, begin, here, one, join, block, devices)
+
+    monkeypatch.setattr(stream, "_over", over)
+    shared = sae_probe.select(x, rows, wide, 32, "normalised")
+    # The ranking's pass; a top-k dictionary has one for the winners too, and again for the columns.
+    assert used == [jax.local_devices()] * (1 if keep == "all" else 3)
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+    alone = sae_probe.select(x, rows, wide, 32, "normalised")
+    np.testing.assert_array_equal(shared.latents, alone.latents)
+    np.testing.assert_array_equal(shared.columns, alone.columns)
+    np.testing.assert_array_equal(shared.values, alone.values)
+    assert len(np.unique(shared.latents // 2048)) == 3  # every range has some
 
 
 def test_binarised_latents_are_on_above_one(dictionary):

@@ -5,6 +5,7 @@ import pytest
 
 from experiments import benchmark_saes
 from probejax import saes
+from probejax.saes.architectures import ARCHITECTURES
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +32,16 @@ def test_the_random_file_is_an_sae_whose_latents_are_sparse(path):
 def test_encoding_is_measured_against_pytorch(path):
     (figure,) = benchmark_saes._encoding(path, lambda function: function() is None or 2.0)
     assert figure["ours"] == figure["theirs"] == 512 and figure["ratio"] == 1.0
+
+
+def test_training_counts_tokens_and_products():
+    took = iter([0.5, *[6.0] * 6])
+    figures = list(
+        benchmark_saes.training(
+            lambda step: (step(), next(took))[1], d_model=8, d_sae=128, batch=12
+        )
+    )
+    assert [figure["name"].split()[2] for figure in figures] == list(ARCHITECTURES)
+    assert {figure["ours"] for figure in figures} == {2} and figures[0]["unit"] == "tokens/s"
+    share = {f["name"].split()[2]: f["share_of_matmul"] for f in figures}
+    assert share.pop("gated") == 0.67 and set(share.values()) == {0.5}

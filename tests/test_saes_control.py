@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from probejax import saes
+from tests.sae_cases import random_sae
 from tests.test_saes_formats import GOLDEN
 
 
@@ -70,6 +71,22 @@ def test_quality_is_that_of_the_golden_reconstruction(name, block, width):
         error, variance = ((decoded - x) ** 2).mean(axis=0), x.var(axis=0)
         assert found.explained == pytest.approx(1 - error.sum() / variance.sum(), abs=1e-4)
         assert found.explained_median == pytest.approx(np.median(1 - error / variance), abs=1e-4)
+
+
+@pytest.mark.filterwarnings("error")  # a division by zero
+def test_a_constant_dimension_explains_nothing_and_is_left_out_of_the_median():
+    sae = random_sae(4, 30)
+    x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    x[:, :2] = [3.0, -1.0]
+    found = saes.quality(sae, x)
+    error = np.asarray((saes.reconstruct(sae, x) - x) ** 2, np.float64).mean(axis=0)
+    variance = x.astype(np.float64).var(axis=0)
+    assert found.explained == pytest.approx(1 - error.sum() / variance.sum(), rel=1e-4)
+    assert found.explained_median == pytest.approx(
+        (1 - error / np.maximum(variance, 1e-9))[2:].mean(), rel=1e-4
+    )
+    still = saes.quality(sae, np.repeat(x[:1], 5, axis=0))
+    assert np.isnan(still.explained) and np.isnan(still.explained_median) and still.l0 > 0
 
 
 @pytest.mark.parametrize("advertised, warns", [(20, False), (40, False), (10, False), (41, True),

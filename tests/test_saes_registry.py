@@ -49,7 +49,9 @@ def test_shipped_saes_are_found_by_model(shelf):
 def test_a_shipped_sae_is_found_by_its_id(shelf):
     path = shelf / "small" / "layer_1" / "params.npz"
     found = saes.find("small/layer_1")
-    assert found == saes.SaeFile("small/layer_1", path, "m", 1, d_model=4, d_sae=6, l0=7.5)
+    assert found == saes.SaeFile(
+        "small/layer_1", path, "m", 1, d_model=4, d_sae=6, l0=7.5, architecture="jumprelu"
+    )
     assert found.description()["quality"] == {"l0": 7.5}
     sae = saes.load("small/layer_1")
     assert (sae.d_model, sae.d_sae) == (4, 6) and sae.W_enc.dtype == np.float32
@@ -60,7 +62,9 @@ def test_a_file_and_its_folder_are_the_same_sae(shelf, tmp_path):
     by_file, by_folder = saes.find(str(path)), saes.find(str(path.parent))
     assert by_file == by_folder
     name = "layer_9/width_16k/average_l0_80"
-    assert by_file == saes.SaeFile(name, path, None, 9, d_model=4, d_sae=6, l0=80.0)
+    assert by_file == saes.SaeFile(
+        name, path, None, 9, d_model=4, d_sae=6, l0=80.0, architecture="jumprelu"
+    )
     assert by_file.description() == {}
     np.testing.assert_array_equal(saes.load(str(path)).threshold, np.ones(6))
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from probejax import saes
+from tests.sae_cases import random_sae
 
 N, D_MODEL, D_SAE, PADDED = 90, 12, 130, 40
 DEAD = [5, 77]
@@ -20,15 +21,7 @@ def study_scores(latents, y, ranking):
 
 @pytest.fixture(scope="module")
 def sae():
-    rng = np.random.default_rng(0)
-    normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
-    return saes.SAE(
-        W_enc=normal(D_MODEL, D_SAE),
-        b_enc=normal(D_SAE),
-        W_dec=normal(D_SAE, D_MODEL),
-        b_dec=normal(D_MODEL),
-        threshold=jnp.exp(normal(D_SAE)).at[np.array(DEAD)].set(1e9),
-    )
+    return random_sae(D_MODEL, D_SAE, dead=DEAD)
 
 
 @pytest.fixture(scope="module")

@@ -239,6 +239,17 @@ def test_every_epoch_visits_every_token_once_in_another_order(tokens):
     assert (other[:, 0] != epochs[0][0]).any()
 
 
+def test_the_tokens_are_permuted_once_per_epoch_and_a_resumed_run_has_the_same_order(monkeypatch):
+    options = dataclasses.replace(OPTIONS, batch=100, seed=77)
+    x = np.arange(1000, dtype=np.float32)[:, None]
+    made, generator = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda key: made.append(key) or generator(key))
+    steps = [fit._batch(x, step, options)[:, 0] for step in range(25)]
+    assert made == [(77, 0), (77, 1), (77, 2)]
+    np.testing.assert_array_equal(fit._batch(x, 13, options)[:, 0], steps[13])
+    np.testing.assert_array_equal(steps[13], np.sort(generator((77, 1)).permutation(1000)[300:400]))
+
+
 def test_the_penalty_warms_up_and_silence_is_counted(tokens):
     options = dataclasses.replace(OPTIONS, steps=10, l0_warmup=0.5, dead_after=500)
     scale, state = train.measure(tokens), train.start(options, 16)

@@ -262,7 +262,7 @@ def test_a_unit_holds_one_row_per_condition(job, results):
     assert len(results) == 6
     for unit, (payload, timing, _) in results.items():
         assert payload["unit"] == unit._asdict()
-        assert set(payload) == {"unit", "fits"} | ({"latents"} if unit.sae_id else set())
+        assert set(payload) == {"unit", "fits"} | ({"latents", "sae"} if unit.sae_id else set())
         fits = payload["fits"]
         assert list(fits) == [
             *("regime", "level", "seed", "num_train", "num_test"),

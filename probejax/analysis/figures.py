@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from probejax import storage
+from probejax.analysis.architectures import Study
 from probejax.analysis.group import Group, groups
 from probejax.analysis.head_to_head import pairs
 from probejax.analysis.intervals import paired_bootstrap
 from probejax.analysis.labels import AXES, TITLES
 from probejax.analysis.multi_token import figures as multi_token_figures
 from probejax.analysis.quiver import choices, quiver
-from probejax.analysis.study_figures import layer_figure, study_figures
+from probejax.analysis.study_figures import architecture_figure, layer_figure, study_figures
 
 # Blue and vermilion of Okabe and Ito's palette, which colour-blind readers can tell apart.
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
@@ -36,7 +37,10 @@ _STYLE: dict[Any, Any] = {
 
 
 def write_figures(
-    out: epath.PathLike, results: pd.DataFrame, found: Sequence[Group] = ()
+    out: epath.PathLike,
+    results: pd.DataFrame,
+    found: Sequence[Group] = (),
+    studies: Sequence[Study] = (),
 ) -> list[epath.Path]:
     """Writes figures as PNG and SVG: one per regime that can be compared, and the study's types.
 
@@ -47,6 +51,7 @@ def write_figures(
         out: the run's folder.
         results: the results table.
         found: its groups, if they are known.
+        studies: of SAE architectures.
 
     Returns:
         The files written.
@@ -70,6 +75,9 @@ def write_figures(
                 written += _save(figure, folder, name)
         if figure := layer_figure(results):
             written += _save(figure, epath.Path(out) / "figures", "layers")
+        if studies:
+            figure = architecture_figure(studies)
+            written += _save(figure, epath.Path(out) / "figures", "architectures")
     return written
 
 

@@ -7,7 +7,7 @@ all tokens); where the baseline may pool too, by attention, most of that is gone
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,13 +140,13 @@ def _methods(table: Grid, regime: str) -> Iterator[dict[str, Any]]:
     left = _side(table, regime, [(_LAST, "")])
     if left is None:
         return
-    for row in table.arrows[~table.arrows["control"]].itertuples():
-        right = _side(table, regime, [(str(row.method), str(row.sae_id))])
+    for row in table.arrows[~table.arrows["control"]].to_dict("records"):
+        right = _side(table, regime, [(row["method"], row["sae_id"])])
         if right is None or not np.isfinite(right).any():
             continue
-        names = {"panel": METHOD, "baseline": _LAST, "contender": row.label}
-        k = None if pd.isna(row.k) else int(str(row.k))
-        yield names | {"sae_id": row.sae_id, "k": k} | _compared(table, regime, left, right)
+        names = {"panel": METHOD, "baseline": _LAST, "contender": row["label"]}
+        k = None if pd.isna(row["k"]) else int(row["k"])
+        yield names | {"sae_id": row["sae_id"], "k": k} | _compared(table, regime, left, right)
 
 
 def summary(rows: pd.DataFrame) -> str:
@@ -189,20 +189,20 @@ _METHODS = "{:<34} {:>9}  {:<27} {:>4} {:>5} {:>11}"
 _HEADINGS = ("method", "test AUC", "minus logreg [95 %]", "won", "lost", "no partner")
 
 
-def _share(row: dict[str, Any], side: str) -> str:
+def _share(row: Mapping[Any, Any], side: str) -> str:
     number = row["wins" if side == "win" else "losses"]
     low, high = 100 * row[f"{side}_low"], 100 * row[f"{side}_high"]
     return f"{number}/{row['tasks']} ({100 * row[f'{side}_rate']:.1f} %, {low:.0f} to {high:.0f})"
 
 
-def _difference(row: dict[str, Any]) -> str:
+def _difference(row: Mapping[Any, Any]) -> str:
     text = f"{row['delta']:+.4f}"
     if np.isfinite(row["ci_low"]):
         text += f" [{row['ci_low']:+.4f},{row['ci_high']:+.4f}]"
     return text
 
 
-def _left_out(row: dict[str, Any]) -> str:
+def _left_out(row: Mapping[Any, Any]) -> str:
     return f"; {row['unpaired']} cells lack a partner" if row["unpaired"] else ""
 
 
@@ -230,8 +230,8 @@ def _draw(rows: pd.DataFrame, several: bool) -> Figure:
             axes.barh(i, sign * rate, 0.6, color=colour)
             axes.plot([sign * low, sign * high], [i, i], color=_GREY, linewidth=1)
             count = row["wins" if sign > 0 else "losses"]
-            place = {"ha": "left" if sign > 0 else "right", "va": "center"}
-            axes.text(sign * (high + 2), i, str(count), **place)
+            away = "left" if sign > 0 else "right"
+            axes.text(sign * (high + 2), i, str(count), ha=away, va="center")
         names.append(PANELS[row["panel"]] + (f"\n{row['sae_id']}, k {row['k']}" if several else ""))
     axes.axvline(0, color=_GREY, linewidth=0.8)
     axes.set_yticks(range(len(names)), names, fontsize=8)

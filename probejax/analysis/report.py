@@ -8,7 +8,7 @@ import pandas as pd
 from etils import epath
 
 from probejax import storage
-from probejax.analysis import case_studies, multi_token, published
+from probejax.analysis import architectures, case_studies, multi_token, published
 from probejax.analysis.examples import examples
 from probejax.analysis.faults import faults
 from probejax.analysis.figures import write_figures
@@ -51,16 +51,21 @@ def report(
         results, story = _from_runs([out, *also], cache_dir)
     table = write_tables(out, results)
     found = groups(results, table)
+    story = story or Story()
     tokens = multi_token.multi_token(found)
-    if not tokens.empty:
-        storage.write_atomic(epath.Path(out) / "multi_token.csv", tokens.to_csv(index=False))
-    write_figures(out, results, found)
+    studies = architectures.studies(found, story.saes)
+    beside = {} if tokens.empty else {"multi_token": tokens}
+    for name, part in (beside | architectures.tables(studies)).items():
+        storage.write_atomic(epath.Path(out) / f"{name}.csv", part.to_csv(index=False))
+    write_figures(out, results, found, studies)
     write_study(out, results)
     write_saebench(out, results, millis=int(time.time() * 1000))
-    storage.write_atomic(epath.Path(out) / "report.html", page(results, found, story or Story()))
-    status = f"{story.status}.\n" if story and story.status else ""
-    text = "\n\n".join(filter(None, (summary(table), multi_token.summary(tokens))))
-    return f"{text}\n\n{status}Tables, figures and report.html are in {epath.Path(out)}."
+    storage.write_atomic(epath.Path(out) / "report.html", page(results, found, story, studies))
+    parts = [summary(table), multi_token.summary(tokens)]
+    parts += [architectures.summary(studies)] if studies else []
+    status = f"{story.status}.\n" if story.status else ""
+    where = f"{status}Tables, figures and report.html are in {epath.Path(out)}."
+    return "\n\n".join(filter(None, (*parts, where)))
 
 
 def _from_runs(
@@ -82,7 +87,8 @@ def _from_runs(
     status = "; ".join(dict.fromkeys(run.status for run in runs))
     prompts = examples(results["task"].unique().tolist(), first.config.get("tasks_dir"), cache_dir)
     latents = {task: cards for run in runs for task, cards in run.latents.items()}
-    return results, Story(status, facts, prompts, latents)
+    saes = {sae_id: known for run in runs for sae_id, known in run.saes.items()}
+    return results, Story(status, facts, prompts, latents, saes)
 
 
 def report_published(

@@ -32,6 +32,7 @@ class Run(NamedTuple):
       expected: units that the configuration asks for, as far as it can be told; None if not.
       facts: what the report says of the run's origin, by name.
       latents: task -> SAE probe -> latents under standard conditions.
+      saes: SAE -> its architecture, L0 and release date, as far as its units say.
     """
 
     payloads: list[dict[str, Any]]
@@ -40,6 +41,7 @@ class Run(NamedTuple):
     expected: int | None
     facts: dict[str, list[str]]
     latents: dict[str, dict[str, list[Latent]]]
+    saes: dict[str, dict[str, Any]]
 
     @property
     def status(self) -> str:
@@ -69,9 +71,13 @@ def read_run(out: epath.PathLike) -> Run:
         for task, method, chosen in _latents(payload):
             latents.setdefault(task, {})[method] = chosen
     units = [payload.get("unit", {}) for payload in payloads]
-    return Run(
-        payloads, config, len(units), _expected(config, units), _facts(store, units), latents
-    )
+    saes = {
+        str(unit.get("sae_id")): payload["sae"]
+        for unit, payload in zip(units, payloads, strict=True)
+        if isinstance(payload.get("sae"), dict)
+    }
+    expected = _expected(config, units)
+    return Run(payloads, config, len(units), expected, _facts(store, units), latents, saes)
 
 
 def _config(out: epath.Path) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 `figures.py` draws the change against the level (its figure 6) and the scatter of tasks (figure 4).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from probejax.analysis.architectures import Study, architecture_name
 from probejax.analysis.group import Group
 from probejax.analysis.intervals import paired_bootstrap
 from probejax.analysis.labels import AXES, level_text, sae_l0, sae_names, title
@@ -63,6 +64,25 @@ def layer_figure(results: pd.DataFrame) -> Figure | None:
     left.set(xlabel="layer", ylabel="mean test AUC")
     right.set(xlabel="layer", ylabel="tasks on which it is best")
     left.legend(fontsize=8)
+    return figure
+
+
+def architecture_figure(studies: Sequence[Study]) -> Figure:
+    """Returns AUC against L0 per architecture, a panel per study; rings mark the chosen SAEs."""
+    figure, many = _figure(1.5 + 3.6 * len(studies), 3.8, len(studies))
+    for axes, study in zip(many, studies, strict=True):
+        for i, (name, part) in enumerate(study.saes.groupby("architecture", sort=False)):
+            axes.plot(
+                part["l0"], part["test_auc"], "o-", color=_colour(i), markersize=4,
+                label=architecture_name(str(name)),
+            )  # fmt: skip
+        chosen = study.chosen
+        axes.scatter(chosen["l0"], chosen["test_auc"], s=70, facecolors="none", edgecolors=_GREY)
+        axes.set(xlabel="L0 of the SAE", title=f"{study.method}, {study.tasks} tasks")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    many[0].set_ylabel("mean test AUC (ring: best validation AUC)")
+    many[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"  # the names of `config.json`
+_ACTIVATION = "gelu_pytorch_tanh"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +104,11 @@ def from_hf(fields: Mapping[str, Any], name: str) -> GemmaConfig:
     if getattr(hf, "use_bidirectional_attention", False):
         raise ValueError(
             f"{name} attends in both directions; probejax runs causal language models only."
+        )
+    if hf.hidden_activation != _ACTIVATION:
+        raise ValueError(
+            f"{name} says hidden_activation={hf.hidden_activation}; probejax implements "
+            f"{_ACTIVATION}, which every Gemma has."
         )
     ropes = _ropes(hf)
     for rope in ropes.values():

@@ -54,8 +54,12 @@ def select(
         ranks for every fold on that fold's own.
     """
     x = jnp.asarray(features)
-    rank = lambda train, mask, y: top_latents(sae, x, train, mask, y, k, ranking=ranking)
-    return select_by(rank, lambda latents: encode_columns(sae, x, latents), rows, protocol)
+    places = jax.local_devices()  # each streams a part of the width
+    rank = lambda train, mask, y: top_latents(
+        sae, x, train, mask, y, k, ranking=ranking, devices=places
+    )
+    columns = lambda latents: encode_columns(sae, x, latents, devices=places)
+    return select_by(rank, columns, rows, protocol)
 
 
 def select_by(

@@ -8,10 +8,12 @@ from probejax.saes.sae import SAE, decode, encode, reconstruct
 from probejax.saes.select import RANKINGS, Ranking, encode_columns, top_latents
 from probejax.saes.stored import StoredSAE
 from probejax.saes.stream import Dictionary
+from probejax.saes.suites import SUITES
 
 __all__ = [
     "RANKINGS",
     "SAE",
+    "SUITES",
     "Dictionary",
     "LatentCard",
     "Quality",

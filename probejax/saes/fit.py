@@ -1,6 +1,7 @@
 """The training loop of an SAE: order of the tokens, checkpoints, progress."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -61,9 +62,13 @@ def _batch(x: np.ndarray, step: int, options: TrainOptions) -> np.ndarray:
     """Returns the tokens of one step: epoch after epoch, each in an order of its own."""
     per_epoch = len(x) // options.batch
     epoch, index = divmod(step, per_epoch)
-    order = np.random.default_rng((options.seed, epoch)).permutation(len(x))
-    rows = order[index * options.batch : (index + 1) * options.batch]
+    rows = _order(len(x), options.seed, epoch)[index * options.batch : (index + 1) * options.batch]
     return np.asarray(x[np.sort(rows)], np.float32)
+
+
+@functools.lru_cache(maxsize=1)
+def _order(tokens: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(tokens)
 
 
 def report_json(measured: dict, options: TrainOptions, **provenance) -> str:

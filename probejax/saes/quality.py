@@ -18,8 +18,9 @@ class Quality(NamedTuple):
 
     Attributes:
       l0: mean active latents per token.
-      explained: share of the total variance that the reconstruction explains; NaN without decoder.
-      explained_median: the same per dimension, in the median dimension.
+      explained: share of the total variance that the reconstruction explains; NaN without decoder,
+        or if nothing varies.
+      explained_median: the same per dimension, in the median of those that vary.
       dead: share of latents that never fired.
       tokens: tokens that were looked at.
     """
@@ -62,11 +63,13 @@ def quality(
         fired |= np.asarray(seen.fired)
         active += float(seen.active)
     variance = np.asarray(x, np.float64).var(axis=0)
-    per_dimension = 1 - squared / len(x) / variance
+    varies = variance > 0
+    per_dimension = 1 - squared[varies] / len(x) / variance[varies]
+    total = variance.sum() or np.nan
     return Quality(
         l0=active / len(x),
-        explained=float(1 - squared.sum() / len(x) / variance.sum()),
-        explained_median=float(np.median(per_dimension)),
+        explained=float(1 - squared.sum() / len(x) / total),
+        explained_median=float(np.median(per_dimension)) if varies.any() else np.nan,
         dead=float(1 - fired.mean()),
         tokens=len(x),
     )

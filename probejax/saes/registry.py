@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from probejax.saes import formats, random_sae, releases
+from probejax.saes import formats, random_sae, releases, suites
 from probejax.saes.formats import Files, Format
 from probejax.saes.sae import SAE
 from probejax.saes.stored import StoredSAE
@@ -36,6 +36,8 @@ class SaeFile:
       site: what it reads; `resid_post` is the residual stream.
       l0: advertised mean number of active latents.
       neuronpedia: id of its pages, such as `gemma-2-9b/20-gemmascope-res-16k`.
+      architecture: what was trained, see `formats.Description` and `suites`.
+      released: ISO date on which that was published, of SAEs in a known suite.
     """
 
     sae_id: str
@@ -49,6 +51,12 @@ class SaeFile:
     site: str | None = None
     l0: float | None = None
     neuronpedia: str | None = None
+    architecture: str | None = None
+    released: str | None = None
+
+    def facts(self) -> dict[str, str | float | None]:
+        """Returns what results say of the SAE beside its name."""
+        return {"architecture": self.architecture, "l0": self.l0, "released": self.released}
 
     def fingerprint(self) -> str:
         """Returns a hash of what decides its latents."""
@@ -177,6 +185,9 @@ def _describe(path: Path, variant: str = "", sae_id: str = "") -> SaeFile | None
     )
     if variant and variant != kind.variants[0]:
         found = dataclasses.replace(found, sae_id=f"{found.sae_id}@{variant}")
+    if series := suites.series_of(str(files.weights.parent)):
+        known = {"architecture": series.architecture, "released": series.released}
+        found = dataclasses.replace(found, **known)
     record = found.description()
     measured = record.get("quality", {}).get("l0")
     return dataclasses.replace(
@@ -184,6 +195,7 @@ def _describe(path: Path, variant: str = "", sae_id: str = "") -> SaeFile | None
         model=record.get("model", found.model),
         layer=record.get("layer", found.layer),
         l0=found.l0 if measured is None else measured,
+        architecture=record.get("options", {}).get("architecture", found.architecture),
     )
 
 

@@ -89,6 +89,14 @@ FAMILIES = (
         "MatryoshkaBatchTopK_gemma-2-2b__0108/resid_post_layer_12/trainer_0",
     ),
     Family(
+        "adamkarvonen",
+        "temp",
+        r"old_relu_google_gemma-2-2b_standard/resid_post_layer_\d+/trainer_\d+",
+        ("config.json", "ae.pt", "eval_results.json?"),
+        "gemma-2-2b",
+        "temp/old_relu_google_gemma-2-2b_standard/resid_post_layer_12/trainer_0",
+    ),
+    Family(
         "andyrdt",
         r"saes-(?:llama-3.1-8b-instruct|qwen2.5-7b-instruct|gpt-oss-20b)",
         r"resid_post_layer_\d+/trainer_\d+",
@@ -218,7 +226,9 @@ def _is_absent(error: BaseException | None) -> bool:
 
 
 def _model(family: Family, groups: tuple[str, ...]) -> str | None:
-    if "gemma" in family.model:  # base models of Gemma 2 have no suffix; those of Gemma 3 mostly do
+    if (
+        "gemma" in family.model and groups
+    ):  # base models of Gemma 2 have no suffix; those of Gemma 3 mostly do
         size, tuning = groups
         base = "" if size == "270m" or "gemma-2" in family.model else "-pt"
         return family.model.format(size, "-it" if tuning == "it" else base)

@@ -154,9 +154,11 @@ def encode_columns(
     latents: Int[np.ndarray, " m"] | Int[Array, " m"],
     *,
     block: int = 2048,
+    devices: Sequence[Any] | None = None,
 ) -> Float[Array, "n m"]:
     """Returns the activations of some latents only.
 
-    The others are not computed, except for who wins in each row of a top-k dictionary.
+    The others are not computed, except for who wins in each row of a top-k dictionary; `devices`
+    share that work.
     """
-    return stream.columns(sae, x, np.asarray(latents), block=block)
+    return stream.columns(sae, x, np.asarray(latents), block=block, devices=devices)

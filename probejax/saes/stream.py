@@ -101,14 +101,20 @@ def row_winners(
 
 
 def columns(
-    sae: Dictionary, x: Num[Array, "n d_model"], latents: np.ndarray, *, block: int
+    sae: Dictionary,
+    x: Num[Array, "n d_model"],
+    latents: np.ndarray,
+    *,
+    block: int,
+    devices: Sequence[Any] | None = None,
 ) -> Float[Array, "n m"]:
     """Returns the activations of some latents; of the others only who wins is computed."""
     if not isinstance(sae, SAE | StoredSAE):
         return jnp.asarray(_dense(sae, x)[:, latents])
     wanted, place = np.unique(latents, return_inverse=True)
     wanted = np.pad(wanted, (0, len(latents) - len(wanted)), mode="edge")  # keeps the shape
-    won, index = row_winners(sae, x, block=block), jnp.asarray(wanted, jnp.int32)
+    won = row_winners(sae, x, block=block, devices=devices)
+    index = jnp.asarray(wanted, jnp.int32)
     return _latents(sae.columns(wanted), sae.keep, prepared(sae, x), won, index)[:, place]
 
 

@@ -176,6 +176,7 @@ class Sweep:
         payload = {"unit": unit._asdict(), "fits": columns(lanes.conditions, scores)}
         if unit.sae_id:
             payload["latents"] = self._latents(unit, lanes)
+            payload["sae"] = self.saes[unit.sae_id].facts()
         about = {"device": jax.local_devices()[0].device_kind, "jax": jax.__version__}
         return Result(payload, {"seconds": seconds, "rows": len(features), **about}, fitted)
 

@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from probejax.analysis.architectures import Study
 from probejax.analysis.examples import Example
 from probejax.analysis.group import Group
 from probejax.analysis.labels import title
 from probejax.analysis.multi_token import multi_token
 from probejax.analysis.page import extras
+from probejax.analysis.page.architectures import architectures_block
 from probejax.analysis.page.axes import esc
 from probejax.analysis.page.first import first
 from probejax.analysis.page.multi_token import multi_token_block
@@ -31,6 +33,7 @@ class Story(NamedTuple):
       facts: where the numbers come from.
       examples: prompts per task.
       latents: latents per task and SAE probe.
+      saes: architecture, L0 and release date of SAEs.
       faults: known faults of a published analysis, None for a run.
       cola: the study's probes on GLUE CoLA and how much of it the judges dispute, or None.
     """
@@ -39,17 +42,22 @@ class Story(NamedTuple):
     facts: Mapping[str, str | Sequence[str]] = {}
     examples: Mapping[str, Sequence[Example]] = {}
     latents: Mapping[str, Mapping[str, Sequence[Latent]]] = {}
+    saes: Mapping[str, Mapping[str, Any]] = {}
     faults: pd.DataFrame | None = None
     cola: tuple[pd.DataFrame, pd.Series] | None = None
 
 
-def page(results: pd.DataFrame, found: Sequence[Group], story: Story) -> str:
+def page(
+    results: pd.DataFrame, found: Sequence[Group], story: Story, studies: Sequence[Study] = ()
+) -> str:
     """Returns the report as one HTML document that needs no network.
 
     Args:
         results: the results table.
         found: its groups.
         story: what is told beside.
+        studies: of SAE architectures.
+      studies: of SAE architectures.
     """
     shown = [group for group in found if group.regimes] or found[:1]
     head = shown[0]
@@ -66,6 +74,7 @@ def page(results: pd.DataFrame, found: Sequence[Group], story: Story) -> str:
     probes, disagreement = story.cola or (None, None)
     beside = {
         "multi_token": multi_token_block(multi_token(found)),
+        "architectures": architectures_block(studies),
         "controls": extras.controls_block(results),
         "protocols": extras.protocols_block(results),
         "fits": extras.unconverged_block(results),
@@ -75,9 +84,9 @@ def page(results: pd.DataFrame, found: Sequence[Group], story: Story) -> str:
         "method": _method(),
         "provenance": extras.provenance_block(story.facts),
     }
-    names = {"tasks": "Tasks", "multi_token": "All tokens", "controls": "Controls",
-             "protocols": "Paper or strict", "fits": "Fits", "faults": "Faults",
-             "provenance": "Provenance"}  # fmt: skip
+    names = {"tasks": "Tasks", "multi_token": "All tokens", "architectures": "Architectures",
+             "controls": "Controls", "protocols": "Paper or strict", "fits": "Fits",
+             "faults": "Faults", "provenance": "Provenance"}  # fmt: skip
     links += [(key, name) for key, name in names.items() if key == "tasks" or beside.get(key)]
     menu = "".join(f'<a href="#{anchor}">{esc(name)}</a>' for anchor, name in links)
     status = f'<p class="status">{esc(story.status)}</p>' if story.status else ""

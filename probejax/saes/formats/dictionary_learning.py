@@ -27,6 +27,13 @@ _CLASSES = (
     *("AutoEncoder", "AutoEncoderNew", "GatedAutoEncoder", "JumpReluAutoEncoder"),
     *("AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE"),
 )
+_TRAINED = {
+    "GatedAutoEncoder": "gated",
+    "JumpReluAutoEncoder": "jumprelu",
+    "AutoEncoderTopK": "topk",
+    "BatchTopKSAE": "batchtopk",
+    "MatryoshkaBatchTopKSAE": "matryoshka",
+}
 
 
 def _tensors(files: Files) -> tuple[dict[str, Any], float]:
@@ -54,8 +61,23 @@ def _describe(files: Files) -> Description:
     if files.config is not None and (measured := files.config.with_name(_MEASURED)).is_file():
         l0 = Files(files.weights, measured).settings().get("l0", l0)
     return Description(
-        *sizes(files.weights, W_enc), model_name(trainer.get("lm_name")), layer, site, l0
+        *sizes(files.weights, W_enc),
+        model_name(trainer.get("lm_name")),
+        layer,
+        site,
+        l0,
+        _architecture(trainer),
     )
+
+
+def _architecture(trainer: dict[str, Any]) -> str | None:
+    """Returns what was trained; three architectures have the class of ReLU SAEs."""
+    kind, trained = trainer.get("dict_class"), str(trainer.get("trainer_class", ""))
+    if kind in ("AutoEncoder", "AutoEncoderNew"):
+        if "PAnneal" in trained:
+            return "p_anneal"
+        return "relu_new" if "April" in trained or kind == "AutoEncoderNew" else "relu"
+    return _TRAINED.get(str(kind))
 
 
 def _load(files: Files, variant: str) -> StoredSAE:

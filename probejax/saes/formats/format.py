@@ -47,6 +47,7 @@ class Description(NamedTuple):
       layer: the block whose output it reads, -1 for the embedding.
       site: `resid_post`, `mlp_out`, `attn_out`, `attn_z` or what the file calls it.
       l0: advertised mean number of active latents.
+      architecture: what was trained, one of `saes.architectures.ARCHITECTURES` where it is one.
     """
 
     d_model: int
@@ -55,6 +56,7 @@ class Description(NamedTuple):
     layer: int | None = None
     site: str | None = None
     l0: float | None = None
+    architecture: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

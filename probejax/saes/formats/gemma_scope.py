@@ -22,7 +22,7 @@ _SITES = {"res": "resid_post", "mlp": "mlp_out", "att": "attn_z"}
 def _describe(files: Files) -> Description:
     tensors = npz.read(files.weights, _MEMBERS)
     (W_enc,) = take(files.weights, tensors, "W_enc")
-    return Description(*sizes(files.weights, W_enc), *from_path(files.weights))
+    return Description(*sizes(files.weights, W_enc), *from_path(files.weights), "jumprelu")
 
 
 def from_path(path: Path) -> tuple[str | None, int | None, str | None, float | None]:

@@ -32,7 +32,7 @@ def _describe(files: Files) -> Description:
         model = f"gemma-3-{found[1]}-{found[2]}"
     if model == "gemma-3-270m-pt":  # the one base model without a suffix
         model = "gemma-3-270m"
-    return Description(*sizes(files.weights, w_enc), model, layer, site, l0)
+    return Description(*sizes(files.weights, w_enc), model, layer, site, l0, "jumprelu")
 
 
 def _load(files: Files, variant: str) -> StoredSAE:

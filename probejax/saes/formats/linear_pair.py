@@ -20,10 +20,8 @@ def _describe_goodfire(files: Files) -> Description:
     tensors = torch_zip.read(files.weights)
     weight, *_ = take(files.weights, tensors, *_relu_names(tensors))
     found = re.fullmatch(r"(.+)-SAE-l(\d+)", files.weights.stem)
-    model, layer = (found[1], int(found[2])) if found else (None, None)
-    return Description(
-        *sizes(files.weights, weight.T), model, layer, "resid_post" if found else None
-    )
+    place = (found[1], int(found[2]), "resid_post") if found else (None, None, None)
+    return Description(*sizes(files.weights, weight.T), *place, architecture="relu")
 
 
 def _load_goodfire(files: Files, variant: str) -> StoredSAE:
@@ -43,6 +41,7 @@ def _describe_qwen(files: Files) -> Description:
         int(layer[1]) if layer else None,
         "resid_post",
         _k(files),
+        "topk",
     )
 
 

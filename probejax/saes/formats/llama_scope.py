@@ -32,7 +32,8 @@ def _describe(files: Files) -> Description:
     settings = files.settings()
     layer, site = place(settings.get("hook_point_in"))
     model = "Llama-3.1-8B" if "Llama3_1-8B-Base" in "/".join(files.weights.parts) else None
-    return Description(*sizes(files.weights, weight.T), model, layer, site, settings.get("top_k"))
+    l0 = settings.get("top_k")
+    return Description(*sizes(files.weights, weight.T), model, layer, site, l0, "jumprelu")
 
 
 def _load(files: Files, variant: str) -> StoredSAE:

@@ -42,8 +42,9 @@ def _describe(files: Files) -> Description:
     model = "DeepSeek-R1-Distill-Llama-8B" if "Llama-Scope-R1-Distill" in path else None
     if layer is None and (found := re.search(r"/L(\d+)R/", path)):
         layer, site = int(found[1]), "resid_post"
-    l0 = settings.get("top_k") if settings.get("act_fn") in ("topk", "batchtopk") else None
-    return Description(*sizes(files.weights, matrix), model, layer, site, l0)
+    act = settings.get("act_fn", "jumprelu")
+    l0 = settings.get("top_k") if act in ("topk", "batchtopk") else None
+    return Description(*sizes(files.weights, matrix), model, layer, site, l0, act)
 
 
 def _load(files: Files, variant: str) -> StoredSAE:

@@ -28,6 +28,7 @@ from probejax.saes.winners import ALL, Keep
 
 _ARCHITECTURES = ("standard", "gated", "jumprelu", "topk", "abstopk", "batchtopk")
 _BATCH_TOP_K = ("batchtopk", "matryoshka_batchtopk")  # only while they train
+_TRAINED = {"standard": "relu", "matryoshka_batchtopk": "matryoshka"}  # by our names
 _NORMALISE: dict[str, Normalise] = {
     "none": "none",
     "expected_average_only_in": "none",  # a factor, which is folded
@@ -62,8 +63,14 @@ def _describe(files: Files) -> Description:
     settings = _settings(files)
     layer, site = place(settings["hook_name"])
     l0 = settings.get("k") if "topk" in settings["architecture"] else settings.get("l0")
+    trained = settings.get("training_architecture") or settings["architecture"]
     return Description(
-        *sizes(files.weights, W_dec.T), model_name(settings.get("model_name")), layer, site, l0
+        *sizes(files.weights, W_dec.T),
+        model_name(settings.get("model_name")),
+        layer,
+        site,
+        l0,
+        _TRAINED.get(trained, trained),
     )
 
 

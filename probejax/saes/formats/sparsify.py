@@ -21,9 +21,9 @@ _KEEP = {"topk": Keep("top"), "groupmax": Keep("group")}
 def _describe(files: Files) -> Description:
     (weight,) = take(files.weights, safetensors_file.read(files.weights), "encoder.weight")
     layer, site = place(files.weights.parent.name)  # `layers.10`, or `layers.10.mlp`
-    return Description(
-        *sizes(files.weights, weight.T), None, layer, site, files.settings().get("k")
-    )
+    settings = files.settings()
+    kind = settings.get("activation", "topk")
+    return Description(*sizes(files.weights, weight.T), None, layer, site, settings.get("k"), kind)
 
 
 def _load(files: Files, variant: str) -> StoredSAE:
