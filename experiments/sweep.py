@@ -55,7 +55,7 @@ _CHECK_SAE = flags.DEFINE_bool(
     "check_sae", False, "Measure L0, explained variance and dead latents of every SAE first."
 )
 _WORKERS = flags.DEFINE_integer(
-    "workers", None, "Processes that fit. Default: one per core on a CPU, else one.", 1
+    "workers", None, "Tasks at a time. Default: one per core of a CPU, one per GPU or TPU chip.", 1
 )
 _MEMORY_GB = flags.DEFINE_float(
     "memory_gb", None, "Memory for one process. Default: half of the machine's, shared.", 0.1
@@ -95,9 +95,11 @@ def main(argv: list[str]) -> None:
     cache_dir = artifacts.cache_dir(common.CACHE_DIR.value)
     devices.compilation_cache(cache_dir)
     workers = _WORKERS.value
+    on_cpu = jax.default_backend() == "cpu"
     if workers is None:
-        workers = devices.cores() if jax.default_backend() == "cpu" and not _MULTIHOST.value else 1
-    memory_gb = _MEMORY_GB.value or devices.memory_budget() / workers / 1e9
+        workers = devices.cores() if on_cpu else jax.local_device_count()
+        workers = 1 if on_cpu and _MULTIHOST.value else workers
+    memory_gb = _MEMORY_GB.value or devices.memory_budget() / (workers if on_cpu else 1) / 1e9
     job = sweep.Sweep(config, common.CACHE_DIR.value, memory_gb)
     identity = dataclasses.asdict(config) | {"layer": job.layer_name, "methods": job.methods}
     storage.write_config(_OUT.value, identity)

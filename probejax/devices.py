@@ -3,12 +3,10 @@
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
-import numpy as np
 from etils import epath
-from jax.sharding import AxisType, Mesh
 
 T = TypeVar("T")
 
@@ -79,12 +77,13 @@ def _check_process(index: int, count: int) -> None:
         raise ValueError(f"Process {index} of {count} does not exist; ids run from 0 to count - 1.")
 
 
-def local_mesh() -> Mesh:
-    """Returns a mesh of this process's own devices along the axis `lane`.
+def own() -> list[Any]:
+    """Returns the devices that this thread computes on: its default device, else all local ones.
 
-    Never global: processes work on different units, and a collective between them would hang.
+    Never those of other processes: they work on other units, and a collective would hang.
     """
-    return Mesh(np.array(jax.local_devices()), ("lane",), axis_types=(AxisType.Auto,))
+    default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    return [default] if isinstance(default, jax.Device) else jax.local_devices()
 
 
 def compilation_cache(cache_dir: epath.PathLike) -> epath.Path:

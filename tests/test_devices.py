@@ -8,7 +8,6 @@ import sys
 
 import jax
 import pytest
-from jax.sharding import AxisType
 
 from probejax import devices
 
@@ -25,10 +24,10 @@ def test_a_share_of_a_process_that_does_not_exist_is_refused(index, count):
         devices.share([1], index, count)
 
 
-def test_the_mesh_holds_this_process_s_devices_along_lanes():
-    mesh = devices.local_mesh()
-    assert mesh.axis_names == ("lane",) and mesh.axis_types == (AxisType.Auto,)
-    assert list(mesh.devices) == jax.local_devices()
+def test_a_thread_s_own_devices_are_its_default_one_or_all_local_ones():
+    assert devices.own() == jax.local_devices()
+    with jax.default_device(jax.local_devices()[2]):
+        assert devices.own() == [jax.local_devices()[2]]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +135,7 @@ from probejax import devices
 devices.initialize(True, "localhost:" + sys.argv[1], 2, int(sys.argv[2]))
 import jax
 share = devices.share(list(range(5)), jax.process_index(), jax.process_count())
-print(json.dumps([share, devices.local_mesh().size, jax.device_count()]))
+print(json.dumps([share, len(devices.own()), jax.device_count()]))
 """
     port = _free_port()
     runs = [_python(code, port, i, JAX_NUM_CPU_DEVICES="2") for i in range(2)]

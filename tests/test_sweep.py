@@ -6,7 +6,6 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from probejax import models, probes, saes, storage, sweep, tasks
 from probejax.saes import gemma_scope, registry
@@ -48,10 +47,7 @@ def place(tmp_path_factory):
     """A model folder, an SAE and tasks; the SAE is called place0/inputs/sae."""
     root = tmp_path_factory.mktemp("sweep") / "inputs"
     (root / "tasks").mkdir(parents=True)
-    (root / "tiny").mkdir()
-    tiny_models.language_model(CONFIG).tokenizer.save(str(root / "tiny" / "tokenizer.json"))
-    save_file(tiny_models.arrays(CONFIG).arrays, root / "tiny" / "model.safetensors")
-    (root / "tiny" / "config.json").write_text(json.dumps(tiny_models.hf_config(CONFIG)))
+    tiny_models.write(root / "tiny", CONFIG)
     write_sae(root / "sae")
     for seed, name in enumerate(("own_a", "own_b")):
         write_task(root / "tasks" / f"{name}.csv", ROWS, seed)

@@ -5,10 +5,12 @@ key head, the heads are together wider than the model, and the query scale is no
 """
 
 import dataclasses
+import json
 
 import numpy as np
 import tokenizers
 from flax import nnx
+from safetensors.numpy import save_file
 
 from probejax import models
 from probejax.models import weights
@@ -139,3 +141,12 @@ def hf_config(config) -> dict:
             },
         },
     }
+
+
+def write(folder, config=GEMMA3) -> str:
+    """Writes a model folder as it lies on the Hub; returns its path."""
+    folder.mkdir(parents=True)
+    language_model(config).tokenizer.save(str(folder / "tokenizer.json"))
+    save_file(arrays(config).arrays, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(hf_config(config)))
+    return str(folder)

@@ -15,6 +15,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from probejax import devices
 from probejax.models.config import GemmaConfig
 from probejax.models.transformer import Transformer
 
@@ -77,7 +78,7 @@ def load(
       ValueError: tensors that are missing, unknown or of another shape; all are listed.
     """
     if mesh is None:
-        mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:1]), ("model",))
+        mesh = jax.sharding.Mesh(np.array(devices.own()[:1]), ("model",))
     make = lambda n: lambda: Transformer(config, n, dtype)
     names = lambda state: {tensor_name(path): leaf for path, leaf in nnx.to_flat_state(state)}
     graphdef, abstract = nnx.split(nnx.eval_shape(make(n_layers)))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from probejax import devices
 from probejax.probes import scores
 from probejax.probes.logreg import DEFAULT_C, STRENGTHS
 from probejax.probes.rows import Rows
@@ -54,7 +55,7 @@ def select(
         ranks for every fold on that fold's own.
     """
     x = jnp.asarray(features)
-    places = jax.local_devices()  # each streams a part of the width
+    places = devices.own()  # each streams a part of the width
     rank = lambda train, mask, y: top_latents(
         sae, x, train, mask, y, k, ranking=ranking, devices=places
     )

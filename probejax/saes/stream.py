@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
+from probejax.devices import own
 from probejax.saes import winners
 from probejax.saes.sae import SAE, Encoder, activate, pre_activations, prepare, strength
 from probejax.saes.stored import StoredSAE
@@ -156,7 +157,7 @@ def _over(
 ) -> State:
     """Folds `one` over the starts of all blocks, a range of them on each device."""
     starts = range(0, sae.d_sae, block)
-    places = list(devices or jax.local_devices()[:1])
+    places = list(devices or own()[:1])
     share = -(-len(starts) // len(places))
     ranges = [starts[i : i + share] for i in range(0, len(starts), share)]
     places = places[: len(ranges)]

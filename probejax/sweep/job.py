@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from probejax import activations, models, probes, saes, tasks
+from probejax import activations, devices, models, probes, saes, tasks
 from probejax.models import EMBED
 from probejax.sweep import data as task_data
 from probejax.sweep import memory
@@ -57,6 +57,11 @@ class Sweep:
         self.layer = self._find_layer()
         self.checkpoint.config.check_layers((self.layer,))
         self._check_saes()
+        self._data = functools.lru_cache(1)(self._read_data)
+        self._lanes = functools.lru_cache(2)(self._pack_lanes)
+        self._model = functools.lru_cache(1)(self._load_model)
+        self._selection = functools.lru_cache(16)(self._select)  # the batches of one task and SAE
+        self._loaded_sae = functools.lru_cache(1)(self._load_sae)
 
     def _find_saes(self) -> dict[str, saes.SaeFile]:
         if not any(probes.parse(method).k for method in self.methods):
@@ -177,7 +182,7 @@ class Sweep:
         if unit.sae_id:
             payload["latents"] = self._latents(unit, lanes)
             payload["sae"] = self.saes[unit.sae_id].facts()
-        about = {"device": jax.local_devices()[0].device_kind, "jax": jax.__version__}
+        about = {"device": devices.own()[0].device_kind, "jax": jax.__version__}
         return Result(payload, {"seconds": seconds, "rows": len(features), **about}, fitted)
 
     def save(self, unit: Unit, result: Result, path: epath.PathLike) -> None:
@@ -251,8 +256,7 @@ class Sweep:
             found.append(tasks.load_shifted(task, **where))
         return found
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019 - a sweep lives as long as its process
-    def _data(self, task: str) -> TaskData:
+    def _read_data(self, task: str) -> TaskData:
         config, (loaded, *shifted) = self.config, self.prompts(task)
         drawn = task_data.draw(
             loaded, shifted[0] if shifted else None, config.regimes, config.seeds, config.protocol
@@ -264,8 +268,7 @@ class Sweep:
         parts = [probes.tokens.Tokens(each.x, each.starts, each.counts) for each in found]
         return TaskData(drawn, features, probes.tokens.join(parts))
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019
-    def _lanes(self, task: str, shuffled: bool) -> Lanes:
+    def _pack_lanes(self, task: str, shuffled: bool) -> Lanes:
         drawn, features, tokens = self._data(task)
         drawn = task_data.shuffle(drawn) if shuffled else drawn
         if self.memory_gb is None:
@@ -304,8 +307,7 @@ class Sweep:
         )
         return found[self.layer]
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019
-    def _model(self) -> models.LanguageModel:
+    def _load_model(self) -> models.LanguageModel:
         return models.load(
             self.config.model,
             (self.layer,),
@@ -313,8 +315,7 @@ class Sweep:
             cache_dir=self.cache_dir,
         )
 
-    @functools.lru_cache(maxsize=16)  # noqa: B019 - the batches of one task and SAE
-    def _selection(
+    def _select(
         self,
         task: str,
         sae_id: str,
@@ -336,8 +337,7 @@ class Sweep:
         """Returns an SAE; a random one is calibrated on the task's activations, labels unseen."""
         return self._loaded_sae(sae_id, task if self.saes[sae_id].format == "random" else None)
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019
-    def _loaded_sae(self, sae_id: str, calibrated_on: str | None) -> saes.SAE | saes.StoredSAE:
+    def _load_sae(self, sae_id: str, calibrated_on: str | None) -> saes.SAE | saes.StoredSAE:
         x = None if calibrated_on is None else np.asarray(self._data(calibrated_on).features)
         return self.saes[sae_id].load(x)
 

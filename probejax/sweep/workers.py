@@ -1,19 +1,24 @@
-"""Runs units: in this process, or on a CPU in one process per core.
+"""Runs units: in this process; on a CPU in one process per core, else in one thread per device.
 
 XLA gives its second core little to do in programs full of small steps, and LAPACK none, so two
 processes of one thread each do twice the work of one process with two. The parent harvests
 activations, task by task; workers take tasks whose activations are there. Where these are all
 tokens, the parent is at most as many tasks ahead as there are workers, and deletes what is done.
+
+Several GPUs or TPU chips of a host work on a task each, harvest included. A unit never spreads over
+devices, so that its numbers do not depend on how many there are.
 """
 
 import contextlib
 import multiprocessing
 import os
+import queue
 import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing import connection
 from typing import Any
 
+import jax
 from etils import epath
 
 from probejax import devices, probes, storage
@@ -39,7 +44,8 @@ def run_units(
       job: the run they belong to.
       units: what to run; those of one task stand together.
       out: folder of the results.
-      workers: processes that fit; 1 is this one.
+      workers: processes that fit, or threads with a device each where there is an accelerator; 1
+        is this process.
       save_probes: whether the final probes are written too, to `probes/<unit>.safetensors`.
       keep_tokens: whether all-token activations that the run has harvested stay in the cache when
         the units of their task are written.
@@ -54,6 +60,10 @@ def run_units(
         _check_saving(job.methods)
     groups = list(_by_task(units).values())
     disk = TokenDisk(job, out, keep_tokens)
+    disk.release_finished(storage.Store(out).done())
+    if workers > 1 and jax.default_backend() != "cpu":
+        places = jax.local_devices()[:workers]
+        return _on_devices(job, groups, out, places, save_probes, keep_tokens)
     if workers > 1:
         return _in_processes(job, groups, out, workers, save_probes, compiled, disk)
     return _here(job, groups, out, save_probes, disk)
@@ -68,7 +78,6 @@ def _check_saving(methods: Sequence[str]) -> None:
 
 
 def _here(job: Sweep, groups, out: str, save_probes: bool, disk: TokenDisk) -> Iterator[Unit]:
-    disk.release_finished(storage.Store(out).done())
     for group in groups:
         disk.prepare(group[0].task)
         for unit in group:
@@ -96,7 +105,6 @@ def _run(job: Sweep, unit: Unit, out: str, save_probes: bool) -> None:
 def _in_processes(
     job: Sweep, groups: list[list[Unit]], out, workers, save_probes, compiled, disk: TokenDisk
 ) -> Iterator[Unit]:
-    disk.release_finished(storage.Store(out).done())
     context = multiprocessing.get_context("spawn")
     work, done = context.SimpleQueue(), context.SimpleQueue()
     options = (job.config, job.cache_dir, job.memory_gb, out, save_probes, compiled)
@@ -128,6 +136,37 @@ def _in_processes(
     finally:
         for process in processes:
             process.terminate()
+
+
+def _on_devices(
+    job: Sweep, groups, out: str, places, save_probes: bool, keep_tokens: bool
+) -> Iterator[Unit]:
+    """Runs tasks in a thread per device, each with weights, activations and SAEs of its own."""
+    work: queue.SimpleQueue[list[Unit]] = queue.SimpleQueue()
+    done: queue.SimpleQueue[Unit | Exception] = queue.SimpleQueue()
+    for group in groups:
+        work.put(group)
+
+    def serve(place) -> None:
+        try:
+            with jax.default_device(place):
+                own = Sweep(job.config, job.cache_dir, job.memory_gb)
+                disk = TokenDisk(own, out, keep_tokens)
+                while True:
+                    for unit in _here(own, [work.get_nowait()], out, save_probes, disk):
+                        done.put(unit)
+        except queue.Empty:
+            pass
+        except Exception as error:  # raised again by the thread that waits
+            done.put(error)
+
+    for place in places:
+        threading.Thread(target=serve, args=(place,), daemon=True).start()
+    for _ in range(sum(map(len, groups))):
+        message = done.get()
+        if isinstance(message, Exception):
+            raise message
+        yield message
 
 
 def _prepare(
