@@ -189,20 +189,20 @@ _METHODS = "{:<34} {:>9}  {:<27} {:>4} {:>5} {:>11}"
 _HEADINGS = ("method", "test AUC", "minus logreg [95 %]", "won", "lost", "no partner")
 
 
-def _share(row: dict[str, Any], side: str) -> str:
+def _share(row: dict[Any, Any], side: str) -> str:
     number = row["wins" if side == "win" else "losses"]
     low, high = 100 * row[f"{side}_low"], 100 * row[f"{side}_high"]
     return f"{number}/{row['tasks']} ({100 * row[f'{side}_rate']:.1f} %, {low:.0f} to {high:.0f})"
 
 
-def _difference(row: dict[str, Any]) -> str:
+def _difference(row: dict[Any, Any]) -> str:
     text = f"{row['delta']:+.4f}"
     if np.isfinite(row["ci_low"]):
         text += f" [{row['ci_low']:+.4f},{row['ci_high']:+.4f}]"
     return text
 
 
-def _left_out(row: dict[str, Any]) -> str:
+def _left_out(row: dict[Any, Any]) -> str:
     return f"; {row['unpaired']} cells lack a partner" if row["unpaired"] else ""
 
 
@@ -230,8 +230,8 @@ def _draw(rows: pd.DataFrame, several: bool) -> Figure:
             axes.barh(i, sign * rate, 0.6, color=colour)
             axes.plot([sign * low, sign * high], [i, i], color=_GREY, linewidth=1)
             count = row["wins" if sign > 0 else "losses"]
-            place = {"ha": "left" if sign > 0 else "right", "va": "center"}
-            axes.text(sign * (high + 2), i, str(count), **place)
+            side = "left" if sign > 0 else "right"
+            axes.text(sign * (high + 2), i, str(count), ha=side, va="center")
         names.append(PANELS[row["panel"]] + (f"\n{row['sae_id']}, k {row['k']}" if several else ""))
     axes.axvline(0, color=_GREY, linewidth=0.8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
