@@ -140,13 +140,13 @@ def _methods(table: Grid, regime: str) -> Iterator[dict[str, Any]]:
     left = _side(table, regime, [(_LAST, "")])
     if left is None:
         return
-    for row in table.arrows[~table.arrows["control"]].itertuples():
-        right = _side(table, regime, [(str(row.method), str(row.sae_id))])
+    for row in table.arrows[~table.arrows["control"]].to_dict("records"):
+        right = _side(table, regime, [(row["method"], row["sae_id"])])
         if right is None or not np.isfinite(right).any():
             continue
-        names = {"panel": METHOD, "baseline": _LAST, "contender": row.label}
-        k = None if pd.isna(row.k) else int(str(row.k))
-        yield names | {"sae_id": row.sae_id, "k": k} | _compared(table, regime, left, right)
+        names = {"panel": METHOD, "baseline": _LAST, "contender": row["label"]}
+        about = {"sae_id": row["sae_id"], "k": row["k"]}
+        yield names | about | _compared(table, regime, left, right)
 
 
 def summary(rows: pd.DataFrame) -> str:
