@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 from experiments import benchmark_multitoken
+from tests.reference import study_attention
+
+assert study_attention  # imported here, as PyTorch sets an environment variable, see there
 
 
 def test_both_sides_pool_the_same_latents():
