@@ -87,6 +87,16 @@ def test_seeds_of_a_task_count_once():
     assert found.loc["fair_last", "wins"] == 1
 
 
+def test_attention_without_bos_has_a_panel_of_its_own():
+    other = table()
+    other = other[other["method"] == "attention"].assign(method="attention_no_bos", val_auc=0.0)
+    found = multi_token.multi_token(found_in(pd.concat([table(), other]))).set_index("panel")
+    panel = found.loc["fair_pooling_no_bos"]
+    assert panel["baseline"] == "logreg or attention_no_bos"
+    # Its validation AUC is never the better one, so that logreg stands for the baseline.
+    assert panel["baseline_auc"] != found.loc["fair_pooling", "baseline_auc"]
+
+
 def test_without_attention_or_pooled_latents_there_is_nothing():
     for left_out in (1, 3):
         kept = [method for i, method in enumerate(METHODS) if i != left_out]

@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from probejax import probes
-from probejax.probes import attention_newton, token_methods
+from probejax.probes import attention, attention_newton, token_methods
 from probejax.probes import tokens as ragged
 from probejax.solvers import codes
 from tests import probe_cases, token_cases
@@ -55,9 +55,11 @@ def test_names():
         with pytest.raises(ValueError, match=f"There is no method '{name}'"):
             probes.parse(name)
     assert set(token_methods.TOKEN_METHODS) == {
-        *("attention", "attention_h4", "attention_newton", "concat_pca", "mean_pool", "max_pool"),
-        *("multimax", "max_of_rolling_means", "ema", "softmax"),
+        *("attention", "attention_no_bos", "attention_h4", "attention_newton", "concat_pca"),
+        *("mean_pool", "max_pool", "multimax", "max_of_rolling_means", "ema", "softmax"),
     }
+    without = token_methods.TOKEN_METHODS["attention_no_bos"].keywords["design"]
+    assert not without.bos and without._replace(bos=True) == attention.attention()
     assert all(probes.parse(name).reads_tokens for name in token_methods.TOKEN_METHODS)
     assert not any(probes.parse(name).reads_tokens for name in probes.methods.ALL)
 

@@ -3,6 +3,8 @@
 arXiv 2502.16681, figure 11: with the last token on both sides ("fair"), SAE probes win few tasks;
 pooled SAE probes against a last-token baseline win on more (an "illusion", as one side alone sees
 all tokens); where the baseline may pool too, by attention, most of that is gone ("fair" again).
+Attention reads BOS in the study; where a model's BOS drowns all other tokens, a panel of its own
+shows attention without it.
 """
 
 import re
@@ -24,6 +26,7 @@ PANELS = {
     "fair_last": "fair: last token on both sides",
     "illusion": "illusion: the SAE probe alone pools",
     "fair_pooling": "fair: both sides may pool",
+    "fair_pooling_no_bos": "fair: both may pool, attention without BOS",
 }
 METHOD = "method"  # stands for the panel where a row is one method against last-token logreg
 _LAST, _ATTENTION = "logreg", "attention"
@@ -70,6 +73,7 @@ def panels(table: Grid, regime: str) -> Iterator[dict[str, Any]]:
             ("fair_last", (_LAST,), (last,)),
             ("illusion", (_LAST,), (pooled,)),
             ("fair_pooling", (_LAST, _ATTENTION), (last, pooled)),
+            ("fair_pooling_no_bos", (_LAST, f"{_ATTENTION}_no_bos"), (last, pooled)),
         ):
             left = _side(table, regime, [(name, "") for name in baselines])
             right = _side(table, regime, [(name, sae_id) for name in contenders])

@@ -18,8 +18,8 @@ TOLERANCE = 1e-9
 BASELINE_ORDER = ("logreg", "pca", "knn", "xgboost", "mlp")
 # Baselines that read all tokens come after those, in this order.
 TOKEN_ORDER = (
-    *("attention", "attention_h4", "attention_newton", "concat_pca", "mean_pool", "max_pool"),
-    *("multimax", "max_of_rolling_means", "ema", "softmax"),
+    *("attention", "attention_no_bos", "attention_h4", "attention_newton", "concat_pca"),
+    *("mean_pool", "max_pool", "multimax", "max_of_rolling_means", "ema", "softmax"),
 )
 _POOLINGS = ("", "max", "mean")  # of an SAE probe's latents, at equal width and k
 

@@ -27,8 +27,9 @@ ALL = (*BASELINES, *(f"sae_k{2**i}" for i in range(10)))
 """What `all` means: every baseline, and the study's ten sizes of SAE probes."""
 
 MULTITOKEN = (
-    *("logreg", "sae_k128", "attention", "attention_newton", "sae_max_k128", "sae_mean_k128"),
-    *("concat_pca", "mean_pool", "max_pool", "multimax", "max_of_rolling_means", "ema", "softmax"),
+    *("logreg", "sae_k128", "sae_max_k128", "sae_mean_k128"),
+    *("attention", "attention_no_bos", "attention_newton", "concat_pca"),
+    *("mean_pool", "max_pool", "multimax", "max_of_rolling_means", "ema", "softmax"),
 )
 """What `multitoken` means: probes that read all tokens of a prompt, and the two last-token probes
 that the study compares them with. They are in no other list."""

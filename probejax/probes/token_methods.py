@@ -17,6 +17,9 @@ def _trained(*design, **options) -> Callable[..., Fitted]:
 # Each is `fit(tokens, rows, protocol) -> Fitted`.
 TOKEN_METHODS: dict[str, Callable[..., Fitted]] = {
     "attention": attention.fit,
+    "attention_no_bos": functools.partial(
+        attention.fit, design=attention.attention()._replace(bos=False)
+    ),
     "attention_h4": functools.partial(attention.fit, design=attention.attention(4)),
     "attention_newton": attention_newton.fit,
     "concat_pca": concat_pca.fit,
