@@ -9,6 +9,7 @@ import pytest
 
 from probejax import analysis
 from probejax.analysis.labels import signed
+from probejax.analysis.page.axes import Scale, apart
 from probejax.analysis.report import report, report_published
 from probejax.analysis.run import read_run
 from probejax.analysis.ties import TIE_RULES
@@ -215,3 +216,9 @@ def test_the_published_results_have_the_same_report(tmp_path):
     assert "rows compared by position" in page and "Wrong labels in GLUE CoLA" in page
     quiver = analysis.quiver(analysis.results_table([]), tie_rule=tuple(TIE_RULES))
     assert verdict(quiver).answer == "There is nothing to compare yet."
+
+
+def test_labels_of_an_axis_do_not_touch():
+    scale = Scale(0, 100, 0, 340)
+    assert apart([0, 5, 10, 12, 30, 38, 100], scale) == [0, 10, 30, 100]
+    assert apart([], scale) == []

@@ -52,6 +52,15 @@ def thinned(values: Sequence[Value], count: int = 8) -> list[Value]:
     return list(values)[::step]
 
 
+def apart(values: Sequence[Value], scale: Scale, pixels: float = 34) -> list[Value]:
+    """Returns rising values from the first on, those left out that would touch the one before."""
+    kept = list(values)[:1]
+    for value in values:
+        if abs(scale(value) - scale(kept[-1])) >= pixels:
+            kept.append(value)
+    return kept
+
+
 def esc(text: object) -> str:
     """Returns text for HTML, quotes included."""
     return html.escape(str(text), quote=True)

@@ -15,6 +15,7 @@ from probejax.analysis.page.axes import (
     WIDTH,
     Frame,
     Scale,
+    apart,
     esc,
     frame,
     nice_ticks,
@@ -75,7 +76,7 @@ def lines(
     if not xs:
         return ""
     at = frame(xs, ys, x_label, y_label, log=log, height=height)
-    ticks = thinned(sorted(set(xs)), 9)
+    ticks = apart(sorted(set(xs)), at.x)
     y_ticks = nice_ticks(at.y.low, at.y.high)
     parts = [at.axes(ticks, y_ticks, x_text, _decimals(y_ticks))]
     if zero:
