@@ -13,8 +13,9 @@ def multi_token_block(rows: pd.DataFrame) -> str:
     """Returns the panels and the methods of `multi_token`, nothing where it is empty."""
     if rows.empty:
         return ""
-    where = [name for name in ("model", "layer", "protocol") if rows[name].nunique() > 1]
-    named = lambda row: [title(row["regime"]), *(str(row[name]) for name in where)]
+    rows = rows.assign(regime=rows["regime"].map(title))
+    where = [name for name in ("regime", "model", "layer", "protocol") if rows[name].nunique() > 1]
+    named = lambda row: [str(row[name]) for name in where]
     panels = [
         [
             PANELS[row["panel"]],
@@ -35,8 +36,8 @@ def multi_token_block(rows: pd.DataFrame) -> str:
     ]
     rest = ["minus baseline", "95 %", "cells", "no partner"]
     wins = ["SAE wins", "95 %", "baseline wins", "95 %"]
-    first = table(["panel", "baseline", "SAE probe", "regime", *where, *wins, *rest], panels)
-    second = table(["method", "regime", *where, "test AUC", "minus logreg", *rest[1:]], methods)
+    first = table(["panel", "baseline", "SAE probe", *where, *wins, *rest], panels)
+    second = table(["method", *where, "test AUC", "minus logreg", *rest[1:]], methods)
     text = (
         "<p>Last-token probes against each other; a pooled SAE probe against a last-token "
         "baseline, where one side alone reads all tokens; and both sides with the choice to pool. "
