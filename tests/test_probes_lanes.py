@@ -87,7 +87,7 @@ def test_a_bad_value_spoils_only_the_lanes_that_train_on_it(fit, bad):
     np.testing.assert_allclose(ours.test_auc[1], clean.test_auc[1], atol=1e-3)
 
 
-@pytest.mark.parametrize("method", ["logreg", "mlp", "knn", "lda"])
+@pytest.mark.parametrize("method", ["knn", "lda"])
 def test_every_device_finds_the_same(method):
     x, y = problem()
     found = probe_cases.conditions(y, sizes=(40, 30))

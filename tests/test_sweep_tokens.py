@@ -56,9 +56,9 @@ def units_of(out):
 
 def test_multitoken_is_a_list_of_its_own():
     assert sweep.Config(methods=("multitoken",)).all_methods() == (
-        *("logreg", "sae_k128", "attention", "attention_newton", "sae_max_k128", "sae_mean_k128"),
-        *("concat_pca", "mean_pool", "max_pool", "multimax", "max_of_rolling_means", "ema"),
-        "softmax",
+        *("logreg", "sae_k128", "sae_max_k128", "sae_mean_k128"),
+        *("attention", "attention_no_bos", "attention_newton", "concat_pca"),
+        *("mean_pool", "max_pool", "multimax", "max_of_rolling_means", "ema", "softmax"),
     )
     for name in ("default", "all"):
         names = sweep.Config(methods=(name,)).all_methods()

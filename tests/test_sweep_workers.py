@@ -18,7 +18,7 @@ def start(inputs, out: Path, *flags: str) -> subprocess.Popen:
         *(sys.executable, "-m", "experiments.sweep", f"--out={out}"),
         *(f"--model={inputs['model']}", "--layer=1", f"--sae={inputs['sae']}"),
         *("--tasks=own_*", f"--tasks_dir={inputs['tasks']}", f"--cache_dir={inputs['cache']}"),
-        *("--regimes=standard", "--methods=logreg,sae_k4", "--log_json", *flags),
+        *("--regimes=standard", "--methods=lda,sae_k4", "--log_json", *flags),
     ]
     return subprocess.Popen(
         command,
@@ -51,7 +51,7 @@ def test_workers_find_what_one_process_finds(inputs, tmp_path):
         assert process.returncode == 0, errors
         lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
         assert len(lines) == 2 * TASKS and {line["method"] for line in lines} == {
-            "logreg",
+            "lda",
             "sae_k4",
         }
         assert len(list((tmp_path / str(workers) / "probes").iterdir())) == 2 * TASKS
