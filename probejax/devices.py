@@ -119,20 +119,3 @@ def _host_memory() -> int:
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.exists() else "max"
     return min(physical, int(limit)) if limit.isdigit() else physical
-
-
-def lanes_that_fit(bytes_per_lane: int, fixed_bytes: int, budget: int) -> int:
-    """Returns the largest power of two of lanes within `budget` bytes, and at least 1.
-
-    Args:
-        bytes_per_lane: what each further lane adds.
-        fixed_bytes: what the program needs whatever the number of lanes.
-        budget: bytes available, as from `memory_budget`.
-
-    Raises:
-        ValueError: `bytes_per_lane` is not positive.
-    """
-    if bytes_per_lane <= 0:
-        raise ValueError(f"bytes_per_lane is {bytes_per_lane}; a lane needs at least one byte.")
-    lanes = max(1, (budget - fixed_bytes) // bytes_per_lane)
-    return 1 << (int(lanes).bit_length() - 1)

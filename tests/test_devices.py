@@ -30,19 +30,6 @@ def test_a_thread_s_own_devices_are_its_default_one_or_all_local_ones():
         assert devices.own() == [jax.local_devices()[2]]
 
 
-@pytest.mark.parametrize(
-    ("per_lane", "fixed", "budget", "lanes"),
-    [(10, 0, 79, 4), (10, 0, 80, 8), (10, 1, 80, 4), (10, 500, 80, 1), (100, 0, 80, 1)],
-)
-def test_lanes_are_the_largest_power_of_two_that_fits(per_lane, fixed, budget, lanes):
-    assert devices.lanes_that_fit(per_lane, fixed, budget) == lanes
-
-
-def test_a_lane_without_bytes_is_refused():
-    with pytest.raises(ValueError, match="bytes_per_lane is 0"):
-        devices.lanes_that_fit(0, 0, 100)
-
-
 class _Device:
     def __init__(self, stats):
         self.memory_stats = lambda: stats
