@@ -1,4 +1,4 @@
-"""What one process runs on: its share of the units, its devices, and the lanes that fit on them."""
+"""What one process runs on: its share of the units, its devices and their memory."""
 
 import os
 import pathlib
