@@ -3,14 +3,13 @@
 A worker has one core and one thread, whichever side it works for.
 """
 
-import contextlib
 import functools
 import multiprocessing
 import os
 import pickle
 import queue
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -216,7 +215,7 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         threads = dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         self._pools: queue.SimpleQueue[ProcessPoolExecutor] = queue.SimpleQueue()
-        with environment(threads):
+        with devices.environment(threads):
             pools = [
                 ProcessPoolExecutor(1, context, _begin, (core, compiled))
                 for core in sorted(os.sched_getaffinity(0))
@@ -250,22 +249,13 @@ def alone(function: Callable, job: tuple, threads: int) -> Any:
     """Calls a function in a process whose linear algebra has so many threads."""
     context = multiprocessing.get_context("spawn")
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    with environment(dict.fromkeys(names, str(threads))), ProcessPoolExecutor(1, context) as pool:
+    with (
+        devices.environment(dict.fromkeys(names, str(threads))),
+        ProcessPoolExecutor(1, context) as pool,
+    ):
         return pool.submit(function, *job).result()
 
 
 def _begin(core: int, compiled: str) -> None:
     os.sched_setaffinity(0, {core})
     devices.compilation_cache(compiled)
-
-
-@contextlib.contextmanager
-def environment(wanted: dict[str, str]) -> Iterator[None]:
-    """Sets variables for the processes that start meanwhile."""
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})

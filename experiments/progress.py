@@ -62,7 +62,7 @@ def _bars(finished, units, payloads, read) -> None:
         before = fits(payloads.values())
         for regime, bar in bars.items():
             bar.initial = bar.n = before.get(regime, 0)
-        for table, _ in _verdicts(finished, units, payloads, read):
+        for table in _verdicts(finished, units, payloads, read):
             so_far = fits(payloads.values())
             for regime, bar in bars.items():
                 bar.total = round(so_far.get(regime, 0) * len(units) / len(payloads))
@@ -78,7 +78,7 @@ def _lines(finished, units, payloads, read) -> None:
     began, before = time.time(), len(payloads)
     said = len(_whole(units, payloads))
     every = len({unit.task for unit in units})
-    for table, _ in _verdicts(finished, units, payloads, read):
+    for table in _verdicts(finished, units, payloads, read):
         done = len(_whole(units, payloads))
         if done == said:
             continue
@@ -89,8 +89,8 @@ def _lines(finished, units, payloads, read) -> None:
         print(f"{done} of {every} tasks [{clock}]{now}", file=sys.stderr, flush=True)
 
 
-def _verdicts(finished, units, payloads, read) -> Iterator[tuple[pd.DataFrame | None, sweep.Unit]]:
-    """Yields every finished unit, and the quiver over whole tasks where it is due."""
+def _verdicts(finished, units, payloads, read) -> Iterator[pd.DataFrame | None]:
+    """Yields the quiver over whole tasks after a unit, None where it is not due."""
     due, counted = 0.0, 0
     for unit in finished:
         payloads[unit.name] = read(unit.name)
@@ -102,7 +102,7 @@ def _verdicts(finished, units, payloads, read) -> Iterator[tuple[pd.DataFrame | 
             results = results_table(payloads[each.name] for each in chosen)
             table = quiver(results, tie_rule=(STATED, NEUTRAL))
             due = time.time() + (time.time() - began) * (1 / _SHARE - 1)
-        yield table, unit
+        yield table
 
 
 def _whole(units: Sequence[sweep.Unit], payloads: Mapping[str, Any]) -> set[str]:

@@ -1,8 +1,9 @@
 """What one process runs on: its share of the units, its devices and their memory."""
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -101,6 +102,18 @@ def cores() -> int:
     """Returns how many cores this process may use: $NPROC, which XLA reads too, else all."""
     limit = os.environ.get("NPROC", "")
     return int(limit) if limit.isdigit() and int(limit) else len(os.sched_getaffinity(0))
+
+
+@contextlib.contextmanager
+def environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables for the processes that start meanwhile, which XLA and LAPACK read then."""
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def memory_budget() -> int:

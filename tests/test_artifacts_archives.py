@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -212,8 +213,6 @@ def test_two_processes_at_once_download_once(archive, pip, tmp_path):
 
 
 def test_without_locks_the_faster_process_wins(archive, pip, tmp_path, monkeypatch):
-    fcntl = pytest.importorskip("fcntl")
-
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 

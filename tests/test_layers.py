@@ -32,7 +32,7 @@ ORDER = {
         "canonical", "releases", "suites", "random_sae", "registry", "architectures", "train",
         "fit",
     ),
-    "solvers": ("codes", "cholesky", "interior_point", "l1", "newton", "l2"),
+    "solvers": ("codes", "batches", "cholesky", "interior_point", "l1", "newton", "l2", "few"),
     "activations": ("packing", "harvest", "cache", "sample"),
     "probes": (
         "folds", "rows", "scores", "scale", "logreg", "sharing", "closed_form",
@@ -47,7 +47,6 @@ ORDER = {
 # Tests that some machines cannot run, and on what that depends.
 MAY_BE_SKIPPED = {
     "published_cases.py": "the study's own result files",
-    "test_artifacts_archives.py": "fcntl",
     "test_saes_live.py": "sae_lens, dictionary_learning, sparsify",
     "test_report_browser.py": "a browser and playwright",
     "test_saes_sae.py": "sae_lens",

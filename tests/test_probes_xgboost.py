@@ -177,7 +177,7 @@ def test_a_model_can_be_read_back_from_its_bytes():
 def test_without_the_library_one_sentence_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "xgboost", None)
     with pytest.raises(RuntimeError, match=r"needs the xgboost library.*probejax\[xgboost\]"):
-        xgboost.library()
+        xgboost.load()
 
 
 def test_no_thread_outlives_a_fit():

@@ -72,7 +72,7 @@ def test_a_terminal_gets_a_bar_for_every_regime(monkeypatch, never_waits):
 
 def test_the_verdict_waits_where_it_would_take_long(monkeypatch):
     asked = []
-    monkeypatch.setattr(progress, "quiver", lambda *a, **k: asked.append(1) or pytest.fail)
+    monkeypatch.setattr(progress, "quiver", lambda *a, **k: asked.append(1))
     monkeypatch.setattr(progress, "_SHARE", 1e-9)
     list(progress._verdicts(UNITS, UNITS, {}, PAYLOADS.__getitem__))
     assert len(asked) == 1

@@ -55,7 +55,7 @@ def fit(
     Raises:
       RuntimeError: xgboost is not installed.
     """
-    library()
+    load()
     x = np.asarray(features, np.float32)
     folds, searched = scores.folds(rows, protocol), scores.searched(rows)
     lanes = [
@@ -95,7 +95,7 @@ def draws(seed: int) -> list[dict[str, Any]]:
     return [{name: rng.choice(values) for name, values in CHOICES.items()} for _ in range(DRAWS)]
 
 
-def library():
+def load():
     """Imports xgboost.
 
     Raises:
@@ -187,7 +187,7 @@ def predict(model: bytes, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"
     """
     if not model:
         return np.zeros(len(x), np.float32)
-    booster = library().Booster({"nthread": 1, "verbosity": 0})
+    booster = load().Booster({"nthread": 1, "verbosity": 0})
     booster.load_model(bytearray(model))
     finite = np.asarray(np.isfinite(x).all(axis=1))
     return np.where(finite, _margin(booster, np.where(finite[:, None], x, 0)), np.nan)
@@ -203,14 +203,14 @@ def _boost(binned, settings: dict[str, Any], seed: int):
         **settings,
     }
     trees = settings.pop("n_estimators")
-    booster = library().Booster(settings, [binned])
+    booster = load().Booster(settings, [binned])
     for tree in range(trees):
         booster.update(binned, tree)
     return booster
 
 
 def _binned(x, y):
-    return library().QuantileDMatrix(x, y, max_bin=MAX_BIN, nthread=1)
+    return load().QuantileDMatrix(x, y, max_bin=MAX_BIN, nthread=1)
 
 
 def _margin(booster, x) -> np.ndarray:

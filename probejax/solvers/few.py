@@ -16,6 +16,7 @@ from jax.scipy.special import xlog1py, xlogy
 from jaxtyping import Array, Bool, Float, Int
 
 from probejax.solvers import codes
+from probejax.solvers.batches import in_batches
 from probejax.solvers.codes import Solution
 
 _NUMBERS, _LANES = 2**19, 16  # features and lanes that are solved together, at most
@@ -83,23 +84,10 @@ def approach(
 
 
 def _in_batches(function, *lanes):
-    """Applies a function of lanes to some of them after the other; the result is NumPy's.
-
-    However many lanes there are, so many go together, of which some may be spare: the same program
-    gives a lane the same numbers in whatever company.
-    """
+    """Applies a function of lanes to as many of them at a time as the cache holds."""
     lanes = jax.tree.map(np.asarray, lanes)
-    count, n, k = lanes[0].shape
-    batch = min(max(1, _NUMBERS // (n * k)), _LANES)
-
-    def piece(begin):
-        which = np.arange(begin, begin + batch)
-        which[which >= count] = begin  # spare slots repeat a lane
-        found = function(*jax.tree.map(lambda leaf: leaf[which], lanes))
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[: count - begin], found)
-
-    pieces = map(piece, range(0, count, batch))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+    _, n, k = lanes[0].shape
+    return in_batches(function, lanes, min(max(1, _NUMBERS // (n * k)), _LANES))
 
 
 @functools.partial(jax.jit, static_argnums=(6, 7))

@@ -15,7 +15,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from probejax.solvers import codes
@@ -35,7 +34,6 @@ def solve_path(
     tolerance: float = 1e-6,
     max_trips: int = 100,
     batch_bytes: int | None = None,
-    mesh: Mesh | None = None,
 ) -> Solution:
     """Solves every lane at every strength in C.
 
@@ -46,16 +44,15 @@ def solve_path(
         C: inverse regularisation strengths, in any order.
         tolerance: relative duality gap at which a lane has converged.
         max_trips: limit of Newton steps per strength.
-        batch_bytes: memory of the batch on one device, which sets how many lanes are in hand at any
+        batch_bytes: memory of the batch, which sets how many lanes are in hand at any
             time; None is 4 MiB on a CPU, where they should fit its cache, else 1 GiB.
-        mesh: devices over which the batch is spread; None is one device.
 
     Returns:
         A solution with axes [L, P, ...].
     """
     order = np.argsort(np.asarray(C), kind="stable")
     strengths = np.broadcast_to(np.asarray(C, np.float64)[order], (len(y), len(order)))
-    path = _solve(z, mask, y, strengths, None, tolerance, max_trips, batch_bytes, mesh)
+    path = _solve(z, mask, y, strengths, None, tolerance, max_trips, batch_bytes)
     back = np.argsort(order)
     return jax.tree.map(lambda leaf: leaf[:, back], path)
 
@@ -70,15 +67,14 @@ def solve(
     tolerance: float = 1e-6,
     max_trips: int = 100,
     batch_bytes: int | None = None,
-    mesh: Mesh | None = None,
 ) -> Solution:
     """Solves every lane at its own C; arguments as for `solve_path`, plus a start (w, b)."""
     strengths = np.asarray(C, np.float64)[:, None]
-    path = _solve(z, mask, y, strengths, warm, tolerance, max_trips, batch_bytes, mesh)
+    path = _solve(z, mask, y, strengths, warm, tolerance, max_trips, batch_bytes)
     return jax.tree.map(lambda leaf: leaf[:, 0], path)
 
 
-def _solve(z, mask, y, strengths, warm, tolerance, max_trips, batch_bytes, mesh):
+def _solve(z, mask, y, strengths, warm, tolerance, max_trips, batch_bytes):
     lanes, _, k = z.shape
     with jax.enable_x64(True):
         z, mask, y = jnp.asarray(z, jnp.float32), jnp.asarray(mask), jnp.asarray(y)
@@ -88,8 +84,8 @@ def _solve(z, mask, y, strengths, warm, tolerance, max_trips, batch_bytes, mesh)
         strengths = jnp.asarray(np.pad(strengths, ((0, 0), (first, 0)), mode="edge"))
         frames, states, code = _prepare(z, mask, y, strengths, warm, first)
         limits = (tolerance, max_trips)
-        states = _walk(z, frames, states, limits, "float32", batch_bytes, mesh)
-        states = _walk(z, frames, states, limits, "float64", batch_bytes, mesh)
+        states = _walk(z, frames, states, limits, "float32", batch_bytes)
+        states = _walk(z, frames, states, limits, "float64", batch_bytes)
         path = jax.tree.map(lambda leaf: leaf[:, first:], states.path)
         return _collect(path, frames.cost, code, tolerance)
 
@@ -114,24 +110,22 @@ def _prepare(z, mask, y, strengths, warm, first):
     return frame, start(frame, stage, warm[0] / frame.cost, b, t * (z @ warm[0] + b)), code
 
 
-def _walk(z, frames, states, limits, precision, batch_bytes, mesh):
+def _walk(z, frames, states, limits, precision, batch_bytes):
     """Runs all lanes to the end of their paths, or of their patience, a batch at a time."""
     _, n, k = z.shape
-    devices = 1 if mesh is None else mesh.size
     waiting = np.flatnonzero(np.asarray(states.stage) < frames.strengths.shape[1])
     if batch_bytes is None:
         batch_bytes = 2**22 if jax.default_backend() == "cpu" else 2**30
     width = max(1, batch_bytes // (12 * n * k + 8 * k * k))  # x in both precisions, two matrices
-    width = min(width, -(-len(waiting) // devices))
-    width = devices << (width - 1).bit_length()
+    width = 1 << (min(width, len(waiting)) - 1).bit_length()
     busy = np.arange(0)
     while len(busy) + len(waiting):
         joining = width - len(busy)
         busy, waiting = np.append(busy, waiting[:joining]), waiting[joining:]
         slots = np.resize(busy, width)  # spare slots repeat a lane
-        rest = width - max(devices, width // 4) if len(waiting) else 0
+        rest = width - max(1, width // 4) if len(waiting) else 0
         batch = _take((z, frames, states), slots)
-        moved, running = _advance(*batch, rest // devices, limits, precision, mesh)
+        moved, running = _advance(*batch, rest, limits, precision)
         states = _put(states, slots, moved)
         busy = busy[np.asarray(running)[: len(busy)]]
     return states
@@ -147,29 +141,22 @@ def _put(states, slots, moved):
     return jax.tree.map(lambda leaf, new: leaf.at[slots].set(new), states, moved)
 
 
-@partial(jax.jit, static_argnames=("precision", "mesh"))
-def _advance(z, frames, states, rest, limits, precision, mesh):
-    """Advances a batch until at most `rest` of its lanes per device run; also tells which do."""
+@partial(jax.jit, static_argnames="precision")
+def _advance(z, frames, states, rest, limits, precision):
+    """Advances a batch until at most `rest` of its lanes run; also tells which do."""
 
     def running(states):
         left = states.stage < frames.strengths.shape[1]
         return left if precision == "float64" else left & (states.trips < _PATIENCE)
 
-    def loop(z, frames, states, rest, limits):
-        # In float64 from here on; rows that do not count may hold anything.
-        x = jnp.where(frames.t[:, :, None] != 0, z, 0) * frames.cost[:, None, :]
-        advance = partial(trip, limits=limits, precision=precision)
-        return jax.lax.while_loop(
-            lambda states: running(states).sum() > rest,
-            lambda states: jax.vmap(advance)(x, frames, states),
-            states,
-        )
-
-    if mesh is not None:
-        lane, same = PartitionSpec(mesh.axis_names), PartitionSpec()
-        specs = (lane, lane, lane, same, same)
-        loop = jax.shard_map(loop, mesh=mesh, in_specs=specs, out_specs=lane, check_vma=False)
-    states = loop(z, frames, states, rest, limits)
+    # In float64 from here on; rows that do not count may hold anything.
+    x = jnp.where(frames.t[:, :, None] != 0, z, 0) * frames.cost[:, None, :]
+    advance = partial(trip, limits=limits, precision=precision)
+    states = jax.lax.while_loop(
+        lambda states: running(states).sum() > rest,
+        lambda states: jax.vmap(advance)(x, frames, states),
+        states,
+    )
     return states, running(states)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from probejax.solvers import codes, newton
+from probejax.solvers.batches import in_batches
 from probejax.solvers.codes import Solution
 
 _STAGES = 10  # of a path to a single strength
@@ -125,30 +126,16 @@ def _solve(features: Callable, x, lanes, strengths, tolerances, max_trips, batch
     with jax.enable_x64(True):
         x = None if x is None else jnp.asarray(x)
         walk = functools.partial(_walk, features, x, limits)
-        states = _batched(functools.partial(walk, "float32"), (*lanes, None), batch)
+        states = in_batches(functools.partial(walk, "float32"), (*lanes, None), batch)
         left = np.flatnonzero(states.stage < strengths.shape[1])
         if len(left):
             rest = jax.tree.map(lambda leaf: leaf[left], (*lanes, states))
-            rest = _batched(functools.partial(walk, "float64"), rest, min(batch, _FEW))
+            rest = in_batches(functools.partial(walk, "float64"), rest, min(batch, _FEW))
             jax.tree.map(lambda leaf, new: leaf.__setitem__(left, new), states, rest)
-        found = _batched(functools.partial(_collect, features, x), (*lanes, states.path), batch)
+        found = in_batches(functools.partial(_collect, features, x), (*lanes, states.path), batch)
     done = np.where(found.gap <= np.array(tolerances), codes.CONVERGED, codes.MAX_TRIPS)
     code = np.where(found.code == codes.CONVERGED, done, found.code)
     return found._replace(code=code.astype(np.int32))
-
-
-def _batched(function, lanes, batch):
-    """Applies a function of lanes to one batch of them after the other; the result is NumPy's."""
-    count = len(lanes[0])
-
-    def piece(begin):
-        which = np.arange(begin, begin + batch)
-        which[which >= count] = begin  # spare slots repeat a lane
-        found = function(*jax.tree.map(lambda leaf: leaf[which], lanes))
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[: count - begin], found)
-
-    pieces = map(piece, range(0, count, batch))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
 
 
 class _Frame(NamedTuple):

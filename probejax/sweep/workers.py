@@ -200,18 +200,12 @@ def _next(done, processes, failure: list[Exception]) -> Any:
         connection.wait([done._reader], timeout=1)
 
 
-@contextlib.contextmanager
-def _one_thread_each(workers: int) -> Iterator[None]:
-    """Sets the environment of worker processes, which XLA and LAPACK read when they start."""
+def _one_thread_each(workers: int) -> contextlib.AbstractContextManager[None]:
+    """Shares the cores among the worker processes that start meanwhile."""
     threads = str(max(1, devices.cores() // workers))
-    wanted = {"NPROC": threads, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": threads}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    return devices.environment(
+        {"NPROC": threads, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": threads}
+    )
 
 
 def _work(work, done, options: tuple[Config, Any, float | None, str, bool, Any]) -> None:
