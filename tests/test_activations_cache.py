@@ -168,6 +168,65 @@ def test_equal_prompts_share_rows(tmp_path, counted):
     assert np.array_equal(found.last()[0], found.last()[3])
 
 
+def test_prompts_of_another_list_are_not_run_again(tmp_path, counted):
+    first = get(tmp_path, PROMPTS[:40], layers=(0, 1))
+    get(tmp_path, PROMPTS[35:45], layers=(1,))
+    counted.ran = 0
+    found = get(tmp_path, PROMPTS[::-1], layers=(0, 1))
+    new = PROMPTS[59:39:-1]  # those that no list has at both layers
+    assert counted.ran == n_batches(new)
+    expected = get(tmp_path / "alone", PROMPTS[::-1], layers=(0, 1))
+    for layer in (0, 1):
+        np.testing.assert_allclose(found[layer].last(), expected[layer].last(), rtol=0, atol=2e-5)
+        assert np.array_equal(found[layer].last()[:19:-1], first[layer].last())
+    counted.ran = 0
+    assert get(tmp_path, PROMPTS[5:50])[1].last().shape == (45, 32) and not counted.ran
+    # Neither another recipe nor another layer helps; nor do all tokens of the prompts.
+    for recipe, layer in (
+        (dataclasses.replace(RECIPE, max_length=7), 1),
+        (dataclasses.replace(RECIPE, fingerprint="4567"), 1),
+        (RECIPE, 2),
+        (dataclasses.replace(RECIPE, positions="all"), 1),
+    ):
+        counted.ran = 0
+        get(tmp_path, PROMPTS[3:33], (layer,), recipe)
+        assert counted.ran == n_batches(PROMPTS[3:33], recipe.max_length)
+
+
+def test_what_others_finish_meanwhile_does_not_change_the_batches(tmp_path, counted):
+    counted.stop = 2
+    with pytest.raises(KeyboardInterrupt):
+        get(tmp_path)
+    counted.ran, counted.stop = 0, None
+    get(tmp_path, PROMPTS[:40])
+    counted.ran = 0
+    found = get(tmp_path)[1]
+    assert counted.ran == n_batches() - 2
+    assert np.array_equal(found.last(), get(tmp_path / "alone")[1].last())
+
+
+def test_a_damaged_list_is_no_help_and_no_harm(tmp_path, counted):
+    get(tmp_path, PROMPTS[:40])
+    (path,) = tmp_path.rglob("rows.npz")
+    path.write_bytes(path.read_bytes()[:100])
+    counted.ran = 0
+    get(tmp_path)
+    assert counted.ran == n_batches()
+
+
+def test_a_damaged_batch_is_named(tmp_path, counted):
+    counted.stop = 2
+    with pytest.raises(KeyboardInterrupt):
+        get(tmp_path)
+    batch = sorted(tmp_path.rglob("1.256.*.npz"))[0]
+    batch.write_bytes(batch.read_bytes()[:50])
+    counted.stop = None
+    with pytest.raises(ValueError, match=f"{batch.name} is damaged .*; delete that file and run"):
+        get(tmp_path)
+    batch.unlink()
+    assert get(tmp_path)[1].last().shape == (len(PROMPTS), 32)
+
+
 def test_all_positions(tmp_path):
     found = get(tmp_path, recipe=dataclasses.replace(RECIPE, positions="all"))[1]
     lengths = [len(x) for x in tokens.encode(MODEL.tokenizer, PROMPTS, 1024)]
@@ -219,7 +278,8 @@ def test_nan_is_refused_and_not_stored(tmp_path):
         ValueError, match=r"these prompts at layer 1 hold NaN or infinity with --dt"
     ):
         get(tmp_path, model=lambda: broken)
-    assert not list(tmp_path.rglob("*.npz")) and not list(tmp_path.rglob("manifest.json"))
+    kept = [path.name for path in tmp_path.rglob("*.*") if path.is_file()]
+    assert kept == ["1.known.npz"]
 
 
 def test_a_cache_that_cannot_be_written(tmp_path):

@@ -50,6 +50,18 @@ def test_the_predicted_bytes_are_those_on_the_disk(tmp_path, recipe, layers, dty
     assert after.cached and after.peak == after.bytes == expected.bytes
 
 
+def test_prompts_harvested_before_are_not_counted_again(tmp_path):
+    def tokens_of(recipe):
+        found = activations.plan(
+            "b", PROMPTS, (1,), recipe, MODEL.tokenizer, 32, elsewhere=PROMPTS[:25]
+        )
+        return found.tokens, found.distinct
+
+    lengths = [len(x) for x in tokens.encode(MODEL.tokenizer, PROMPTS[:60], 1024)]
+    assert tokens_of(LAST) == (sum(lengths[25:]), 60)
+    assert tokens_of(ALL) == (sum(min(each, 20) for each in lengths), 60)
+
+
 def test_the_disk_never_holds_more_than_the_peak(tmp_path, monkeypatch):
     """The most is there when the batches have been joined and are not yet deleted."""
     sizes = []

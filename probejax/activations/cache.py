@@ -1,9 +1,10 @@
 """Activations on the disk: harvested once per task, layer and recipe, in resumable parts.
 
     <cache>/activations/<key>/x.npy          [distinct rows, d_model], in the model's dtype
-                             /rows.npz       prompt -> its rows in x
+                             /rows.npz       prompt -> its rows in x, and its hash
                              /manifest.json  written last: without it the rest does not count
-    <cache>/activations/<key>.parts/         the batches of an unfinished harvest
+    <cache>/activations/<key>.parts/         the batches of an unfinished harvest, and what was
+                                             known from other lists of prompts when it began
 
 The key hashes everything that changes the numbers, and nothing else.
 """
@@ -11,13 +12,13 @@ The key hashes everything that changes the numbers, and nothing else.
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import shutil
 import uuid
-import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -26,6 +27,7 @@ from tqdm import tqdm
 
 from probejax import storage
 from probejax.activations import harvest as harvests
+from probejax.activations import npz, shared
 from probejax.artifacts import cache_dir as artifacts_cache_dir
 from probejax.models import tokens as tokenizers
 from probejax.models.checkpoint import LanguageModel
@@ -94,7 +96,9 @@ def harvest(
 ) -> dict[int, Activations]:
     """Returns the activations of prompts, from the cache or by running the model.
 
-    A harvest that is killed and started again redoes at most one batch.
+    A harvest that is killed and started again redoes at most one batch. The last token of a prompt
+    that the cache holds for another list is copied from there: it equals a new run up to rounding,
+    because what else is in a batch changes the order of sums.
 
     Args:
       prompts: texts.
@@ -156,19 +160,38 @@ def _complete(folder: Path) -> bool:
     return (folder / "manifest.json").exists()
 
 
+class _Piece(NamedTuple):
+    """A file of rows that a list consists of: prompts `prompts` [p], `counts` [p] rows of each."""
+
+    path: Path
+    prompts: np.ndarray
+    counts: np.ndarray
+
+
 def _run(prompts, folders, recipe, model: LanguageModel, label: str, batch_tokens: int) -> None:
-    """Runs the model over the distinct prompts and stores every layer of `folders`."""
+    """Runs the model over the distinct new prompts and stores every layer of `folders`."""
     distinct = list(dict.fromkeys(prompts))
-    ids = tokenizers.encode(model.tokenizer, distinct, recipe.max_length)
-    batches = harvests.batches(ids, batch_tokens)
     layers = tuple(sorted(folders))
-    names = [
-        f"{'_'.join(map(str, layers))}.{batch_tokens}.{i:06d}.npz" for i in range(len(batches))
+    # All layers of a batch lie in one file, so a batch is there or not.
+    parts = folders[layers[0]].with_suffix(".parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    stem = "_".join(map(str, layers))
+    known = _known(parts / f"{stem}.known.npz", distinct, layers, recipe)
+    new = np.setdiff1d(np.arange(len(distinct)), known.prompts)
+    ids = tokenizers.encode(model.tokenizer, [distinct[i] for i in new], recipe.max_length)
+    batches = harvests.batches(ids, batch_tokens)
+    # Another set of known prompts makes other batches.
+    stem += f".{batch_tokens}.{zlib.crc32(known.prompts.tobytes()):08x}"
+    every = recipe.positions == "all"
+    pieces = [
+        _Piece(
+            parts / f"{stem}.{i:06d}.npz",
+            new[batch.prompts],
+            batch.lengths if every else np.ones_like(batch.lengths),
+        )
+        for i, batch in enumerate(batches)
     ]
-    parts = {layer: folder.with_suffix(".parts") for layer, folder in folders.items()}
-    first = parts[layers[0]]  # all layers of a batch lie in one file, so a batch is there or not
-    first.mkdir(parents=True, exist_ok=True)
-    todo = [i for i, name in enumerate(names) if not (first / name).exists()]
+    todo = [i for i, piece in enumerate(pieces) if not piece.path.exists()]
     done = sum(int(batches[i].lengths.sum()) for i in set(range(len(batches))) - set(todo))
     total = sum(len(t) for t in ids)
     bar = tqdm(
@@ -186,45 +209,64 @@ def _run(prompts, folders, recipe, model: LanguageModel, label: str, batch_token
                         f"or infinity with --dtype={recipe.dtype}; the weights may be damaged."
                     )
             arrays = {str(layer): _storable(rows) for layer, rows in part.rows.items()}
-            storage.write_atomic(first / names[i], _npz(arrays))
+            storage.write_atomic(pieces[i].path, npz.to_bytes(arrays))
             bar.update(part.tokens)
+    pieces = [piece for piece in (known, *pieces) if len(piece.prompts)]
     try:
         for layer in layers:
-            _join(folders[layer], first, names, batches, layer, prompts, distinct, recipe)
+            _join(folders[layer], pieces, layer, prompts, distinct, recipe)
     except storage.StorageError:
         # Another process may have finished the same harvest, and cleared the batches away.
         if not all(_complete(folder) for folder in folders.values()):
             raise
-    for name in names:
-        (first / name).unlink(missing_ok=True)
+    for piece in (known, *pieces):
+        piece.path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
-        first.rmdir()  # unless batches of other layers lie there
+        parts.rmdir()  # unless batches of other layers lie there
 
 
-def _join(folder: Path, parts: Path, names, batches, layer, prompts, distinct, recipe) -> None:
+def _known(path: Path, distinct: list[str], layers: tuple[int, ...], recipe: Recipe) -> _Piece:
+    """Returns the prompts that other lists know: looked up once, so that a harvest can resume.
+
+    Only where one row is kept of each prompt: all tokens of a task are too many to copy, and
+    seldom stay on the disk for the next task.
+    """
+    if recipe.positions == "all":
+        return _Piece(path, np.zeros(0, np.int64), np.zeros(0, np.int64))
+    if not path.exists():
+        root = path.parent.parent
+        prompts, rows = shared.known(root, dataclasses.asdict(recipe), layers, distinct)
+        arrays = {str(layer): x for layer, x in rows.items()}
+        storage.write_atomic(path, npz.to_bytes({"prompts": prompts, **arrays}))
+    prompts = _read(path, "prompts")
+    return _Piece(path, prompts, np.ones_like(prompts))
+
+
+def _read(path: Path, name: str) -> np.ndarray:
+    """Returns an array of a file in `.parts`."""
+    try:
+        return npz.read(path, name)[0]
+    except ValueError as error:
+        raise ValueError(
+            f"The unfinished harvest {path} is damaged ({error}); delete that file and run again."
+        ) from error
+
+
+def _join(folder: Path, pieces: Sequence[_Piece], layer, prompts, distinct, recipe) -> None:
     """Writes one layer's rows into a single file, and the manifest after it."""
-    every = recipe.positions == "all"
     counts = np.zeros(len(distinct), np.int64)
     starts = np.zeros(len(distinct), np.int64)
     at = 0
-    for batch in batches:
-        kept = batch.lengths if every else np.ones_like(batch.lengths)
-        starts[batch.prompts] = at + np.cumsum(kept) - kept
-        counts[batch.prompts] = kept
-        at += int(kept.sum())
+    for piece in pieces:
+        starts[piece.prompts] = at + np.cumsum(piece.counts) - piece.counts
+        counts[piece.prompts] = piece.counts
+        at += int(piece.counts.sum())
     number = {prompt: i for i, prompt in enumerate(distinct)}
     which = np.array([number[prompt] for prompt in prompts])
-
-    def chunks():
-        for name in names:
-            with np.load(parts / name) as part:
-                yield part[str(layer)]
-
     folder.mkdir(parents=True, exist_ok=True)
-    shape = _write_rows(folder / "x.npy", chunks(), at)
-    storage.write_atomic(
-        folder / "rows.npz", _npz({"starts": starts[which], "counts": counts[which]})
-    )
+    shape = _write_rows(folder / "x.npy", (_read(p.path, str(layer)) for p in pieces), at)
+    arrays = {"starts": starts[which], "counts": counts[which], "digests": shared.digests(prompts)}
+    storage.write_atomic(folder / "rows.npz", npz.to_bytes(arrays))
     manifest = {
         "layer": layer,
         "prompts": len(prompts),
@@ -232,12 +274,6 @@ def _join(folder: Path, parts: Path, names, batches, layer, prompts, distinct, r
         **dataclasses.asdict(recipe),
     }
     storage.write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1))
-
-
-def _npz(arrays: dict[str, np.ndarray]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
 
 
 def _write_rows(path: Path, chunks: Iterator[np.ndarray], rows: int) -> list[int]:
@@ -275,12 +311,10 @@ def _open(folder: Path) -> Activations:
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         x = np.load(folder / "x.npy", mmap_mode="r")
-        # Opened here, as numpy forgets to close a damaged one.
-        with (folder / "rows.npz").open("rb") as file, np.load(file) as rows:
-            found = Activations(x, rows["starts"], rows["counts"])
+        found = Activations(x, *npz.read(folder / "rows.npz", "starts", "counts"))
         if list(x.shape) != manifest["shape"]:
             raise ValueError(f"x.npy is {x.shape}, the manifest says {manifest['shape']}")
-    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, KeyError, EOFError) as error:
         raise ValueError(
             f"The cached activations in {folder} are damaged ({error}); delete that folder and run "
             "again."

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import tokenizers
 
 from probejax.activations.cache import Recipe, is_cached
+from probejax.activations.shared import DIGEST_BYTES
 from probejax.models import tokens as texts
 from probejax.models.config import GemmaConfig
 
@@ -26,7 +27,7 @@ class Plan:
       name: of the task.
       prompts: how many.
       distinct: different ones; equal prompts run once and share rows.
-      tokens: tokens of the distinct prompts, BOS included, that pass the model.
+      tokens: tokens, BOS included, of the distinct prompts that pass the model.
       bytes: on the disk when finished, all layers together.
       cached: whether all of it is there already.
     """
@@ -52,6 +53,7 @@ def plan(
     tokenizer: tokenizers.Tokenizer,
     d_model: int,
     *,
+    elsewhere: Collection[str] = (),
     cache_dir: str | Path | None = None,
 ) -> Plan:
     """Counts what a harvest of these prompts takes; exact but for a few hundred bytes of headers.
@@ -63,13 +65,18 @@ def plan(
       recipe: as for `harvest`.
       tokenizer: of the model.
       d_model: width of its residual stream.
+      elsewhere: prompts of lists that are harvested before; where only the last token is kept, they
+        pass the model there and not again.
       cache_dir: where to look for what is there already.
     """
     distinct = list(dict.fromkeys(prompts))
-    count = sum(map(len, texts.encode(tokenizer, distinct, recipe.max_length)))
-    rows = count if recipe.positions == "all" else len(distinct)
+    every = recipe.positions == "all"
+    new = distinct if every else [prompt for prompt in distinct if prompt not in elsewhere]
+    count = sum(map(len, texts.encode(tokenizer, new, recipe.max_length)))
+    rows = count if every else len(distinct)
     vector = d_model * np.dtype(recipe.dtype).itemsize
-    per_layer = rows * vector + 2 * 8 * len(prompts)  # and where each prompt's rows are
+    # And where each prompt's rows are, and its hash.
+    per_layer = rows * vector + (2 * 8 + DIGEST_BYTES) * len(prompts)
     cached = all(is_cached(recipe, layer, prompts, cache_dir=cache_dir) for layer in layers)
     return Plan(name, len(prompts), len(distinct), count, len(layers) * per_layer, cached)
 

@@ -33,10 +33,10 @@ def pack(prompts: Sequence[np.ndarray], batch_tokens: int) -> list[Batch]:
     interrupted harvest continue.
 
     Args:
-      prompts: token ids of each prompt, at least one.
+      prompts: token ids of each prompt.
       batch_tokens: tokens of one batch, padding included; one row at least.
     """
-    lengths = np.array([len(p) for p in prompts])
+    lengths = np.array([len(p) for p in prompts], int)
     row_lengths = (*ROW_LENGTHS, *_longer(int(lengths.max(initial=0))))
     batches, below = [], 0
     for row_length in row_lengths:

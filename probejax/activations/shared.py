@@ -1,0 +1,71 @@
+"""Prompts that several tasks have in common: the model reads each of them once.
+
+Every finished list of prompts keeps a hash of each prompt beside its rows. A new list takes from
+the others, of the same recipe and layer, the rows of the prompts it shares with them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from probejax.activations import npz
+
+DIGEST_BYTES = 32
+
+
+def digests(prompts: Sequence[str]) -> np.ndarray:
+    """Returns bytes [n_prompts]: a hash of each prompt, 128 bits in hexadecimal."""
+    return np.array(
+        [
+            hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+            for prompt in prompts
+        ],
+        dtype=f"S{DIGEST_BYTES}",
+    )
+
+
+def known(
+    root: Path, recipe: dict[str, Any], layers: Sequence[int], prompts: Sequence[str]
+) -> tuple[Int[np.ndarray, " known"], dict[int, np.ndarray]]:
+    """Returns which prompts other lists hold at all these layers, and their rows.
+
+    Args:
+      root: the folder of all activations.
+      recipe: the fields of a `Recipe` that keeps the last token of each prompt.
+      layers: zero-based blocks.
+      prompts: different texts.
+
+    Returns:
+      The places of the known prompts, rising, and layer -> [known, d_model] as stored.
+    """
+    wanted = digests(prompts)
+    found: dict[int, dict[int, np.ndarray]] = {layer: {} for layer in layers}
+    for layer, rows in found.items():
+        for theirs, x, starts in _lists(root, recipe, layer):
+            _, mine, there = np.intersect1d(wanted, theirs, return_indices=True)
+            pairs = zip(mine, starts[there], strict=True)
+            rows |= {place: x[at] for place, at in pairs if place not in rows}
+    places = np.array(sorted(set.intersection(*(set(rows) for rows in found.values()))), int)
+    if not len(places):
+        return places, {}
+    return places, {layer: np.stack([rows[i] for i in places]) for layer, rows in found.items()}
+
+
+def _lists(
+    root: Path, recipe: dict, layer: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields hashes, rows and first rows of every list with this recipe and layer."""
+    same = {"layer": layer, **recipe}
+    for path in sorted(root.glob("*/manifest.json")):
+        try:
+            if not same.items() <= json.loads(path.read_text()).items():
+                continue
+            theirs, starts = npz.read(path.with_name("rows.npz"), "digests", "starts")
+            yield theirs, np.load(path.with_name("x.npy"), mmap_mode="r"), starts
+        except (OSError, ValueError, EOFError):
+            continue  # damaged, just deleted, or from before hashes were kept: no help
