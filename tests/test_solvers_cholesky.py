@@ -21,6 +21,10 @@ def test_solves_what_was_factored(n):
         np.testing.assert_allclose(cholesky.solve(panels, jnp.asarray(side)), expected, rtol=1e-8)
         panels = cholesky.factor_gram(jnp.asarray(r), jnp.asarray(diagonal))
         np.testing.assert_allclose(cholesky.solve(panels, jnp.asarray(side)), expected, rtol=1e-8)
+        inverse = cholesky.inverse(panels)
+        np.testing.assert_array_equal(np.triu(inverse, 1), 0)
+        again = cholesky.solve_by_inverse(inverse, jnp.asarray(side))
+        np.testing.assert_allclose(again, expected, rtol=1e-8)
 
 
 def test_what_is_not_positive_definite_comes_out_as_nan():

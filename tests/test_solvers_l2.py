@@ -76,8 +76,11 @@ def test_codes(path):
 def test_a_lane_does_not_depend_on_its_neighbours(lanes, path):
     x, rows, mask, y = lanes
     for lane in (0, 1, 3):
-        alone = l2.solve_path(x, *(a[lane : lane + 1] for a in (rows, mask, y)), STRENGTHS)
-        np.testing.assert_allclose(alone.w[0], path.w[lane], rtol=1e-4, atol=1e-6)
+        one = [array[lane : lane + 1] for array in (rows, mask, y)]
+        for leaf, whole in zip(l2.solve_path(x, *one, STRENGTHS, batch=8), path, strict=True):
+            np.testing.assert_array_equal(leaf[0], whole[lane])
+        alone = l2.solve_path(x, *one, STRENGTHS)  # another program: other rounding
+        np.testing.assert_allclose(alone.objective[0], path.objective[lane], rtol=1e-6)
 
 
 def test_single_strengths_equal_the_path(lanes, path):
@@ -110,15 +113,21 @@ def test_both_forms_find_the_same_minimum(noise):
     assert not by_samples.w[:, :, 20:].any()
 
 
-def test_features_of_their_own_equal_rows_of_shared_ones(lanes):
-    x, rows, mask, y = (
-        array[:4] if array.ndim == 2 and len(array) == 6 else array for array in lanes
-    )
-    C = np.array([1.0, 1e-3, 1e4, 10.0])
-    z = np.where(mask[:, :, None], x[rows], np.nan)  # padding may hold anything
-    shared, own = l2.solve(x, rows, mask, y, C), l2.solve_features(z, mask, y, C)
-    np.testing.assert_array_equal(shared.w, own.w)
-    np.testing.assert_array_equal(shared.gap, own.gap)
+@pytest.mark.parametrize("columns", [D, N + 20])
+def test_what_lanes_share_is_made_once(monkeypatch, lanes, columns):
+    x, rows, mask, y = lanes
+    wide = np.pad(x, ((0, 0), (0, columns - D)))
+    shared = l2.share(wide, rows, mask)
+    assert (shared.gram is None) == (columns < N)
+    first, again = (l2.solve_path(each, rows, mask, y, STRENGTHS) for each in (wide, shared))
+    np.testing.assert_array_equal(first.w, again.w)
+    part = l2.solve_path(shared, rows[2:4], mask[2:4], y[2:4], STRENGTHS)
+    np.testing.assert_allclose(part.objective, again.objective[2:4], rtol=2e-6)
+    monkeypatch.setattr(l2, "MOST_SHARED", 2)
+    assert l2.share(wide, rows, mask).gram is None
+    apart = l2.solve_path(wide, rows, mask, y, STRENGTHS)
+    np.testing.assert_allclose(apart.objective, again.objective, rtol=2e-6)
+    np.testing.assert_array_equal(apart.code, again.code)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
@@ -130,7 +139,7 @@ def test_float64_takes_over_where_float32_factors_fail(monkeypatch, precision):
     y = rng.integers(0, 2, (1, 400)).astype(np.int32)
     used = []
     walk = l2._walk
-    monkeypatch.setattr(l2, "_walk", lambda *a: (used.append(a[3]), walk(*a))[1])
+    monkeypatch.setattr(l2, "_walk", lambda *a: (used.append(a[2]), walk(*a))[1])
     if precision == "float32":
         x = x @ basis.T  # uncorrelated: the scaled system is close to the identity
     found = l2.solve_path(x, np.arange(400)[None], np.ones((1, 400), bool), y, STRENGTHS)

@@ -30,11 +30,12 @@ def fit(
     x, mean = centred(features)
     train, mask, y = np.asarray(rows.train), np.asarray(rows.train_mask), np.asarray(rows.y_train)
     folds = scores.folds(rows, protocol)
-    path = l2.solve_path(x, train[folds.lane], folds.train, y[folds.lane], STRENGTHS)
+    shared = l2.share(x, train, mask)
+    path = l2.solve_path(shared, train[folds.lane], folds.train, y[folds.lane], STRENGTHS)
     on_train = predict_path(x, train[folds.lane], path.w, path.b)
     val_auc, best = scores.choose(on_train, folds, rows)
     C = np.where(scores.searched(rows), STRENGTHS[best], DEFAULT_C)
-    final = l2.solve(x, train, mask, y, C)
+    final = l2.solve(shared, train, mask, y, C)
     found = scores.finish(
         rows,
         protocol,

@@ -71,6 +71,38 @@ def solve(panels: Panels, r: Float[Array, "*batch n"]) -> Float[Array, "*batch n
     return z[..., :n]
 
 
+def inverse(panels: Panels) -> Float[Array, "*batch n n"]:
+    """Returns inv(L) of the factored L L': costs as much again, and pays where solves are many.
+
+    The size is padded; `solve_by_inverse` knows.
+    """
+    first, below = panels[0]
+    n = first.shape[-1] + below.shape[-2]
+    batch = first.shape[:-2]
+    found: list[Array] = []  # rows of inv(L), as far as they are not 0
+    left = jnp.zeros((*batch, n, 0), first.dtype)  # of L inv(L) = 1, what the rows so far leave
+    for diagonal, below in panels:
+        start, size = left.shape[-1], diagonal.shape[-1]
+        rows = jnp.concatenate([_times(diagonal, left[..., :size, :]), diagonal], -1)
+        found.append(rows)
+        new = jnp.concatenate(
+            [left[..., size:, :], jnp.zeros((*batch, n - start - size, size), first.dtype)], -1
+        )
+        left = new - _times(below, rows)
+    wide = [(0, 0)] * (first.ndim - 1)
+    return jnp.concatenate([jnp.pad(r, [*wide, (0, n - r.shape[-1])]) for r in found], -2)
+
+
+def solve_by_inverse(
+    inverse: Float[Array, "*batch m m"], r: Float[Array, "*batch n"]
+) -> Float[Array, "*batch n"]:
+    """Solves a z = r with what `inverse` returned for a."""
+    n, m = r.shape[-1], inverse.shape[-1]
+    r = jnp.pad(r, [(0, 0)] * (r.ndim - 1) + [(0, m - n)])
+    half = _apply(inverse, r)
+    return jnp.einsum("...ij,...i->...j", inverse, half, precision="highest")[..., :n]
+
+
 def _padding(n: int) -> int:
     """Returns how many rows bring n to a size that halves down to the leaves."""
     return -n % _LEAF if n > _LEAF else (1 << (n - 1).bit_length()) - n

@@ -5,12 +5,14 @@ A lane is one problem:
     minimise  0.5 |w|^2 + C sum_i log(1 + exp(-t_i (x_i.w + b))),   t_i = +-1,  b unpenalised.
 
 `newton` holds the mathematics of one lane; here lanes meet in batches. A lane walks its own path
-from strong to weak regularisation inside one flat loop: it starts on the next strength in the trip
+from strong to weak regularisation inside one flat loop: it starts on the next strength in the step
 after it converged on the last, so no lane waits at a strength.
+
+Lanes take rows of one feature matrix. Where they have fewer rows than columns, all they need of it
+is its Gram matrix, which is computed once for all lanes.
 """
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -28,10 +30,59 @@ _STRONGEST = 1e-5  # C at which it begins
 _ROUGH = 1.0  # relative gap that will do on the way
 _FEW = 2  # lanes that go on in float64 together: mostly there are not many
 _FOR_FLOAT64 = 0.5  # share of the tolerance; the rest is for rounding w to float32
+_GRAM_STEP = 512  # rows by which Gram matrices grow, so that few shapes compile
+MOST_SHARED = 4  # times a lane's rows: a Gram matrix of more rows is not made for all lanes at once
+
+
+class Shared(NamedTuple):
+    """Features that lanes take rows of.
+
+    Attributes:
+        x: [N, d].
+        gram: float64, inner products of the rows in use; None where lanes have no use for it, or
+            too many rows are in use.
+        place: [N], where in `gram` each of these rows is.
+    """
+
+    x: Float[Array, "N d"]
+    gram: Float[Array, "U U"] | None
+    place: Int[np.ndarray, " N"]
+
+
+def share(
+    x: Float[Array | np.ndarray, "N d"],
+    rows: Int[Array | np.ndarray, "L n"],
+    mask: Bool[Array | np.ndarray, "L n"],
+) -> Shared:
+    """Prepares features for calls whose lanes take n of these rows: what they share is done once.
+
+    Args:
+        x: the features, best roughly centred.
+        rows: indices into x.
+        mask: True where `rows` is a real row.
+    """
+    x, place = jnp.asarray(x), np.zeros(len(x), int)
+    n, d = rows.shape[1], x.shape[1]
+    used = np.unique(np.asarray(rows)[np.asarray(mask)])
+    if _form(n, d) is newton.FEATURES or len(used) > MOST_SHARED * n:
+        return Shared(x, None, place)
+    place[used] = np.arange(len(used))
+    with jax.enable_x64(True):
+        return Shared(x, _gram(x, np.pad(used, (0, -len(used) % _GRAM_STEP))), place)
+
+
+def _form(n: int, d: int) -> newton.Form:
+    return newton.FEATURES if d < n else newton.SAMPLES
+
+
+@jax.jit
+def _gram(x, rows):
+    x = x[rows].astype(jnp.float64)
+    return x @ jnp.swapaxes(x, -1, -2)
 
 
 def solve_path(
-    x: Float[Array | np.ndarray, "N d"],
+    x: Float[Array | np.ndarray, "N d"] | Shared,
     rows: Int[Array | np.ndarray, "L n"],
     mask: Bool[Array | np.ndarray, "L n"],
     y: Int[Array | np.ndarray, "L n"],
@@ -44,7 +95,7 @@ def solve_path(
     """Solves every lane at every strength in C.
 
     Args:
-        x: the features all lanes share, best roughly centred.
+        x: the features all lanes take rows of, best roughly centred; or what `share` made of them.
         rows: indices into x; padding may hold any index.
         mask: True where `rows` is a real row.
         y: labels in {0, 1}.
@@ -59,13 +110,13 @@ def solve_path(
     order = np.argsort(np.asarray(C), kind="stable")
     strengths = np.tile(np.asarray(C, np.float64)[order], (len(rows), 1))
     tolerances = (tolerance,) * len(order)
-    path = _solve(_gathered, x, (rows, mask, y), strengths, tolerances, max_trips, batch)
+    path = _solve(x, (rows, mask, y), strengths, tolerances, max_trips, batch)
     back = np.argsort(order)
     return jax.tree.map(lambda leaf: leaf[:, back], path)
 
 
 def solve(
-    x: Float[Array | np.ndarray, "N d"],
+    x: Float[Array | np.ndarray, "N d"] | Shared,
     rows: Int[Array | np.ndarray, "L n"],
     mask: Bool[Array | np.ndarray, "L n"],
     y: Int[Array | np.ndarray, "L n"],
@@ -75,119 +126,133 @@ def solve(
     max_trips: int = 60,
     batch: int | None = None,
 ) -> Solution:
-    """Solves every lane at its own C, at the end of a path; arguments as for `solve_path`."""
-    return _at(_gathered, x, (rows, mask, y), C, tolerance, max_trips, batch)
+    """Solves every lane at its own C; arguments as for `solve_path`.
 
-
-def solve_features(
-    z: Float[Array | np.ndarray, "L n d"],
-    mask: Bool[Array | np.ndarray, "L n"],
-    y: Int[Array | np.ndarray, "L n"],
-    C: Float[Array | np.ndarray, " L"],
-    *,
-    tolerance: float = 1e-6,
-    max_trips: int = 60,
-    batch: int | None = None,
-) -> Solution:
-    """Solves every lane at its own C on features `z` of its own; else like `solve`."""
-    return _at(_own, None, (z, mask, y), C, tolerance, max_trips, batch)
-
-
-def _gathered(x, rows):
-    return x[rows]
-
-
-def _own(_, z):
-    return z
-
-
-def _at(features, x, lanes, C, tolerance, max_trips, batch):
-    """Solves at the end of a path of a few decades each, whose earlier stages need not be exact."""
+    It walks there on a path of a few decades each, whose earlier stages need not be exact.
+    """
     C = np.asarray(C, np.float64)
     strengths = np.minimum(C, _STRONGEST)[:, None] * np.ones(_STAGES)
     strengths = np.maximum(C[:, None] * 10.0 ** (_DECADES * np.arange(1 - _STAGES, 1)), strengths)
     tolerances = (_ROUGH,) * (_STAGES - 1) + (tolerance,)
     order = np.argsort(C, kind="stable")  # lanes of one batch have paths of one length
     back = np.argsort(order)
-    lanes = tuple(np.asarray(array)[order] for array in lanes)
-    path = _solve(features, x, lanes, strengths[order], tolerances, max_trips, batch)
+    lanes = tuple(np.asarray(array)[order] for array in (rows, mask, y))
+    path = _solve(x, lanes, strengths[order], tolerances, max_trips, batch)
     return jax.tree.map(lambda leaf: leaf[back, -1], path)
 
 
-def _solve(features: Callable, x, lanes, strengths, tolerances, max_trips, batch) -> Solution:
+def _solve(x, lanes, strengths, tolerances, max_trips, batch) -> Solution:
     """Runs all lanes, a batch at a time; float64 factors take over where float32 ones fail."""
     lanes = (*(np.asarray(array) for array in lanes), strengths)
-    n, d = lanes[1].shape[1], (lanes[0] if x is None else x).shape[-1]
-    if batch is None:
-        numbers = 2**21 if jax.default_backend() == "cpu" else 2**28
+    shared = x if isinstance(x, Shared) else share(x, *lanes[:2])
+    n, d = lanes[0].shape[1], shared.x.shape[1]
+    form = _form(n, d)
+    if batch is None:  # a CPU is fastest with large systems one by one
+        numbers = 2**19 if jax.default_backend() == "cpu" else 2**28
         batch = min(len(strengths), max(1, numbers // (n * min(n, d))))
     batch = 1 << (batch - 1).bit_length()  # few widths, so that few programs compile
     limits = (tuple(_FOR_FLOAT64 * each for each in tolerances), max_trips)
+
+    def walk(precision, rows, *others):
+        return _walk(form, limits, precision, _data(form, shared, rows), *others)
+
+    def collect(rows, *others):
+        return _collect(form, _rows_of(shared.x, rows), *others)
+
     with jax.enable_x64(True):
-        x = None if x is None else jnp.asarray(x)
-        walk = functools.partial(_walk, features, x, limits)
         states = in_batches(functools.partial(walk, "float32"), (*lanes, None), batch)
         left = np.flatnonzero(states.stage < strengths.shape[1])
         if len(left):
             rest = jax.tree.map(lambda leaf: leaf[left], (*lanes, states))
             rest = in_batches(functools.partial(walk, "float64"), rest, min(batch, _FEW))
             jax.tree.map(lambda leaf, new: leaf.__setitem__(left, new), states, rest)
-        found = in_batches(functools.partial(_collect, features, x), (*lanes, states.path), batch)
+        found = in_batches(collect, (*lanes, states.path), batch)
     done = np.where(found.gap <= np.array(tolerances), codes.CONVERGED, codes.MAX_TRIPS)
     code = np.where(found.code == codes.CONVERGED, done, found.code)
     return found._replace(code=code.astype(np.int32))
 
 
-class _Frame(NamedTuple):
-    """What does not change about a lane."""
+def _data(form, shared: Shared, rows):
+    """Returns what the form needs of the lanes' rows: [L, n, d], or inner products [L, n, n]."""
+    if form is newton.FEATURES:
+        return _rows_of(shared.x, rows)
+    if shared.gram is None:
+        return _gram(shared.x, rows)
+    return _products_of(shared.gram, shared.place[rows])
 
-    x: Float[Array, "n d"]  # float64, centred, 0 on rows that do not count
-    mean: Float[Array, " d"]
-    t: Float[Array, " n"]  # labels +-1; 0 on rows that do not count
-    code: Int[Array, ""]  # what it has unless it can be fitted
+
+@jax.jit
+def _rows_of(x, rows):
+    return x[rows]
 
 
-def _frame(x, mask, y) -> _Frame:
-    x = jnp.where(mask[:, None], x, 0)
+@jax.jit
+def _products_of(gram, rows):
+    return gram[rows[:, :, None], rows[:, None, :]]
+
+
+def _judge(finite, mask, y):
+    """Returns labels +-1, 0 on rows that do not count, and the code unless a lane can be fitted."""
     t = jnp.where(mask, 2.0 * y - 1.0, 0.0)
-    finite = jnp.isfinite(x).all()
     usable = finite & (t > 0).any() & (t < 0).any()
     bad = jnp.where(finite, codes.DEGENERATE, codes.NON_FINITE)
-    x = jnp.where(usable, x, 0).astype(jnp.float64)
+    return t, jnp.where(usable, codes.CONVERGED, bad)
+
+
+def _centred(x, mask, y):
+    """Returns a lane's features, float64, centred, 0 on rows that do not count; and their mean."""
+    x = jnp.where(mask[:, None], x, 0)
+    t, code = _judge(jnp.isfinite(x).all(), mask, y)
+    x = jnp.where(code == codes.CONVERGED, x, 0).astype(jnp.float64)
     mean = x.sum(axis=0) / jnp.maximum(mask.sum(), 1)
-    x = jnp.where(mask[:, None], x - mean[None, :], 0)
-    return _Frame(x, mean, t, jnp.where(usable, codes.CONVERGED, bad))
+    return jnp.where(mask[:, None], x - mean[None, :], 0), mean, t, code
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2, 3))
-def _walk(features, shared, limits, precision, which, mask, y, strengths, states):
+def _centred_products(gram, mask, y):
+    """Returns the inner products of a lane's centred features, 0 on rows that do not count."""
+    counts = mask[:, None] & mask[None, :]
+    gram = jnp.where(counts, gram, 0)
+    t, code = _judge(jnp.isfinite(gram).all(), mask, y)
+    gram = jnp.where(code == codes.CONVERGED, gram, 0)
+    size = jnp.maximum(mask.sum(), 1)
+    mean = gram.sum(axis=0) / size
+    gram = gram - mean[:, None] - mean[None, :] + mean.sum() / size
+    return jnp.where(counts, gram, 0), t, code
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _walk(form, limits, precision, data, mask, y, strengths, states):
     """Advances lanes to the end of their paths; in float32, or as far as that will carry them."""
 
-    def lane(which, mask, y, strengths, state):
-        x, _, t, code = _frame(features(shared, which), mask, y)
-        (n, d), last = x.shape, len(strengths)
-        form, data = (newton.FEATURES, x.T) if d < n else (newton.SAMPLES, x @ x.T)
+    def lane(data, mask, y, strengths, state):
+        if form is newton.FEATURES:
+            x, _, t, code = _centred(data, mask, y)
+            data = x.T
+        else:
+            data, t, code = _centred_products(data, mask, y)
+        last = len(strengths)
         if state is None:
             first = (strengths == strengths[0]).sum() - 1
             first = jnp.where(code == codes.CONVERGED, first, last)
-            state = newton.start(first, last, min(n, d), n)
+            state = newton.start(first, last, len(data), len(t))
         return jax.lax.while_loop(
             lambda state: newton.running(state, last, precision),
             lambda state: newton.trip(form, data, t, strengths, state, limits, precision),
             newton.fresh(state, precision),
         )
 
-    return jax.vmap(lane)(which, mask, y, strengths, states)
+    return jax.vmap(lane)(data, mask, y, strengths, states)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _collect(features, shared, which, mask, y, strengths, path) -> Solution:
+def _collect(form, x, mask, y, strengths, path) -> Solution:
     """Returns what the caller gets, and certifies that: weights rounded to float32."""
 
-    def lane(which, mask, y, strengths, path):
-        x, mean, t, code = _frame(features(shared, which), mask, y)
+    def lane(x, mask, y, strengths, path):
+        x, mean, t, code = _centred(x, mask, y)
         f32, f64 = jnp.float32, jnp.float64
-        w = (path["u"] if x.shape[1] < x.shape[0] else path["u"] @ x).astype(f32).astype(f64)
+        w = path["u"] if form is newton.FEATURES else path["u"] @ x
+        w = w.astype(f32).astype(f64)
         b = (path["b"] - w @ mean).astype(f32).astype(f64)
         margins = t[None, :] * (w @ x.T + (b + w @ mean)[:, None])
         losses = jnp.where(t[None, :] != 0, jax.nn.softplus(-margins), 0).sum(axis=1)
@@ -200,7 +265,7 @@ def _collect(features, shared, which, mask, y, strengths, path) -> Solution:
             jnp.where(usable, value, 0).astype(f32),
             gap.astype(f32),
             jnp.full(len(strengths), code, jnp.int32),
-            path["trips"].astype(jnp.int32),
+            path["steps"].astype(jnp.int32),
         )
 
-    return jax.vmap(lane)(which, mask, y, strengths, path)
+    return jax.vmap(lane)(x, mask, y, strengths, path)

@@ -2,14 +2,18 @@
 
     minimise  0.5 |w|^2 + C sum_i log(1 + exp(-t_i (x_i.w + b))),   t_i = +-1,  b unpenalised.
 
-There are two forms of it, and the smaller system decides. In feature space the unknown is w and a
-step solves with I + X' D X; in sample space w = X' a, the unknown is a and a step solves with
-I + D^1/2 K D^1/2, K = X X' (Rasmussen and Williams 2006, section 3.4). Here u is w or a, and `data`
-X' or K. D is the curvature of the losses, r their pull on the scores.
+A step solves with I + X' D~ X, where D is the curvature of the losses and D~ = D - D 11' D / 1' D 1
+is what the free intercept leaves of it. There are two forms of the unknown, and the smaller system
+decides: w itself, or in sample space the a of w = X' a, which needs K = X X' and nothing else of X
+(Rasmussen and Williams 2006, section 3.4). Here u is w or a, and `data` X' or K.
+
+A factor is costly, a step with it is not: made once, it preconditions the conjugate gradients of
+many steps, also of those at weaker regularisation, until they need too many iterations (Nocedal and
+Wright 2006, section 7.1). Three factors carry a path over ten decades of C.
 
 The factor is float32 (on labels that no plane separates C times the Gram matrix reaches 1e10 beside
 the identity; the smaller system is the one that survives that), what it corrects is float64: so
-rounding costs trips, not accuracy.
+rounding costs iterations, not accuracy.
 """
 
 from collections.abc import Callable
@@ -19,14 +23,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import xlog1py, xlogy
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from probejax.solvers import cholesky
 
 _LENGTHS = 0.5 ** np.arange(14)  # shares of a step that the line search compares, all at once
 _RIDGE = {"float32": 3e-6, "float64": 1e-14}  # least addition to a unit diagonal
 _HOPELESS = 1e-5  # a ridge above the least: a float32 factor has failed
-_PATIENCE = 12  # trips at one strength after which a lane goes on in float64
+_PATIENCE = 20  # steps at one strength after which a lane goes on in float64
+_EXACT = 0.1  # error of a step, in its own norm, that will do
+_STALE = 10  # iterations after which a new factor is cheaper; a step may take three times as many
 _TINY = 1e-300
 
 
@@ -34,7 +40,6 @@ class Point(NamedTuple):
     """A solution, or what is on its way to be one."""
 
     u: Float[Array, " r"]  # w in feature space, a in sample space
-    a: Float[Array, " n"]  # a dual point, signed: w = X' a at the minimum
     f: Float[Array, " n"]  # scores without the intercept
     b: Float[Array, ""]
 
@@ -43,28 +48,33 @@ class State(NamedTuple):
     """Where a lane is on its path."""
 
     stage: Int[Array, ""]  # index of the strength in hand; the number of strengths when done
-    trips: Int[Array, ""]  # spent on this strength
+    steps: Int[Array, ""]  # spent on this strength
     point: Point
     last: Point  # solution at the strength before, to extrapolate from
     ridge: Float[Array, ""]
+    stale: Bool[Array, ""]  # whether the factor is worth replacing
     path: dict[str, Array]  # what was found, one row per strength
 
 
 class Form(NamedTuple):
-    """What differs between feature space and sample space."""
+    """What differs between feature space and sample space; u and v stand for weight vectors."""
 
-    square: Callable  # (point, other) -> the inner product of the two weight vectors
-    apart: Callable  # (data, point, [n, m] dual points) -> [m] squared distances of their weights
-    move: Callable  # (data, point, r, D, ridge, precision) -> a Newton step, as a Point
+    scores: Callable  # (data, u) -> X w
+    back: Callable  # (data, a) -> the u of X' a
+    dot: Callable  # (u, v, scores of v) -> inner product of the two weight vectors
+    duals: Callable  # (u, slopes) -> [n, m] signed dual points, of which one will be near the best
+    apart: Callable  # (data, u, [n, m] dual points) -> [m] squared distances of their weights
+    factor: Callable  # (data, D, ridge, precision) -> what `precondition` needs
+    precondition: Callable  # (data, factor, u) -> about (I + X' D~ X)^-1 w
 
 
 def start(stage, count: int, r: int, n: int) -> State:
     """Returns the state of a lane at w = 0, before the strength numbered `stage` of `count`."""
     zero = jnp.zeros(())
-    point = Point(jnp.zeros(r), jnp.zeros(n), jnp.zeros(n), zero)
-    path = {"u": jnp.zeros((count, r)), "trips": jnp.zeros(count, int)}
+    point = Point(jnp.zeros(r), jnp.zeros(n), zero)
+    path = {"u": jnp.zeros((count, r)), "steps": jnp.zeros(count, int)}
     path |= {key: jnp.zeros(count) for key in ("b", "bound")}
-    return State(stage, jnp.zeros((), int), point, point, zero, path)
+    return State(stage, jnp.zeros((), int), point, point, zero, jnp.zeros((), bool), path)
 
 
 def fresh(state: State, precision: str) -> State:
@@ -73,15 +83,15 @@ def fresh(state: State, precision: str) -> State:
 
 
 def running(state: State, count: int, precision: str):
-    """Tells whether there are trips to make: in float32, only while its factors are good."""
+    """Tells whether there are steps to make: in float32, only while its factors are good."""
     left = state.stage < count
     if precision == "float32":
-        left &= (state.trips < _PATIENCE) & (state.ridge < _HOPELESS)
+        left &= (state.steps < _PATIENCE) & (state.ridge < _HOPELESS)
     return left
 
 
 def trip(form: Form, data, t, strengths, state: State, limits, precision: str) -> State:
-    """Makes one step, judges what came out of it, and passes to the next strength if it will do.
+    """Makes a factor where the lane stands, and steps with it until it is stale.
 
     Args:
         form: `FEATURES` or `SAMPLES`.
@@ -89,31 +99,45 @@ def trip(form: Form, data, t, strengths, state: State, limits, precision: str) -
         t: labels +-1; 0 on rows that do not count.
         strengths: ascending values of C.
         state: where the lane is.
-        limits: relative duality gap that will do at each strength; trips after which anything does.
+        limits: relative duality gap that will do at each strength; steps after which anything does.
         precision: of the factor, "float32" or "float64".
     """
-    tolerances, max_trips = limits
-    steps = len(strengths)
-    here = jnp.minimum(state.stage, steps - 1)
+    count = len(strengths)
+    C = strengths[jnp.minimum(state.stage, count - 1)]
+    _, curvature = _slopes(t, C, state.point)
+    factor = form.factor(data, curvature, state.ridge, precision)
+    return jax.lax.while_loop(
+        lambda state: running(state, count, precision) & ~state.stale,
+        lambda state: _advance(form, data, factor, t, strengths, state, limits, precision),
+        state._replace(stale=jnp.zeros((), bool)),
+    )
+
+
+def _advance(form, data, factor, t, strengths, state: State, limits, precision) -> State:
+    """Makes one step, judges what came out of it, and passes to the next strength if it will do."""
+    tolerances, max_steps = limits
+    count = len(strengths)
+    here = jnp.minimum(state.stage, count - 1)
     C = strengths[here]
-    point, ridge = _step(form, data, t, C, state.point, state.ridge, precision)
+    point, ridge, stale = _step(form, data, factor, t, C, state.point, state.ridge, precision)
     value = _objective(form, t, C, point)
     gap = _gap(form, data, t, C, point)
-    trips = state.trips + 1
-    over = (gap <= jnp.asarray(tolerances)[here] * value) | (trips >= max_trips)
+    steps = state.steps + 1
+    over = (gap <= jnp.asarray(tolerances)[here] * value) | (steps >= max_steps)
 
-    slot = jnp.where(over, state.stage, steps)  # past the end: dropped
-    found = {"u": point.u, "b": point.b, "bound": value - gap, "trips": trips}
+    slot = jnp.where(over, state.stage, count)  # past the end: dropped
+    found = {"u": point.u, "b": point.b, "bound": value - gap, "steps": steps}
     path = {key: state.path[key].at[slot].set(found[key], mode="drop") for key in found}
-    stage = jnp.minimum(state.stage + over, steps)
-    ahead = _ahead(form, t, strengths[jnp.minimum(stage, steps - 1)], point, state.last, stage > 1)
+    stage = jnp.minimum(state.stage + over, count)
+    ahead = _ahead(form, t, strengths[jnp.minimum(stage, count - 1)], point, state.last, stage > 1)
     pick = lambda new, old: jnp.where(over, new, old)
     return State(
         stage=stage,
-        trips=jnp.where(over, 0, trips),
+        steps=jnp.where(over, 0, steps),
         point=jax.tree.map(pick, ahead, point),
         last=jax.tree.map(pick, point, state.last),
         ridge=ridge,
+        stale=stale,
         path=path,
     )
 
@@ -123,7 +147,7 @@ def _losses(t, f):
 
 
 def _objective(form, t, C, point: Point):
-    return 0.5 * form.square(point, point) + C * _losses(t, point.f + point.b).sum()
+    return 0.5 * form.dot(point.u, point.u, point.f) + C * _losses(t, point.f + point.b).sum()
 
 
 def _ahead(form, t, C, point: Point, last: Point, has_last):
@@ -133,12 +157,16 @@ def _ahead(form, t, C, point: Point, last: Point, has_last):
     return jax.tree.map(lambda new, old: jnp.where(better, new, old), line, point)
 
 
-def _step(form, data, t, C, point: Point, ridge, precision):
-    """Takes one Newton step, at the best of a few lengths; also returns the next ridge."""
+def _slopes(t, C, point: Point):
+    """Returns the pull of the losses on the scores, and their curvature."""
     sigma = jax.nn.sigmoid(-t * (point.f + point.b))
-    pull, curvature = C * t * sigma, C * t**2 * sigma * (1 - sigma)
-    step = form.move(data, point, pull, curvature, ridge, precision)
-    squares = (form.square(point, point), form.square(point, step), form.square(step, step))
+    return C * t * sigma, C * t**2 * sigma * (1 - sigma)
+
+
+def _step(form, data, factor, t, C, point: Point, ridge, precision):
+    """Takes one step, at the best of a few lengths; also returns the next ridge, and `stale`."""
+    step, stale = _direction(form, data, factor, *_slopes(t, C, point), point)
+    squares = [form.dot(p.u, q.u, q.f) for p, q in ((point, point), (point, step), (step, step))]
     shares = jnp.asarray(_LENGTHS)
     scores = (point.f + point.b)[None, :] + shares[:, None] * (step.f + step.b)[None, :]
     losses = _losses(t[None, :], scores).sum(axis=1)
@@ -150,11 +178,52 @@ def _step(form, data, t, C, point: Point, ridge, precision):
     share = shares[best]
     moved = jax.tree.map(lambda now, by: jnp.where(sound, now + share * by, now), point, step)
     ridge = jnp.where(sound, jnp.maximum(ridge / 2, _RIDGE[precision]), ridge * 5)
-    return moved, ridge
+    return moved, ridge, stale | ~sound
+
+
+def _direction(form, data, factor, pull, curvature, point: Point) -> tuple[Point, Array]:
+    """Solves for a Newton step by conjugate gradients; also tells whether the factor is stale."""
+    total = jnp.maximum(curvature.sum(), _TINY)
+    bend = lambda f: curvature * (f - curvature @ f / total)  # D~ f
+    zero = jnp.zeros_like(point.u)
+    side = form.back(data, pull - curvature * (pull.sum() / total)) - point.u
+
+    def begin(residual):
+        z = form.precondition(data, factor, residual)
+        f = form.scores(data, z)
+        return z, f, form.dot(residual, z, f)
+
+    z, f, first = begin(side)
+    carry = (zero, jnp.zeros_like(pull), side, z, f, first, jnp.zeros((), int))
+
+    def going(carry):
+        *_, error, count = carry
+        return (count == 0) | ((error > _EXACT**2 * first) & (count < 3 * _STALE))
+
+    def iterate(carry):
+        u, scores, residual, q, f, error, count = carry
+        bent = bend(f)
+        share = error / (form.dot(q, q, f) + f @ bent)
+        residual = residual - share * (q + form.back(data, bent))
+        z, zf, new = begin(residual)
+        ratio = new / error
+        return (
+            u + share * q,
+            scores + share * f,
+            residual,
+            z + ratio * q,
+            zf + ratio * f,
+            new,
+            count + 1,
+        )
+
+    u, f, *_, count = jax.lax.while_loop(going, iterate, carry)
+    b = (pull.sum() - curvature @ f) / total
+    return Point(u, f, b), count >= _STALE
 
 
 def _gap(form, data, t, C, point: Point):
-    """Returns how far the objective is above the dual objective at the better of two dual points.
+    """Returns how far the objective is above the dual objective, at the best of a few dual points.
 
     For alpha in [0, C] with sum t alpha = 0 the gap is 0.5 |w - X' t alpha|^2 plus, per row, a
     Fenchel-Young term, log(1 + e^-m) + q m + q log q + (1 - q) log(1 - q) with q = alpha / C: a sum
@@ -169,55 +238,78 @@ def _gap(form, data, t, C, point: Point):
             t > 0, least / jnp.maximum(up, _TINY), least / jnp.maximum(down, _TINY)
         )
 
-    by_dual = balance(jnp.clip(t * point.a, 0, C))
-    by_slope = balance(C * t**2 * jax.nn.sigmoid(-margin))
-    alphas = jnp.stack([by_dual, by_slope], axis=1)  # [n, 2]
+    duals = form.duals(point.u, C * t * jax.nn.sigmoid(-margin))
+    alphas = jax.vmap(balance, 1, 1)(jnp.clip(t[:, None] * duals, 0, C))  # [n, m]
     q = alphas / C
     entropy = xlogy(q, q) + xlog1py(1 - q, -q)
     rows = jnp.maximum(jax.nn.softplus(-margin)[:, None] + q * margin[:, None] + entropy, 0)
     losses = jnp.where(t[:, None] != 0, rows, 0).sum(axis=0)
-    distance = form.apart(data, point, t[:, None] * alphas)
+    distance = form.apart(data, point.u, t[:, None] * alphas)
     return jnp.min(0.5 * jnp.maximum(distance, 0) + C * losses)
 
 
-def _move_features(columns, point: Point, pull, curvature, ridge, precision) -> Point:
-    forces = columns @ jnp.stack([pull, curvature], axis=1)
-    total = jnp.maximum(curvature.sum(), _TINY)
-    centre = forces[:, 1] / total  # columns without it are blind to the intercept
+def _factor_features(columns, curvature, ridge, precision):
+    centre = columns @ curvature / jnp.maximum(curvature.sum(), _TINY)
     root = ((columns - centre[:, None]) * jnp.sqrt(curvature)[None, :]).astype(precision)
     size = jax.lax.rsqrt(1 + jnp.sum(root * root, axis=1))  # to a unit diagonal
-    factor = cholesky.factor_gram(root * size[:, None], size**2 + ridge.astype(precision))
-    balance = pull.sum()
-    side = forces[:, 0] - point.u - balance * centre
-    dw = size * cholesky.solve(factor, size * side.astype(precision)).astype(jnp.float64)
-    db = balance / total - centre @ dw
-    df = dw @ columns
-    return Point(dw, pull - curvature * (df + db) - point.a, df, db)
+    panels = cholesky.factor_gram(root * size[:, None], size**2 + ridge.astype(precision))
+    return cholesky.inverse(panels), size
 
 
-def _move_samples(gram, point: Point, pull, curvature, ridge, precision) -> Point:
+def _precondition_features(columns, factor, u):
+    inverse, size = factor
+    return (size * cholesky.solve_by_inverse(inverse, size * u.astype(size.dtype))).astype(
+        jnp.float64
+    )
+
+
+def _factor_samples(gram, curvature, ridge, precision):
     root = jnp.sqrt(curvature)
     size = jax.lax.rsqrt(1 + curvature * jnp.diagonal(gram))
     scale, rest = (root * size).astype(precision), (size**2 + ridge).astype(precision)
     system = gram.astype(precision) * scale[:, None] * scale[None, :]
-    factor = cholesky.factor(system + jnp.diag(rest))
-    through = lambda side: root * size * cholesky.solve(factor, (size * side).astype(precision))
-    residual = point.a - pull
-    from_residual = residual - through(root * (gram @ residual))
-    from_intercept = through(root)
-    db = (point.a.sum() - from_residual.sum()) / jnp.maximum(from_intercept.sum(), _TINY)
-    da = -from_residual - db * from_intercept
-    return Point(da, da, gram @ da, db)
+    factor = cholesky.inverse(cholesky.factor(system + jnp.diag(rest))), root, size
+    return *factor, _through(factor, root)
 
 
-def _apart_features(columns, point: Point, duals):
-    return jnp.sum((point.u[:, None] - columns @ duals) ** 2, axis=0)
+def _through(factor, side):
+    """Returns D^1/2 (I + D^1/2 K D^1/2)^-1 side."""
+    inverse, root, size, *_ = factor
+    solved = cholesky.solve_by_inverse(inverse, (size * side).astype(inverse.dtype))
+    return root * size * solved.astype(jnp.float64)
 
 
-def _apart_samples(gram, point: Point, duals):
-    apart = point.a[:, None] - duals
+def _precondition_samples(gram, factor, u):
+    """Woodbury's identity, with the intercept that the factor's D leaves free."""
+    _, root, _, intercept = factor
+    rest = _through(factor, root * (gram @ u))
+    return u - rest + rest.sum() / jnp.maximum(intercept.sum(), _TINY) * intercept
+
+
+def _apart_features(columns, u, duals):
+    return jnp.sum((u[:, None] - columns @ duals) ** 2, axis=0)
+
+
+def _apart_samples(gram, u, duals):
+    apart = u[:, None] - duals
     return jnp.sum(apart * (gram @ apart), axis=0)
 
 
-FEATURES = Form(lambda p, o: p.u @ o.u, _apart_features, _move_features)
-SAMPLES = Form(lambda p, o: p.u @ o.f, _apart_samples, _move_samples)
+FEATURES = Form(
+    scores=lambda columns, u: u @ columns,
+    back=lambda columns, a: columns @ a,
+    dot=lambda u, v, f: u @ v,
+    duals=lambda w, slopes: slopes[:, None],
+    apart=_apart_features,
+    factor=_factor_features,
+    precondition=_precondition_features,
+)
+SAMPLES = Form(
+    scores=lambda gram, a: gram @ a,
+    back=lambda gram, a: a,
+    dot=lambda u, v, f: u @ f,
+    duals=lambda a, slopes: jnp.stack([a, slopes], axis=1),
+    apart=_apart_samples,
+    factor=_factor_samples,
+    precondition=_precondition_samples,
+)
