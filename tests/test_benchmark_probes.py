@@ -166,11 +166,22 @@ def test_rivals_reach_the_accuracy_that_is_asked_for(tmp_path, a_small_sae, monk
     bench = benchmark_probes.Bench(Inline(), str(tmp_path), problem, 1, 1)
     found = benchmark_probes.at_equal_accuracy(bench, method, ["some"])
     assert -1e-6 < found["worst_gap"] <= 1e-6
-    assert found["solvers"] and found["ratio"] > 0
+    assert found["solvers"] and found["ratio"] > 0 and found["left_out"] == []
     monkeypatch.setattr(rival_solvers, "installed", lambda penalty: [])
     bench = benchmark_probes.Bench(Inline(), str(tmp_path), problem, 1, 1)
-    with pytest.raises(ValueError, match=f"{method} on some: no solver .* at C = 3.59381, 0.2782"):
+    with pytest.raises(ValueError, match=f"{method} on some: no solver .* at any C"):
         benchmark_probes.at_equal_accuracy(bench, method, ["some"])
+
+
+def test_strengths_that_no_rival_solves_are_left_out_of_theirs(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark_probes, "STRENGTHS", STRENGTHS[4:6])
+    monkeypatch.setattr("tests.reference.study_probes.GRID", STRENGTHS[4:6])
+    solved = {float(STRENGTHS[4]): rival_solvers.Choice("lbfgs float64", 1e-4, 100, 0.1, 1e-7)}
+    monkeypatch.setattr(rival_solvers, "fastest", lambda x, y, C, *rest: solved.get(C))
+    bench = benchmark_probes.Bench(Inline(), str(tmp_path), problem, 1, 1)
+    found = benchmark_probes.at_equal_accuracy(bench, "logreg", ["some"])
+    assert found["left_out"] == [f"{STRENGTHS[5]:g}"]
+    assert found["solvers"] == ["lbfgs float64 1e-04"]
 
 
 RIVALS = {"l2": ["newton-cholesky float64", "lbfgs float64"], "l1": ["liblinear 1e4", "saga"]}

@@ -162,9 +162,11 @@ def _timed(fit, *problem):
 
 
 def planned(choices, penalty):
-    """Returns fit(x, y, C) that runs what was chosen for each C."""
+    """Returns fit(x, y, C) that runs what was chosen for each C; without a choice, nothing."""
 
     def fit(x, y, C):
+        if C not in choices:
+            return np.zeros(x.shape[1]), 0.0
         choice = choices[C]
         run = SOLVERS[penalty][choice.solver]
         with warnings.catch_warnings():
