@@ -113,6 +113,7 @@ def main(argv: list[str]) -> None:
     store = storage.Store(_OUT.value)
     units = job.units()
     done = store.done()
+    sweep.check_done(_OUT.value, units, done)
     by_task = {task: [unit for unit in units if unit.task == task] for task in job.tasks}
     mine = devices.share(list(by_task.values()), jax.process_index(), jax.process_count())
     todo = [unit for group in mine for unit in group if unit.name not in done]

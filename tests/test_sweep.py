@@ -393,6 +393,26 @@ def test_shuffled_labels_are_noise_and_random_latents_are_others(config, place):
     assert all(sum(rate) > 0 for rate in rates)
 
 
+def test_an_edited_task_is_another_unit(config, place, tmp_path):
+    changes = {"tasks": ("twice", "own"), "tasks_dir": str(tmp_path), "methods": ("logreg",)}
+    for name in changes["tasks"]:
+        write_task(tmp_path / f"{name}.csv", 200, 1)
+    job = make(config, place, **changes)
+    first = job.units()
+    done = [unit.name for unit in first]
+    sweep.check_done("out", first, done[:1])
+    for edit in ("twice.csv", "twice_OOD.csv"):
+        before = job.units()
+        write_task(tmp_path / edit, 200, 2)
+        changed = [old.task for old, new in zip(before, job.units(), strict=True) if old != new]
+        assert changed == ["twice"]
+    with pytest.raises(
+        storage.ConfigMismatch, match=r"out holds 1 units .* units/[0-9a-f]{16}\.js"
+    ):
+        sweep.check_done("out", job.units(), done)
+    assert tasks.fingerprint("87_glue_cola", tasks_dir=str(tmp_path)) == ""
+
+
 def test_strict_draws_from_distinct_prompts(config, place, tmp_path):
     lines = [f"w{i % 150} w{i % 3},{('no', 'yes')[i % 2]}" for i in range(300)]
     (tmp_path / "twice.csv").write_text("prompt,target\n" + "\n".join(lines) + "\n")

@@ -3,7 +3,16 @@
 from probejax.sweep.config import Config
 from probejax.sweep.job import Sweep
 from probejax.sweep.token_disk import TokenDisk, forecast
-from probejax.sweep.units import Result, Unit
+from probejax.sweep.units import Result, Unit, check_done
 from probejax.sweep.workers import run_units
 
-__all__ = ["Config", "Result", "Sweep", "TokenDisk", "Unit", "forecast", "run_units"]
+__all__ = [
+    "Config",
+    "Result",
+    "Sweep",
+    "TokenDisk",
+    "Unit",
+    "check_done",
+    "forecast",
+    "run_units",
+]

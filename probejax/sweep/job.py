@@ -157,7 +157,7 @@ class Sweep:
             ranking=config.ranking if sae else "",
             regimes=config.regimes,
             seeds=config.seeds,
-            tasks_dir=config.tasks_dir or "",
+            task_files=tasks.fingerprint(task, tasks_dir=config.tasks_dir),
             recipe=RECIPE,
         )
 

@@ -1,13 +1,13 @@
 """Units: the smallest pieces of work that are saved."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from probejax import probes, storage, tasks
 
-RECIPE = 3  # raise it when the numbers of a unit change, so that old units are not reused
+RECIPE = 4  # raise it when the numbers of a unit change, so that old units are not reused
 
 
 class Unit(NamedTuple):
@@ -28,7 +28,7 @@ class Unit(NamedTuple):
     ranking: str
     regimes: tuple[str, ...]
     seeds: tuple[int, ...]
-    tasks_dir: str
+    task_files: str
     recipe: int
 
     @property
@@ -49,6 +49,20 @@ class Result(NamedTuple):
     payload: dict[str, Any]
     timing: dict[str, Any]
     fitted: list[tuple[tuple[int, ...], probes.Fitted]]
+
+
+def check_done(out: str, units: Sequence[Unit], done: Collection[str]) -> None:
+    """Refuses results that this run would not make, because a table must not hold both.
+
+    Raises:
+      ConfigMismatch: there are units of other task files, weights or SAEs, or of another version.
+    """
+    if foreign := sorted(set(done) - {unit.name for unit in units}):
+        raise storage.ConfigMismatch(
+            f"{out} holds {len(foreign)} units that this run would not make, such as "
+            f"units/{foreign[0]}.json: the file of a task, the weights or probejax have changed "
+            "since. Choose another --out, or delete those units to have them made anew."
+        )
 
 
 def columns(

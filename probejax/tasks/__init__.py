@@ -2,6 +2,7 @@
 
 from probejax.tasks.catalog import (
     Task,
+    fingerprint,
     load,
     load_shifted,
     match,
@@ -31,6 +32,7 @@ __all__ = [
     "Task",
     "conditions",
     "distinct_rows",
+    "fingerprint",
     "flip_labels",
     "load",
     "load_shifted",

@@ -2,6 +2,7 @@
 
 import difflib
 import fnmatch
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,6 +93,14 @@ def load_shifted(
         return _read(name, own, truncated=False)
     data = artifacts.study_tasks(cache_dir) / "sae_probes" / "data"
     return _read(name, data / "OOD data" / f"{name}{_SHIFTED_SUFFIX}.csv.zst", truncated=False)
+
+
+def fingerprint(name: str, *, tasks_dir: Location | None = None) -> str:
+    """Returns a hash of the task's files in `tasks_dir`; empty if both sets are the study's."""
+    stems = (name, name + _SHIFTED_SUFFIX)
+    own = [path for stem in stems if (path := _own_file(stem, tasks_dir))]
+    found = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in own]
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:16] if found else ""
 
 
 def match(patterns: Sequence[str], tasks_dir: Location | None = None) -> tuple[str, ...]:
