@@ -68,7 +68,10 @@ def check_done(out: str, units: Sequence[Unit], done: Collection[str]) -> None:
 def columns(
     conditions: Sequence[tasks.Condition], fits: Mapping[str, np.ndarray]
 ) -> dict[str, list]:
-    """Returns the fits of a unit as columns, in the order of its conditions."""
+    """Returns the fits of a unit as columns, in the order of its conditions.
+
+    Numbers have eight significant digits, as float32 holds no more: so files are half as long.
+    """
     table = {
         "regime": [c.regime for c in conditions],
         "level": [c.level for c in conditions],
@@ -77,5 +80,5 @@ def columns(
         "num_test": [len(c.test) for c in conditions],
     }
     for name, values in fits.items():
-        table[name] = [int(v) if name == "code" else float(v) for v in values]
+        table[name] = [int(v) if name == "code" else float(f"{v:.8g}") for v in values]
     return table
