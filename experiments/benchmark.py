@@ -18,7 +18,7 @@ from experiments import benchmark_multitoken, benchmark_probes, benchmark_saes
 from experiments import flags as common
 from experiments.entry import run
 from probejax import artifacts, devices, models, tasks
-from probejax.activations.harvest import batches, harvest
+from probejax.activations import forward
 from probejax.models import tokens
 
 _LAYER = 9
@@ -51,7 +51,7 @@ def harvest_suite() -> Iterator[dict]:
 
     def ours(prompts: list[np.ndarray]) -> np.ndarray:
         found = np.zeros((len(prompts), model.config.d_model), np.float32)
-        for part in harvest(model.transformer, batches(prompts), (_LAYER,)):
+        for part in forward.run(model.transformer, forward.batches(prompts), (_LAYER,)):
             found[part.prompts] = part.rows[_LAYER]
         return found
 

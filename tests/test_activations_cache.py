@@ -10,7 +10,7 @@ from probejax.activations import Recipe
 from probejax.models import tokens
 from tests import tiny_models
 
-harvests = activations.cache.harvests  # the module; `activations.harvest` is the function
+forward = activations.forward
 MODEL = tiny_models.language_model()
 PROMPTS = tiny_models.prompts(60, 30)
 RECIPE = Recipe("tiny", "0123", positions="last")
@@ -20,7 +20,7 @@ BATCH = 256  # tokens: two rows of 128
 @pytest.fixture
 def counted(monkeypatch):
     """Counts the batches that pass the model; `stop` makes it fail before batch number `stop`."""
-    original = harvests.harvest
+    original = forward.run
 
     class Counter:
         ran = 0
@@ -33,7 +33,7 @@ def counted(monkeypatch):
             Counter.ran += 1
             yield from original(transformer, [batch], layers, positions)
 
-    monkeypatch.setattr(harvests, "harvest", harvest)
+    monkeypatch.setattr(forward, "run", harvest)
     return Counter
 
 
@@ -48,7 +48,7 @@ def get(cache_dir, prompts=PROMPTS, layers=(1,), recipe=RECIPE, model=lambda: MO
 
 
 def n_batches(prompts=PROMPTS, max_length=1024):
-    return len(harvests.batches(tokens.encode(MODEL.tokenizer, prompts, max_length), BATCH))
+    return len(forward.batches(tokens.encode(MODEL.tokenizer, prompts, max_length), BATCH))
 
 
 def test_rows_are_in_the_order_of_the_prompts(tmp_path):
@@ -144,18 +144,18 @@ def test_killed_before_the_manifest(tmp_path, counted, monkeypatch):
 
 
 def test_another_process_finishes_the_same_harvest_first(tmp_path, monkeypatch):
-    original = harvests.harvest
+    original = forward.run
 
     def slow(transformer, todo, layers, positions):
         for i, part in enumerate(original(transformer, todo, layers, positions)):
             yield part
             if i == 2:  # the other one is done, and has cleared the batches away
-                monkeypatch.setattr(harvests, "harvest", original)
+                monkeypatch.setattr(forward, "run", original)
                 get(tmp_path)
 
-    monkeypatch.setattr(harvests, "harvest", slow)
+    monkeypatch.setattr(forward, "run", slow)
     found = get(tmp_path)[1]
-    monkeypatch.setattr(harvests, "harvest", original)
+    monkeypatch.setattr(forward, "run", original)
     assert np.array_equal(found.last(), get(tmp_path / "alone")[1].last())
     assert not list((tmp_path / "activations").glob("*.parts"))
 
@@ -245,8 +245,8 @@ def test_bfloat16_keeps_its_bits(tmp_path):
     assert found.x.dtype == jnp.bfloat16 and found.last().dtype == np.float32
     (folder,) = (tmp_path / "activations").iterdir()
     assert np.load(folder / "x.npy").dtype == np.uint16
-    batch = harvests.batches(tokens.encode(MODEL.tokenizer, PROMPTS, 1024), BATCH)[0]
-    (part,) = harvests.harvest(halved.transformer, [batch], (1,))
+    batch = forward.batches(tokens.encode(MODEL.tokenizer, PROMPTS, 1024), BATCH)[0]
+    (part,) = forward.run(halved.transformer, [batch], (1,))
     rows = found.x[found.starts[batch.prompts]]
     assert np.array_equal(rows.view(np.uint16), part.rows[1].view(np.uint16))
 

@@ -26,8 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from probejax import storage
-from probejax.activations import harvest as harvests
-from probejax.activations import npz, shared
+from probejax.activations import forward, npz, shared
 from probejax.artifacts import cache_dir as artifacts_cache_dir
 from probejax.models import tokens as tokenizers
 from probejax.models.checkpoint import LanguageModel
@@ -51,7 +50,7 @@ class Recipe:
     fingerprint: str
     dtype: str = "float32"
     max_length: int = 1024
-    positions: harvests.Positions = "last"
+    positions: forward.Positions = "last"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +91,7 @@ def harvest(
     *,
     cache_dir: str | Path | None = None,
     label: str = "",
-    batch_tokens: int = harvests.BATCH_TOKENS,
+    batch_tokens: int = forward.BATCH_TOKENS,
 ) -> dict[int, Activations]:
     """Returns the activations of prompts, from the cache or by running the model.
 
@@ -179,7 +178,7 @@ def _run(prompts, folders, recipe, model: LanguageModel, label: str, batch_token
     known = _known(parts / f"{stem}.known.npz", distinct, layers, recipe)
     new = np.setdiff1d(np.arange(len(distinct)), known.prompts)
     ids = tokenizers.encode(model.tokenizer, [distinct[i] for i in new], recipe.max_length)
-    batches = harvests.batches(ids, batch_tokens)
+    batches = forward.batches(ids, batch_tokens)
     # Another set of known prompts makes other batches.
     stem += f".{batch_tokens}.{zlib.crc32(known.prompts.tobytes()):08x}"
     every = recipe.positions == "all"
@@ -197,9 +196,7 @@ def _run(prompts, folders, recipe, model: LanguageModel, label: str, batch_token
     bar = tqdm(
         total=total, initial=done, unit="tok", unit_scale=True, desc=label or "harvest", leave=False
     )
-    stream = harvests.harvest(
-        model.transformer, [batches[i] for i in todo], layers, recipe.positions
-    )
+    stream = forward.run(model.transformer, [batches[i] for i in todo], layers, recipe.positions)
     with bar:
         for i, part in zip(todo, stream, strict=True):
             for layer, rows in part.rows.items():

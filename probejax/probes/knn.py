@@ -64,13 +64,13 @@ def fit(
     test_logits = np.zeros(test.shape, np.float32)
     for lane, found in nearest(x, searches):
         share = y[lane][found[:, : k[lane]]].mean(axis=1)
-        test_logits[lane][test_mask[lane]] = _logits(share)
+        test_logits[lane][test_mask[lane]] = logits_of(share)
     code = codes_of(usable, train, mask, y)
     test_logits[code == codes.NON_FINITE] = 0
     test_logits[~usable[test] & test_mask] = np.nan
     train_logits = np.zeros(train.shape, np.float32)  # matter for lanes without a search alone
     alone = ~scores.searched(rows)[folds.lane]
-    train_logits[folds.lane[alone]] = _logits(shares[alone, 0])
+    train_logits[folds.lane[alone]] = logits_of(shares[alone, 0])
     found = scores.finish(
         rows,
         protocol,
@@ -111,7 +111,7 @@ def _grid(size: int, most: int) -> Int[np.ndarray, " P"]:
     return np.pad(grid, (0, _CANDIDATES - len(grid)), mode="edge")
 
 
-def _logits(share) -> Float[np.ndarray, "*batch"]:
+def logits_of(share) -> Float[np.ndarray, "*batch"]:
     """Returns log odds that keep the order of shares, and the side of one half they lie on.
 
     They are raised by a millionth, so that the sigmoid of 0.3 falls into the bin from 0.3 up.

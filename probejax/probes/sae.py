@@ -16,7 +16,7 @@ from probejax.saes.select import Ranking, encode_columns, top_latents
 from probejax.saes.stream import Dictionary
 from probejax.solvers import l1
 
-_FIRES = 1.0  # a binarised latent is on above this, as the study has it
+FIRES = 1.0  # a binarised latent is on above this, as the study has it
 
 
 class Selection(NamedTuple):
@@ -123,7 +123,7 @@ def fit(
         raise ValueError(f"k={k}, but only {selection.columns.shape[1]} latents were selected.")
     values = selection.values
     if binarised:
-        values = jnp.asarray(values > _FIRES, jnp.float32)
+        values = jnp.asarray(values > FIRES, jnp.float32)
     columns, of_folds = selection.columns[:, :k], selection.fold_columns[:, :k]
     train, mask, y = map(jnp.asarray, (rows.train, rows.train_mask, rows.y_train))
     folds = scores.folds(rows, protocol)

@@ -163,7 +163,7 @@ class SavedProbes:
             )
         z = np.asarray(z)
         if method_of(self.method).binarised:
-            z = (z > latent_probe._FIRES).astype(np.float32)
+            z = (z > latent_probe.FIRES).astype(np.float32)
         return z @ probe["w"] + probe["b"]
 
 
@@ -276,7 +276,7 @@ def _vote(x, vectors, labels, mask, k) -> np.ndarray:
     nearer, even = distance < last, distance == last
     rest = k - nearer.sum(axis=1, keepdims=True)
     near = nearer | (even & (np.cumsum(even, axis=1) <= rest))
-    return knn._logits((near & positive).sum(axis=1) / k)
+    return knn.logits_of((near & positive).sum(axis=1) / k)
 
 
 def _part(sae: saes.Dictionary, latents: np.ndarray) -> saes.SAE | None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from probejax import models
-from probejax.activations.harvest import _forward, batches, harvest
+from probejax.activations.forward import _residuals, batches, run
 from probejax.models import tokens
 from tests import tiny_models
 
@@ -34,7 +34,7 @@ def test_packed_equals_one_by_one(alone, positions, batch_tokens):
     todo = batches(IDS, batch_tokens)
     assert any(len(batch.prompts) > len(batch.tokens) for batch in todo)  # several to a row
     seen, total = [], 0
-    for part in harvest(MODEL.transformer, todo, LAYERS, positions):
+    for part in run(MODEL.transformer, todo, LAYERS, positions):
         total += part.tokens
         seen += part.prompts.tolist()
         for layer in LAYERS:
@@ -54,13 +54,13 @@ def test_longer_prompts_keep_bos_and_their_end(alone):
     """The study's rule: the left is cut off, BOS stays, and the last real token is kept."""
     (cut,) = tokens.encode(MODEL.tokenizer, ["w7 " * 100 + PROMPTS[0]], len(IDS[0]))
     assert np.array_equal(cut, IDS[0])
-    (part,) = harvest(MODEL.transformer, batches([cut], 128), (2,), "last")
+    (part,) = run(MODEL.transformer, batches([cut], 128), (2,), "last")
     np.testing.assert_allclose(part.rows[2][0], alone[2][0][-1], rtol=0, atol=2e-5)
 
 
 def test_few_compilations():
     """Batches of one shape share one program, whatever prompts they hold."""
-    _forward.clear_cache()
+    _residuals.clear_cache()
     for n in (30, 35, 40):
-        list(harvest(MODEL.transformer, batches(IDS[:n], 256), (0,), "last"))
-    assert _forward._cache_size() == 1
+        list(run(MODEL.transformer, batches(IDS[:n], 256), (0,), "last"))
+    assert _residuals._cache_size() == 1

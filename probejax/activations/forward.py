@@ -36,7 +36,7 @@ def batches(prompts: Sequence[np.ndarray], batch_tokens: int = BATCH_TOKENS) -> 
     return pack(prompts, batch_tokens)
 
 
-def harvest(
+def run(
     transformer: Transformer,
     todo: Sequence[Batch],
     layers: tuple[int, ...],
@@ -56,7 +56,7 @@ def harvest(
             keep, counts = batch.starts + batch.lengths - 1, np.ones_like(batch.lengths)
         else:
             keep, counts = _ranges(batch.starts, batch.lengths), batch.lengths
-        found = _forward(transformer, batch.tokens, batch.segments, layers)
+        found = _residuals(transformer, batch.tokens, batch.segments, layers)
         rows = {layer: np.asarray(_take(x, keep))[: len(keep)] for layer, x in found.items()}
         yield Part(batch.prompts, counts, rows, int(batch.lengths.sum()))
 
@@ -67,7 +67,7 @@ def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
-_forward = jax.jit(residuals, static_argnames="layers")
+_residuals = jax.jit(residuals, static_argnames="layers")
 
 
 def _take(x: Array, keep: np.ndarray) -> Array:
