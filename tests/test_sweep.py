@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -391,6 +392,17 @@ def test_shuffled_labels_are_noise_and_random_latents_are_others(config, place):
     assert chosen["sae_k5"] != chosen["sae_k5_random_latents"]
     rates = [card["rate"] for card in found["sae_k5_random_latents", sae_id]["latents"][0]]
     assert all(sum(rate) > 0 for rate in rates)
+
+
+def test_a_second_task_of_the_same_size_compiles_nothing(config, place, results, caplog, tmp_path):
+    del results  # two tasks have run
+    write_task(tmp_path / "third.csv", ROWS, 9)
+    job = make(config, place, tasks=("third",), tasks_dir=str(tmp_path))
+    job.prepare("third")
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        for unit in job.units():
+            job.run(unit)
+    assert not [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
 
 
 def test_an_edited_task_is_another_unit(config, place, tmp_path):
