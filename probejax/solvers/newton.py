@@ -23,13 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import xlog1py, xlogy
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from probejax.solvers import cholesky
 
 _LENGTHS = 0.5 ** np.arange(14)  # shares of a step that the line search compares, all at once
 _RIDGE = {"float32": 3e-6, "float64": 1e-14}  # least addition to a unit diagonal
-_HOPELESS = 1e-5  # a ridge above the least: a float32 factor has failed
+_HOPELESS = 1e-3  # a ridge above the least: a float32 factor has failed
 _PATIENCE = 20  # steps at one strength after which a lane goes on in float64
 _EXACT = 0.1  # error of a step, in its own norm, that will do
 _STALE = 10  # iterations after which a new factor is cheaper; a step may take three times as many
@@ -52,7 +52,7 @@ class State(NamedTuple):
     point: Point
     last: Point  # solution at the strength before, to extrapolate from
     ridge: Float[Array, ""]
-    stale: Bool[Array, ""]  # whether the factor is worth replacing
+    age: Int[Array, ""]  # steps made with the factor; -1 when it is worth replacing
     path: dict[str, Array]  # what was found, one row per strength
 
 
@@ -74,7 +74,7 @@ def start(stage, count: int, r: int, n: int) -> State:
     point = Point(jnp.zeros(r), jnp.zeros(n), zero)
     path = {"u": jnp.zeros((count, r)), "steps": jnp.zeros(count, int)}
     path |= {key: jnp.zeros(count) for key in ("b", "bound")}
-    return State(stage, jnp.zeros((), int), point, point, zero, jnp.zeros((), bool), path)
+    return State(stage, jnp.zeros((), int), point, point, zero, jnp.zeros((), int), path)
 
 
 def fresh(state: State, precision: str) -> State:
@@ -107,9 +107,9 @@ def trip(form: Form, data, t, strengths, state: State, limits, precision: str) -
     _, curvature = _slopes(t, C, state.point)
     factor = form.factor(data, curvature, state.ridge, precision)
     return jax.lax.while_loop(
-        lambda state: running(state, count, precision) & ~state.stale,
+        lambda state: running(state, count, precision) & (state.age >= 0),
         lambda state: _advance(form, data, factor, t, strengths, state, limits, precision),
-        state._replace(stale=jnp.zeros((), bool)),
+        state._replace(age=jnp.zeros((), int)),
     )
 
 
@@ -119,7 +119,7 @@ def _advance(form, data, factor, t, strengths, state: State, limits, precision) 
     count = len(strengths)
     here = jnp.minimum(state.stage, count - 1)
     C = strengths[here]
-    point, ridge, stale = _step(form, data, factor, t, C, state.point, state.ridge, precision)
+    point, sound, useful = _step(form, data, factor, t, C, state.point)
     value = _objective(form, t, C, point)
     gap = _gap(form, data, t, C, point)
     steps = state.steps + 1
@@ -128,6 +128,9 @@ def _advance(form, data, factor, t, strengths, state: State, limits, precision) 
     slot = jnp.where(over, state.stage, count)  # past the end: dropped
     found = {"u": point.u, "b": point.b, "bound": value - gap, "steps": steps}
     path = {key: state.path[key].at[slot].set(found[key], mode="drop") for key in found}
+    # A step of no use asks for another factor, and for a larger ridge if that one was new.
+    failed = ~sound & (state.age == 0)
+    ridge = jnp.where(failed, state.ridge * 5, jnp.maximum(state.ridge / 2, _RIDGE[precision]))
     stage = jnp.minimum(state.stage + over, count)
     ahead = _ahead(form, t, strengths[jnp.minimum(stage, count - 1)], point, state.last, stage > 1)
     pick = lambda new, old: jnp.where(over, new, old)
@@ -137,7 +140,7 @@ def _advance(form, data, factor, t, strengths, state: State, limits, precision) 
         point=jax.tree.map(pick, ahead, point),
         last=jax.tree.map(pick, point, state.last),
         ridge=ridge,
-        stale=stale,
+        age=jnp.where(sound & useful, state.age + 1, -1),
         path=path,
     )
 
@@ -163,9 +166,13 @@ def _slopes(t, C, point: Point):
     return C * t * sigma, C * t**2 * sigma * (1 - sigma)
 
 
-def _step(form, data, factor, t, C, point: Point, ridge, precision):
-    """Takes one step, at the best of a few lengths; also returns the next ridge, and `stale`."""
-    step, stale = _direction(form, data, factor, *_slopes(t, C, point), point)
+def _step(form, data, factor, t, C, point: Point):
+    """Takes one step, at the best of a few lengths.
+
+    Returns:
+        The next point; whether it is any better; and whether the factor is still useful.
+    """
+    step, useful = _direction(form, data, factor, *_slopes(t, C, point), point)
     squares = [form.dot(p.u, q.u, q.f) for p, q in ((point, point), (point, step), (step, step))]
     shares = jnp.asarray(_LENGTHS)
     scores = (point.f + point.b)[None, :] + shares[:, None] * (step.f + step.b)[None, :]
@@ -173,16 +180,14 @@ def _step(form, data, factor, t, C, point: Point, ridge, precision):
     values = 0.5 * (squares[0] + 2 * shares * squares[1] + shares**2 * squares[2]) + C * losses
     values = jnp.where(jnp.isnan(values), jnp.inf, values)
     best = jnp.argmin(values)
-    # A factor that broke down, or a step of no use, moves nothing: a larger ridge is the remedy.
     sound = values[best] <= _objective(form, t, C, point)
     share = shares[best]
     moved = jax.tree.map(lambda now, by: jnp.where(sound, now + share * by, now), point, step)
-    ridge = jnp.where(sound, jnp.maximum(ridge / 2, _RIDGE[precision]), ridge * 5)
-    return moved, ridge, stale | ~sound
+    return moved, sound, useful
 
 
 def _direction(form, data, factor, pull, curvature, point: Point) -> tuple[Point, Array]:
-    """Solves for a Newton step by conjugate gradients; also tells whether the factor is stale."""
+    """Solves for a Newton step by conjugate gradients; tells whether the factor is still useful."""
     total = jnp.maximum(curvature.sum(), _TINY)
     bend = lambda f: curvature * (f - curvature @ f / total)  # D~ f
     zero = jnp.zeros_like(point.u)
@@ -219,7 +224,7 @@ def _direction(form, data, factor, pull, curvature, point: Point) -> tuple[Point
 
     u, f, *_, count = jax.lax.while_loop(going, iterate, carry)
     b = (pull.sum() - curvature @ f) / total
-    return Point(u, f, b), count >= _STALE
+    return Point(u, f, b), count < _STALE
 
 
 def _gap(form, data, t, C, point: Point):
