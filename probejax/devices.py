@@ -14,6 +14,7 @@ T = TypeVar("T")
 # The rest is left to the runtime, to the compiled programs and, on a CPU, to other processes.
 _DEVICE_FRACTION = 0.8
 _HOST_FRACTION = 0.5
+_MAPS, _MOST_MAPS = pathlib.Path("/proc/self/maps"), 20_000
 _CGROUP_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
 
 
@@ -96,6 +97,16 @@ def compilation_cache(cache_dir: epath.PathLike) -> epath.Path:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return folder
+
+
+def limit_programs() -> None:
+    """Drops compiled programs before there are too many; those still needed are read again.
+
+    Each holds several of the 65,530 memory maps that Linux grants a process, and the compiler kills
+    the process where it is refused another one: after a hundred tasks of many sizes.
+    """
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
+        jax.clear_caches()
 
 
 def cores() -> int:

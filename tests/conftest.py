@@ -1,7 +1,6 @@
 """Settings that must be made before JAX, or a Hugging Face library, is used for the first time."""
 
 import os
-from pathlib import Path
 
 # No test may reach the Hub; the pinned archives come through pip and obey PROBEJAX_CACHE.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -31,16 +30,10 @@ def nothing_leaks():
     assert state() == before
 
 
-_MAPS, _MOST_MAPS = Path("/proc/self/maps"), 20_000
-
-
 @pytest.fixture(autouse=True, scope="module")
 def few_programs():
-    """Drops compiled programs before there are too many.
+    """Drops compiled programs before there are too many: some 2,000 tests make as many."""
+    from probejax import devices  # imported sooner, its annotations would not be checked
 
-    Each holds several of the 65,530 memory maps that Linux grants a process; the compiler dies of
-    a segmentation fault where the next one is refused.
-    """
     yield
-    if _MAPS.exists() and len(_MAPS.read_bytes().splitlines()) > _MOST_MAPS:
-        jax.clear_caches()
+    devices.limit_programs()

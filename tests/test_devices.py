@@ -1,4 +1,4 @@
-"""Shares, meshes, memory, and processes that join each other."""
+"""Shares, memory, programs, and processes that join each other."""
 
 import json
 import os
@@ -144,3 +144,16 @@ jax.jit(lambda x: jnp.sin(x) + 1)(1.0)
     assert run.returncode == 0, err
     assert out.strip() == str(tmp_path / "compiled")
     assert any(p.name.endswith("-cache") for p in (tmp_path / "compiled").iterdir())
+
+
+def test_programs_are_dropped_before_there_are_too_many(monkeypatch, tmp_path):
+    program = jax.jit(lambda x: x + 3)
+    program(1.0)
+    maps = tmp_path / "maps"
+    monkeypatch.setattr(devices, "_MAPS", maps)
+    for lines, left in ((None, 1), (20_000, 1), (20_001, 0)):  # no such file: not Linux
+        if lines:
+            maps.write_bytes(b"a map\n" * lines)
+        devices.limit_programs()
+        assert program._cache_size() == left
+    assert program(1.0) == 4.0

@@ -405,6 +405,16 @@ def test_a_second_task_of_the_same_size_compiles_nothing(config, place, results,
     assert not [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
 
 
+def test_programs_are_kept_few_after_every_unit(config, place, results, monkeypatch, tmp_path):
+    del results  # has compiled what runs here
+    calls = []
+    monkeypatch.setattr(sweep.workers.devices, "limit_programs", lambda: calls.append(1))
+    job = make(config, place, methods=("logreg", "sae_k5"), tasks=("own_a",))
+    for _ in sweep.run_units(job, job.units(), str(tmp_path), workers=1):
+        pass
+    assert len(calls) == 2
+
+
 def test_an_edited_task_is_another_unit(config, place, tmp_path):
     changes = {"tasks": ("twice", "own"), "tasks_dir": str(tmp_path), "methods": ("logreg",)}
     for name in changes["tasks"]:

@@ -100,6 +100,7 @@ def _run(job: Sweep, unit: Unit, out: str, save_probes: bool) -> None:
     if save_probes:
         job.save(unit, result, epath.Path(out) / "probes" / f"{unit.name}.safetensors")
     storage.Store(out).put(unit.name, result.payload, result.timing)
+    devices.limit_programs()
 
 
 def _in_processes(
