@@ -96,13 +96,13 @@ def test_only_the_rows_asked_for_are_found():
 
 def test_half_the_neighbours_predict_label_0():
     share = np.array([0, 1 / 99, 0.3, 49 / 99, 0.5, 50 / 99, 0.7, 98 / 99, 1])
-    logits = knn._logits(share)
+    logits = knn.logits_of(share)
     assert np.all(np.diff(logits) > 0)
     assert ((logits > 0) == (share > 0.5)).all()
     back = np.asarray(jax.nn.sigmoid(logits))
     np.testing.assert_allclose(back, share, atol=1e-6)
     bins = np.arange(1, 10) / 10
-    assert (np.asarray(jax.nn.sigmoid(knn._logits(bins))) * 10).astype(int).tolist() == [
+    assert (np.asarray(jax.nn.sigmoid(knn.logits_of(bins))) * 10).astype(int).tolist() == [
         *range(1, 10)
     ]
 
