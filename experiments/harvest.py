@@ -11,7 +11,6 @@ published Gemma models: their tokens are then counted with the tokenizer of gemm
 
 import functools
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -49,21 +48,7 @@ def main(argv: list[str]) -> None:
         _POSITIONS.value,
     )
     lists = _prompts()
-    plans, before = [], _cached_prompts(lists.values(), layers, recipe)
-    for name, prompts in lists.items():
-        plans.append(
-            activations.plan(
-                name,
-                prompts,
-                layers,
-                recipe,
-                tokenizer,
-                config.d_model,
-                elsewhere=before,
-                cache_dir=cache,
-            )
-        )
-        before.update(prompts)
+    plans = activations.plan(lists, layers, recipe, tokenizer, config.d_model, cache_dir=cache)
     todo = sum(each.tokens for each in plans if not each.cached)
     flops = todo * activations.flops_per_token(config, layers)
     print(activations.table(plans, flops / activations.measured_flops(recipe.dtype)), flush=True)
@@ -83,16 +68,6 @@ def main(argv: list[str]) -> None:
         label = f"{name} ({number} of {len(lists)})"
         activations.harvest(prompts, layers, recipe, load, cache_dir=cache, label=label)
     print(f"All {len(lists)} lists of prompts are in {root / 'activations'}.")
-
-
-def _cached_prompts(lists: Iterable[tuple[str, ...]], layers, recipe) -> set[str]:
-    """Returns the prompts whose activations are in the cache."""
-    found = set()
-    for prompts in lists:
-        where = {"cache_dir": common.CACHE_DIR.value}
-        if all(activations.is_cached(recipe, layer, prompts, **where) for layer in layers):
-            found.update(prompts)
-    return found
 
 
 def _model() -> tuple[models.Checkpoint | None, models.GemmaConfig, tokenizers.Tokenizer]:

@@ -16,9 +16,8 @@ ALL = Recipe("tiny", "0123", max_length=20, positions="all")
 
 
 def plan(tmp_path, recipe=ALL, layers=(1,)):
-    return activations.plan(
-        "a task", PROMPTS, layers, recipe, MODEL.tokenizer, 32, cache_dir=tmp_path
-    )
+    lists = {"a task": PROMPTS}
+    return activations.plan(lists, layers, recipe, MODEL.tokenizer, 32, cache_dir=tmp_path)[0]
 
 
 def harvest(tmp_path, recipe=ALL, layers=(1,), model=lambda: MODEL):
@@ -50,16 +49,20 @@ def test_the_predicted_bytes_are_those_on_the_disk(tmp_path, recipe, layers, dty
     assert after.cached and after.peak == after.bytes == expected.bytes
 
 
-def test_prompts_harvested_before_are_not_counted_again(tmp_path):
-    def tokens_of(recipe):
-        found = activations.plan(
-            "b", PROMPTS, (1,), recipe, MODEL.tokenizer, 32, elsewhere=PROMPTS[:25]
-        )
-        return found.tokens, found.distinct
-
+def test_a_prompt_is_counted_for_the_first_list_that_has_it(tmp_path):
+    lists = {"a": PROMPTS[:25], "b": PROMPTS, "c": PROMPTS[50:60], "d": PROMPTS[5:7]}
     lengths = [len(x) for x in tokens.encode(MODEL.tokenizer, PROMPTS[:60], 1024)]
-    assert tokens_of(LAST) == (sum(lengths[25:]), 60)
-    assert tokens_of(ALL) == (sum(min(each, 20) for each in lengths), 60)
+
+    def counted(recipe):
+        plans = activations.plan(lists, (1,), recipe, MODEL.tokenizer, 32, cache_dir=tmp_path)
+        return [plan.tokens for plan in plans]
+
+    assert counted(LAST) == [sum(lengths[:25]), sum(lengths[25:]), 0, 0]
+    cut = [min(each, 20) for each in lengths]
+    assert counted(ALL) == [sum(cut[:25]), sum(cut), sum(cut[50:]), sum(cut[5:7])]
+    # What a later list has in the cache, an earlier one need not run.
+    activations.harvest(lists["c"], (1,), LAST, lambda: MODEL, cache_dir=tmp_path)
+    assert counted(LAST) == [sum(lengths[:25]), sum(lengths[25:50]), 0, 0]
 
 
 def test_the_disk_never_holds_more_than_the_peak(tmp_path, monkeypatch):

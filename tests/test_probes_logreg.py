@@ -6,7 +6,7 @@ import pytest
 
 from probejax import probes
 from probejax.probes import logreg
-from probejax.solvers import codes
+from probejax.solvers import codes, l2
 from tests import probe_cases
 from tests.reference import study_probes
 
@@ -42,6 +42,15 @@ def test_against_the_study_s_rules(name):
         same += probe_cases.check(ours[lane], theirs)
         assert ours[lane]["code"] == codes.CONVERGED and ours[lane]["gap"] < 1e-5, ours[lane]
     assert same >= len(found) - 2
+
+
+def test_folds_and_refits_share_one_gram_matrix(monkeypatch):
+    x, y = problem(0.3, d=80)
+    ((_, rows),) = probes.batches(probe_cases.conditions(y, sizes=(14, 40)), [64])
+    shapes, gram = [], l2._gram
+    monkeypatch.setattr(l2, "_gram", lambda x, rows: (shapes.append(rows.shape), gram(x, rows))[1])
+    found = logreg.fit(jnp.asarray(x), rows).scores
+    assert shapes == [(64,)] and (found.code == codes.CONVERGED).all()
 
 
 def test_up_to_three_rows_are_not_searched():

@@ -57,6 +57,11 @@ def test_workers_find_what_one_process_finds(inputs, tmp_path):
         assert len(list((tmp_path / str(workers) / "probes").iterdir())) == 2 * TASKS
     alone, together = (units(tmp_path / str(workers)) for workers in (1, 2))
     assert alone == together and len(alone) == 2 * TASKS
+    # A unit of another file, or of another version, is not mixed with these.
+    (tmp_path / "1" / "units" / "0123456789abcdef.json").write_text("{}")
+    process = start(inputs, tmp_path / "1", "--workers=1")
+    _, errors = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 1 and "holds 1 units that this run would not make" in errors
 
 
 def test_an_error_in_a_worker_is_the_command_s(inputs, tmp_path):

@@ -208,10 +208,10 @@ def _run(prompts, folders, recipe, model: LanguageModel, label: str, batch_token
             arrays = {str(layer): _storable(rows) for layer, rows in part.rows.items()}
             storage.write_atomic(pieces[i].path, npz.to_bytes(arrays))
             bar.update(part.tokens)
-    pieces = [piece for piece in (known, *pieces) if len(piece.prompts)]
+    filled = [known, *pieces] if len(known.prompts) else pieces
     try:
         for layer in layers:
-            _join(folders[layer], pieces, layer, prompts, distinct, recipe)
+            _join(folders[layer], filled, layer, prompts, distinct, recipe)
     except storage.StorageError:
         # Another process may have finished the same harvest, and cleared the batches away.
         if not all(_complete(folder) for folder in folders.values()):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,39 +46,44 @@ class Plan:
 
 
 def plan(
-    name: str,
-    prompts: Sequence[str],
+    lists: Mapping[str, Sequence[str]],
     layers: Sequence[int],
     recipe: Recipe,
     tokenizer: tokenizers.Tokenizer,
     d_model: int,
     *,
-    elsewhere: Collection[str] = (),
     cache_dir: str | Path | None = None,
-) -> Plan:
-    """Counts what a harvest of these prompts takes; exact but for a few hundred bytes of headers.
+) -> list[Plan]:
+    """Counts what a harvest of lists of prompts takes; exact but for the headers of files.
+
+    Where only the last token is kept, a prompt passes the model for the first list that has it.
 
     Args:
-      name: of the task.
-      prompts: texts.
+      lists: name -> prompts, in the order of their harvest.
       layers: zero-based blocks, -1 for the embedding.
       recipe: as for `harvest`.
       tokenizer: of the model.
       d_model: width of its residual stream.
-      elsewhere: prompts of lists that are harvested before; where only the last token is kept, they
-        pass the model there and not again.
       cache_dir: where to look for what is there already.
     """
-    distinct = list(dict.fromkeys(prompts))
     every = recipe.positions == "all"
-    new = distinct if every else [prompt for prompt in distinct if prompt not in elsewhere]
-    count = sum(map(len, texts.encode(tokenizer, new, recipe.max_length)))
-    rows = count if every else len(distinct)
+    cached = {
+        name: all(is_cached(recipe, layer, prompts, cache_dir=cache_dir) for layer in layers)
+        for name, prompts in lists.items()
+    }
+    known = {prompt for name in lists if cached[name] for prompt in lists[name]}
     vector = d_model * np.dtype(recipe.dtype).itemsize
-    # And where each prompt's rows are, and its hash.
-    per_layer = rows * vector + (2 * 8 + DIGEST_BYTES) * len(prompts)
-    cached = all(is_cached(recipe, layer, prompts, cache_dir=cache_dir) for layer in layers)
-    return Plan(name, len(prompts), len(distinct), count, len(layers) * per_layer, cached)
+    found = []
+    for name, prompts in lists.items():
+        distinct = list(dict.fromkeys(prompts))
+        new = distinct if every else [prompt for prompt in distinct if prompt not in known]
+        known.update(prompts)
+        tokens = sum(map(len, texts.encode(tokenizer, new, recipe.max_length)))
+        rows = tokens if every else len(distinct)
+        # And where each prompt's rows are, and its hash.
+        size = len(layers) * (rows * vector + (2 * 8 + DIGEST_BYTES) * len(prompts))
+        found.append(Plan(name, len(prompts), len(distinct), tokens, size, cached[name]))
+    return found
 
 
 def peak_kept(plans: Sequence[Plan]) -> int:

@@ -63,12 +63,13 @@ def share(
     """
     x, place = jnp.asarray(x), np.zeros(len(x), int)
     n, d = rows.shape[1], x.shape[1]
-    used = np.unique(np.asarray(rows)[np.asarray(mask)])
+    used = np.unique(np.where(mask, rows, 0))
     if _form(n, d) is newton.FEATURES or len(used) > MOST_SHARED * n:
         return Shared(x, None, place)
     place[used] = np.arange(len(used))
+    step = min(_GRAM_STEP, 1 << (len(used) - 1).bit_length())
     with jax.enable_x64(True):
-        return Shared(x, _gram(x, np.pad(used, (0, -len(used) % _GRAM_STEP))), place)
+        return Shared(x, _gram(x, np.pad(used, (0, -len(used) % step))), place)
 
 
 def _form(n: int, d: int) -> newton.Form:

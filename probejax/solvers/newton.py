@@ -263,9 +263,8 @@ def _factor_features(columns, curvature, ridge, precision):
 
 def _precondition_features(columns, factor, u):
     inverse, size = factor
-    return (size * cholesky.solve_by_inverse(inverse, size * u.astype(size.dtype))).astype(
-        jnp.float64
-    )
+    solved = cholesky.solve_by_inverse(inverse, size * u.astype(size.dtype))
+    return (size * solved).astype(jnp.float64)
 
 
 def _factor_samples(gram, curvature, ridge, precision):

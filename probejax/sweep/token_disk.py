@@ -93,21 +93,14 @@ def _key(job: Sweep, each: Task) -> str:
 def plans(job: Sweep, tasks: Sequence[str]) -> dict[str, list[activations.Plan]]:
     """Returns what the harvest of each task takes, exactly: it counts their tokens."""
     tokenizer, d_model = job.checkpoint.tokenizer(), job.checkpoint.config.d_model
-    return {
-        task: [
-            activations.plan(
-                task,
-                each.prompts,
-                [job.layer],
-                job.recipe,
-                tokenizer,
-                d_model,
-                cache_dir=job.cache_dir,
-            )
-            for each in job.prompts(task)
-        ]
-        for task in tasks
-    }
+    found = {}
+    for task in tasks:
+        names = (task, f"{task}, shifted")
+        lists = {name: each.prompts for name, each in zip(names, job.prompts(task), strict=False)}
+        found[task] = activations.plan(
+            lists, [job.layer], job.recipe, tokenizer, d_model, cache_dir=job.cache_dir
+        )
+    return found
 
 
 def peak(found: dict[str, list[activations.Plan]], at_once: int, keep: bool) -> int:
