@@ -49,7 +49,7 @@ def lanes():
 
 @pytest.fixture(scope="module")
 def path(lanes):
-    return l2.solve_path(*lanes, STRENGTHS)
+    return l2.solve_path(*lanes, STRENGTHS, batch=8)
 
 
 @pytest.mark.filterwarnings("ignore")  # scikit-learn says when its own tolerance is out of reach

@@ -49,6 +49,7 @@ def fit(
     return scores.Fitted(found, linear(final.w, final.b, mean))
 
 
+@jax.jit
 def centred(
     features: Float[Array | np.ndarray, "N d"],
 ) -> tuple[Float[Array, "N d"], Float[Array, " d"]]:

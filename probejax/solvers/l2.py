@@ -30,7 +30,9 @@ _STRONGEST = 1e-5  # C at which it begins
 _ROUGH = 1.0  # relative gap that will do on the way
 _FEW = 2  # lanes that go on in float64 together: mostly there are not many
 _FOR_FLOAT64 = 0.5  # share of the tolerance; the rest is for rounding w to float32
+_FOLD = 13 / 16  # of the rows: on a path, lanes with no more, such as folds, go without the others
 _GRAM_STEP = 512  # rows by which Gram matrices grow, so that few shapes compile
+_GRAM_BLOCK = 512  # rows below which both of its halves are computed
 MOST_SHARED = 4  # times a lane's rows: a Gram matrix of more rows is not made for all lanes at once
 
 
@@ -78,8 +80,20 @@ def _form(n: int, d: int) -> newton.Form:
 
 @jax.jit
 def _gram(x, rows):
-    x = x[rows].astype(jnp.float64)
-    return x @ jnp.swapaxes(x, -1, -2)
+    return _half(x[rows].astype(jnp.float64))
+
+
+def _half(x):
+    """Returns x x', of which only one half is computed."""
+    if x.shape[-2] <= _GRAM_BLOCK:
+        return jnp.einsum("...id,...jd->...ij", x, x)
+    middle = x.shape[-2] // 2
+    first, last = x[..., :middle, :], x[..., middle:, :]
+    beside = jnp.einsum("...id,...jd->...ij", first, last)
+    top = jnp.concatenate([_half(first), beside], -1)
+    return jnp.concatenate(
+        [top, jnp.concatenate([jnp.swapaxes(beside, -1, -2), _half(last)], -1)], -2
+    )
 
 
 def solve_path(
@@ -109,11 +123,21 @@ def solve_path(
         A solution with axes [L, P, ...].
     """
     order = np.argsort(np.asarray(C), kind="stable")
-    strengths = np.tile(np.asarray(C, np.float64)[order], (len(rows), 1))
+    strengths = np.asarray(C, np.float64)[order]
     tolerances = (tolerance,) * len(order)
-    path = _solve(x, (rows, mask, y), strengths, tolerances, max_trips, batch)
-    back = np.argsort(order)
-    return jax.tree.map(lambda leaf: leaf[:, back], path)
+    lanes = [np.asarray(array) for array in (rows, mask, y)]
+    shared = x if isinstance(x, Shared) else share(x, *lanes[:2])
+    width = max(1, int(_FOLD * lanes[0].shape[1]))
+    fold = lanes[1].sum(axis=1) <= width
+    paths = []
+    for part, narrow in ((fold, width), (~fold, None)):
+        if part.any():
+            some = _narrow(*(array[part] for array in lanes), narrow)
+            all_strengths = np.tile(strengths, (part.sum(), 1))
+            paths.append(_solve(shared, some, all_strengths, tolerances, max_trips, batch))
+    back = np.argsort(np.argsort(~fold, kind="stable"), kind="stable")
+    path = jax.tree.map(lambda *leaves: np.concatenate(leaves)[back], *paths)
+    return jax.tree.map(lambda leaf: leaf[:, np.argsort(order)], path)
 
 
 def solve(
@@ -148,10 +172,7 @@ def _solve(x, lanes, strengths, tolerances, max_trips, batch) -> Solution:
     shared = x if isinstance(x, Shared) else share(x, *lanes[:2])
     n, d = lanes[0].shape[1], shared.x.shape[1]
     form = _form(n, d)
-    if batch is None:  # a CPU is fastest with large systems one by one
-        numbers = 2**19 if jax.default_backend() == "cpu" else 2**28
-        batch = min(len(strengths), max(1, numbers // (n * min(n, d))))
-    batch = 1 << (batch - 1).bit_length()  # few widths, so that few programs compile
+    width = functools.partial(_width, batch, len(strengths))
     limits = (tuple(_FOR_FLOAT64 * each for each in tolerances), max_trips)
 
     def walk(precision, rows, *others):
@@ -161,16 +182,33 @@ def _solve(x, lanes, strengths, tolerances, max_trips, batch) -> Solution:
         return _collect(form, _rows_of(shared.x, rows), *others)
 
     with jax.enable_x64(True):
+        batch = width(n * min(n, d))
         states = in_batches(functools.partial(walk, "float32"), (*lanes, None), batch)
         left = np.flatnonzero(states.stage < strengths.shape[1])
         if len(left):
             rest = jax.tree.map(lambda leaf: leaf[left], (*lanes, states))
             rest = in_batches(functools.partial(walk, "float64"), rest, min(batch, _FEW))
             jax.tree.map(lambda leaf, new: leaf.__setitem__(left, new), states, rest)
-        found = in_batches(collect, (*lanes, states.path), batch)
+        found = in_batches(collect, (*lanes, states.path), width(n * d))
     done = np.where(found.gap <= np.array(tolerances), codes.CONVERGED, codes.MAX_TRIPS)
     code = np.where(found.code == codes.CONVERGED, done, found.code)
     return found._replace(code=code.astype(np.int32))
+
+
+def _width(batch: int | None, lanes: int, size: int) -> int:
+    """Returns how many lanes go together, by the size of their arrays; a power of two.
+
+    So few programs compile. A CPU is fastest where they fit in its caches.
+    """
+    numbers = 2**19 if jax.default_backend() == "cpu" else 2**28
+    some = batch or min(lanes, max(1, numbers // size))
+    return 1 << (some - 1).bit_length()
+
+
+def _narrow(rows, mask, y, width):
+    """Leaves out columns beyond `width`, after moving what counts to the front."""
+    first = np.argsort(~mask, axis=1, kind="stable")[:, :width]
+    return tuple(np.take_along_axis(array, first, 1) for array in (rows, mask, y))
 
 
 def _data(form, shared: Shared, rows):
@@ -201,24 +239,29 @@ def _judge(finite, mask, y):
 
 
 def _centred(x, mask, y):
-    """Returns a lane's features, float64, centred, 0 on rows that do not count; and their mean."""
-    x = jnp.where(mask[:, None], x, 0)
-    t, code = _judge(jnp.isfinite(x).all(), mask, y)
-    x = jnp.where(code == codes.CONVERGED, x, 0).astype(jnp.float64)
-    mean = x.sum(axis=0) / jnp.maximum(mask.sum(), 1)
-    return jnp.where(mask[:, None], x - mean[None, :], 0), mean, t, code
+    """Returns a lane's features, float64, centred, 0 on rows that do not count."""
+    mean, t, code = _mean(x, mask, y)
+    counts = mask[:, None] & (code == codes.CONVERGED)
+    return jnp.where(counts, x - mean[None, :], 0), t, code
+
+
+def _mean(x, mask, y):
+    """Returns the mean of the rows that count, 0 if there is none, and what `_judge` says."""
+    total = jnp.where(mask[:, None], x, 0).sum(axis=0, dtype=jnp.float64)
+    t, code = _judge(jnp.isfinite(total).all(), mask, y)
+    mean = total / jnp.maximum(mask.sum(), 1)
+    return jnp.where(code == codes.CONVERGED, mean, 0), t, code
 
 
 def _centred_products(gram, mask, y):
     """Returns the inner products of a lane's centred features, 0 on rows that do not count."""
     counts = mask[:, None] & mask[None, :]
-    gram = jnp.where(counts, gram, 0)
-    t, code = _judge(jnp.isfinite(gram).all(), mask, y)
-    gram = jnp.where(code == codes.CONVERGED, gram, 0)
+    total = jnp.where(counts, gram, 0).sum(axis=0)
+    t, code = _judge(jnp.isfinite(total).all(), mask, y)
     size = jnp.maximum(mask.sum(), 1)
-    mean = gram.sum(axis=0) / size
+    mean = total / size
     gram = gram - mean[:, None] - mean[None, :] + mean.sum() / size
-    return jnp.where(counts, gram, 0), t, code
+    return jnp.where(counts & (code == codes.CONVERGED), gram, 0), t, code
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -227,22 +270,25 @@ def _walk(form, limits, precision, data, mask, y, strengths, states):
 
     def lane(data, mask, y, strengths, state):
         if form is newton.FEATURES:
-            x, _, t, code = _centred(data, mask, y)
+            x, t, code = _centred(data, mask, y)
             data = x.T
         else:
             data, t, code = _centred_products(data, mask, y)
+        data = newton.Data(data, data.astype(precision))
         last = len(strengths)
         if state is None:
-            first = (strengths == strengths[0]).sum() - 1
-            first = jnp.where(code == codes.CONVERGED, first, last)
-            state = newton.start(first, last, len(data), len(t))
+            state = newton.start(form, data, t, strengths, code == codes.CONVERGED)
         return jax.lax.while_loop(
             lambda state: newton.running(state, last, precision),
             lambda state: newton.trip(form, data, t, strengths, state, limits, precision),
             newton.fresh(state, precision),
         )
 
-    return jax.vmap(lane)(data, mask, y, strengths, states)
+    if len(mask) > 1:
+        return jax.vmap(lane)(data, mask, y, strengths, states)
+    # Alone, a lane skips what it does not need; under vmap it would compute that and drop it.
+    one = jax.tree.map(lambda leaf: leaf[0], (data, mask, y, strengths, states))
+    return jax.tree.map(lambda leaf: leaf[None], lane(*one))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -250,12 +296,15 @@ def _collect(form, x, mask, y, strengths, path) -> Solution:
     """Returns what the caller gets, and certifies that: weights rounded to float32."""
 
     def lane(x, mask, y, strengths, path):
-        x, mean, t, code = _centred(x, mask, y)
+        mean, t, code = _mean(x, mask, y)
         f32, f64 = jnp.float32, jnp.float64
-        w = path["u"] if form is newton.FEATURES else path["u"] @ x
+        x = jnp.where(mask[:, None] & (code == codes.CONVERGED), x, 0).astype(f64)
+        w = path["u"]
+        if form is newton.SAMPLES:
+            w = w @ x - w.sum(axis=1)[:, None] * mean[None, :]
         w = w.astype(f32).astype(f64)
         b = (path["b"] - w @ mean).astype(f32).astype(f64)
-        margins = t[None, :] * (w @ x.T + (b + w @ mean)[:, None])
+        margins = t[None, :] * (jnp.einsum("pd,nd->pn", w, x) + b[:, None])
         losses = jnp.where(t[None, :] != 0, jax.nn.softplus(-margins), 0).sum(axis=1)
         value = 0.5 * (w * w).sum(axis=1) + strengths * losses
         usable = code == codes.CONVERGED

@@ -12,8 +12,9 @@ many steps, also of those at weaker regularisation, until they need too many ite
 Wright 2006, section 7.1). Three factors carry a path over ten decades of C.
 
 The factor is float32 (on labels that no plane separates C times the Gram matrix reaches 1e10 beside
-the identity; the smaller system is the one that survives that), what it corrects is float64: so
-rounding costs iterations, not accuracy.
+the identity; the smaller system is the one that survives that), and in feature space so are the
+iterations' products. What they correct and what judges the step is float64: so rounding costs
+iterations, not accuracy.
 """
 
 from collections.abc import Callable
@@ -21,13 +22,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.special import xlog1py, xlogy
 from jaxtyping import Array, Float, Int
 
 from probejax.solvers import cholesky
 
-_LENGTHS = 0.5 ** np.arange(14)  # shares of a step that the line search compares, all at once
+_HALVINGS = 14  # of a step, until the objective falls
 _RIDGE = {"float32": 3e-6, "float64": 1e-14}  # least addition to a unit diagonal
 _HOPELESS = 1e-3  # a ridge above the least: a float32 factor has failed
 _PATIENCE = 20  # steps at one strength after which a lane goes on in float64
@@ -44,12 +44,20 @@ class Point(NamedTuple):
     b: Float[Array, ""]
 
 
+class Data(NamedTuple):
+    """X' [d, n], centred, or K [n, n]; 0 on rows that do not count."""
+
+    exact: Float[Array, "r n"]  # float64, in which steps are judged
+    rough: Float[Array, "r n"]  # of the precision of the factors, which propose steps
+
+
 class State(NamedTuple):
     """Where a lane is on its path."""
 
     stage: Int[Array, ""]  # index of the strength in hand; the number of strengths when done
     steps: Int[Array, ""]  # spent on this strength
     point: Point
+    value: Float[Array, ""]  # objective at the point
     last: Point  # solution at the strength before, to extrapolate from
     ridge: Float[Array, ""]
     age: Int[Array, ""]  # steps made with the factor; -1 when it is worth replacing
@@ -59,22 +67,26 @@ class State(NamedTuple):
 class Form(NamedTuple):
     """What differs between feature space and sample space; u and v stand for weight vectors."""
 
-    scores: Callable  # (data, u) -> X w
-    back: Callable  # (data, a) -> the u of X' a
+    inner: Callable  # data -> the matrix of it that will do for conjugate gradients
+    scores: Callable  # (matrix, u) -> X w
+    back: Callable  # (matrix, a) -> the u of X' a
     dot: Callable  # (u, v, scores of v) -> inner product of the two weight vectors
     duals: Callable  # (u, slopes) -> [n, m] signed dual points, of which one will be near the best
-    apart: Callable  # (data, u, [n, m] dual points) -> [m] squared distances of their weights
-    factor: Callable  # (data, D, ridge, precision) -> what `precondition` needs
-    precondition: Callable  # (data, factor, u) -> about (I + X' D~ X)^-1 w
+    apart: Callable  # (matrix, u, [n, m] dual points) -> [m] squared distances of their weights
+    factor: Callable  # (rough, D, ridge) -> what `precondition` needs
+    precondition: Callable  # (matrix, factor, u) -> about (I + X' D~ X)^-1 w
 
 
-def start(stage, count: int, r: int, n: int) -> State:
-    """Returns the state of a lane at w = 0, before the strength numbered `stage` of `count`."""
-    zero = jnp.zeros(())
+def start(form: Form, data: Data, t, strengths, usable) -> State:
+    """Returns the state of a lane at w = 0; of one that is not usable, at the end of its path."""
+    count, (r, n) = len(strengths), data.exact.shape
+    zero, none = jnp.zeros(()), jnp.zeros((), int)
     point = Point(jnp.zeros(r), jnp.zeros(n), zero)
+    first = (strengths == strengths[0]).sum() - 1  # of equal strengths the last will do
+    value = _objective(form, t, strengths[0], point)
     path = {"u": jnp.zeros((count, r)), "steps": jnp.zeros(count, int)}
     path |= {key: jnp.zeros(count) for key in ("b", "bound")}
-    return State(stage, jnp.zeros((), int), point, point, zero, jnp.zeros((), int), path)
+    return State(jnp.where(usable, first, count), none, point, value, point, zero, none, path)
 
 
 def fresh(state: State, precision: str) -> State:
@@ -90,12 +102,12 @@ def running(state: State, count: int, precision: str):
     return left
 
 
-def trip(form: Form, data, t, strengths, state: State, limits, precision: str) -> State:
+def trip(form: Form, data: Data, t, strengths, state: State, limits, precision: str) -> State:
     """Makes a factor where the lane stands, and steps with it until it is stale.
 
     Args:
         form: `FEATURES` or `SAMPLES`.
-        data: X' [d, n], centred, or K [n, n]; float64, 0 on rows that do not count.
+        data: of the lane.
         t: labels +-1; 0 on rows that do not count.
         strengths: ascending values of C.
         state: where the lane is.
@@ -105,7 +117,7 @@ def trip(form: Form, data, t, strengths, state: State, limits, precision: str) -
     count = len(strengths)
     C = strengths[jnp.minimum(state.stage, count - 1)]
     _, curvature = _slopes(t, C, state.point)
-    factor = form.factor(data, curvature, state.ridge, precision)
+    factor = form.factor(data.rough, curvature, state.ridge)
     return jax.lax.while_loop(
         lambda state: running(state, count, precision) & (state.age >= 0),
         lambda state: _advance(form, data, factor, t, strengths, state, limits, precision),
@@ -119,9 +131,9 @@ def _advance(form, data, factor, t, strengths, state: State, limits, precision) 
     count = len(strengths)
     here = jnp.minimum(state.stage, count - 1)
     C = strengths[here]
-    point, sound, useful = _step(form, data, factor, t, C, state.point)
+    point, sound, useful = _step(form, data, factor, t, C, state.point, state.value)
     value = _objective(form, t, C, point)
-    gap = _gap(form, data, t, C, point)
+    gap = _gap(form, data.exact, t, C, point)
     steps = state.steps + 1
     over = (gap <= jnp.asarray(tolerances)[here] * value) | (steps >= max_steps)
 
@@ -132,13 +144,18 @@ def _advance(form, data, factor, t, strengths, state: State, limits, precision) 
     failed = ~sound & (state.age == 0)
     ridge = jnp.where(failed, state.ridge * 5, jnp.maximum(state.ridge / 2, _RIDGE[precision]))
     stage = jnp.minimum(state.stage + over, count)
-    ahead = _ahead(form, t, strengths[jnp.minimum(stage, count - 1)], point, state.last, stage > 1)
-    pick = lambda new, old: jnp.where(over, new, old)
+    weaker = strengths[jnp.minimum(stage, count - 1)]
+    point, value, last = jax.lax.cond(
+        over,
+        lambda: (*_ahead(form, t, weaker, point, state.last, stage > 1), point),
+        lambda: (point, value, state.last),
+    )
     return State(
         stage=stage,
         steps=jnp.where(over, 0, steps),
-        point=jax.tree.map(pick, ahead, point),
-        last=jax.tree.map(pick, point, state.last),
+        point=point,
+        value=value,
+        last=last,
         ridge=ridge,
         age=jnp.where(sound & useful, state.age + 1, -1),
         path=path,
@@ -153,11 +170,17 @@ def _objective(form, t, C, point: Point):
     return 0.5 * form.dot(point.u, point.u, point.f) + C * _losses(t, point.f + point.b).sum()
 
 
-def _ahead(form, t, C, point: Point, last: Point, has_last):
-    """Returns the better start at the next strength: the solution, or the line through two."""
+def _ahead(form, t, C, point: Point, last: Point, has_last) -> tuple[Point, Array]:
+    """Returns the better start at the next strength, the solution or the line through two.
+
+    And the value there.
+    """
     line = jax.tree.map(lambda new, old: 2 * new - old, point, last)
-    better = has_last & (_objective(form, t, C, line) < _objective(form, t, C, point))
-    return jax.tree.map(lambda new, old: jnp.where(better, new, old), line, point)
+    values = jnp.stack([_objective(form, t, C, each) for each in (point, line)])
+    better = has_last & (values[1] < values[0])
+    return jax.tree.map(lambda new, old: jnp.where(better, new, old), line, point), jnp.where(
+        better, values[1], values[0]
+    )
 
 
 def _slopes(t, C, point: Point):
@@ -166,36 +189,44 @@ def _slopes(t, C, point: Point):
     return C * t * sigma, C * t**2 * sigma * (1 - sigma)
 
 
-def _step(form, data, factor, t, C, point: Point):
-    """Takes one step, at the best of a few lengths.
+def _step(form, data, factor, t, C, point: Point, value):
+    """Takes one step, halved until the objective falls; `value` is the objective where it begins.
 
     Returns:
         The next point; whether it is any better; and whether the factor is still useful.
     """
     step, useful = _direction(form, data, factor, *_slopes(t, C, point), point)
     squares = [form.dot(p.u, q.u, q.f) for p, q in ((point, point), (point, step), (step, step))]
-    shares = jnp.asarray(_LENGTHS)
-    scores = (point.f + point.b)[None, :] + shares[:, None] * (step.f + step.b)[None, :]
-    losses = _losses(t[None, :], scores).sum(axis=1)
-    values = 0.5 * (squares[0] + 2 * shares * squares[1] + shares**2 * squares[2]) + C * losses
-    values = jnp.where(jnp.isnan(values), jnp.inf, values)
-    best = jnp.argmin(values)
-    sound = values[best] <= _objective(form, t, C, point)
-    share = shares[best]
+    now, by = point.f + point.b, step.f + step.b
+
+    def at(share):
+        square = squares[0] + 2 * share * squares[1] + share**2 * squares[2]
+        return 0.5 * square + C * _losses(t, now + share * by).sum()
+
+    def halve(carry):
+        share, _, count = carry
+        return share / 2, at(share / 2), count + 1
+
+    share, new, _ = jax.lax.while_loop(
+        lambda carry: ~(carry[1] <= value) & (carry[2] < _HALVINGS),
+        halve,
+        (jnp.ones(()), at(1.0), jnp.zeros((), int)),
+    )
+    sound = new <= value
     moved = jax.tree.map(lambda now, by: jnp.where(sound, now + share * by, now), point, step)
     return moved, sound, useful
 
 
 def _direction(form, data, factor, pull, curvature, point: Point) -> tuple[Point, Array]:
     """Solves for a Newton step by conjugate gradients; tells whether the factor is still useful."""
-    total = jnp.maximum(curvature.sum(), _TINY)
+    matrix, total = form.inner(data), jnp.maximum(curvature.sum(), _TINY)
     bend = lambda f: curvature * (f - curvature @ f / total)  # D~ f
     zero = jnp.zeros_like(point.u)
-    side = form.back(data, pull - curvature * (pull.sum() / total)) - point.u
+    side = form.back(data.exact, pull - curvature * (pull.sum() / total)) - point.u
 
     def begin(residual):
-        z = form.precondition(data, factor, residual)
-        f = form.scores(data, z)
+        z = form.precondition(matrix, factor, residual)
+        f = form.scores(matrix, z)
         return z, f, form.dot(residual, z, f)
 
     z, f, first = begin(side)
@@ -209,7 +240,7 @@ def _direction(form, data, factor, pull, curvature, point: Point) -> tuple[Point
         u, scores, residual, q, f, error, count = carry
         bent = bend(f)
         share = error / (form.dot(q, q, f) + f @ bent)
-        residual = residual - share * (q + form.back(data, bent))
+        residual = residual - share * (q + form.back(matrix, bent))
         z, zf, new = begin(residual)
         ratio = new / error
         return (
@@ -223,6 +254,8 @@ def _direction(form, data, factor, pull, curvature, point: Point) -> tuple[Point
         )
 
     u, f, *_, count = jax.lax.while_loop(going, iterate, carry)
+    if matrix is not data.exact:
+        f = form.scores(data.exact, u)
     b = (pull.sum() - curvature @ f) / total
     return Point(u, f, b), count < _STALE
 
@@ -253,11 +286,22 @@ def _gap(form, data, t, C, point: Point):
     return jnp.min(0.5 * jnp.maximum(distance, 0) + C * losses)
 
 
-def _factor_features(columns, curvature, ridge, precision):
-    centre = columns @ curvature / jnp.maximum(curvature.sum(), _TINY)
-    root = ((columns - centre[:, None]) * jnp.sqrt(curvature)[None, :]).astype(precision)
+def _scores_features(columns, u):
+    f = jnp.matmul(u.astype(columns.dtype), columns, precision="highest")
+    return f.astype(jnp.float64)
+
+
+def _back_features(columns, a):
+    u = jnp.matmul(columns, a.astype(columns.dtype), precision="highest")
+    return u.astype(jnp.float64)
+
+
+def _factor_features(columns, curvature, ridge):
+    curvature = curvature.astype(columns.dtype)
+    centre = columns @ (curvature / jnp.maximum(curvature.sum(), 1e-30))
+    root = (columns - centre[:, None]) * jnp.sqrt(curvature)[None, :]
     size = jax.lax.rsqrt(1 + jnp.sum(root * root, axis=1))  # to a unit diagonal
-    panels = cholesky.factor_gram(root * size[:, None], size**2 + ridge.astype(precision))
+    panels = cholesky.factor_gram(root * size[:, None], size**2 + ridge.astype(root.dtype))
     return cholesky.inverse(panels), size
 
 
@@ -267,11 +311,11 @@ def _precondition_features(columns, factor, u):
     return (size * solved).astype(jnp.float64)
 
 
-def _factor_samples(gram, curvature, ridge, precision):
+def _factor_samples(gram, curvature, ridge):
     root = jnp.sqrt(curvature)
     size = jax.lax.rsqrt(1 + curvature * jnp.diagonal(gram))
-    scale, rest = (root * size).astype(precision), (size**2 + ridge).astype(precision)
-    system = gram.astype(precision) * scale[:, None] * scale[None, :]
+    scale, rest = (root * size).astype(gram.dtype), (size**2 + ridge).astype(gram.dtype)
+    system = gram * scale[:, None] * scale[None, :]
     factor = cholesky.inverse(cholesky.factor(system + jnp.diag(rest))), root, size
     return *factor, _through(factor, root)
 
@@ -295,13 +339,15 @@ def _apart_features(columns, u, duals):
 
 
 def _apart_samples(gram, u, duals):
-    apart = u[:, None] - duals
-    return jnp.sum(apart * (gram @ apart), axis=0)
+    # One product after the other: a CPU takes longer over a thin matrix.
+    apart = [u - dual for dual in duals.T]
+    return jnp.stack([each @ (gram @ each) for each in apart])
 
 
 FEATURES = Form(
-    scores=lambda columns, u: u @ columns,
-    back=lambda columns, a: columns @ a,
+    inner=lambda data: data.rough,
+    scores=_scores_features,
+    back=_back_features,
     dot=lambda u, v, f: u @ v,
     duals=lambda w, slopes: slopes[:, None],
     apart=_apart_features,
@@ -309,6 +355,7 @@ FEATURES = Form(
     precondition=_precondition_features,
 )
 SAMPLES = Form(
+    inner=lambda data: data.exact,  # C K is as hard to invert as 1e10: rounding it loses the step
     scores=lambda gram, a: gram @ a,
     back=lambda gram, a: a,
     dot=lambda u, v, f: u @ f,
