@@ -156,6 +156,9 @@ def test_sampled_costs_are_scaled_and_pieces_measured_once(tmp_path, monkeypatch
     steps = len(benchmark_probes.methods.DEFAULT) + 1  # and what selects latents
     assert whole["ours"] == steps * 67 and whole["theirs"] == steps * 78 + 1  # and what encodes
     assert whole["seconds"]["theirs"]["encode"] == 1
+    count = len(workers.calls)
+    benchmark_probes.every(bench, "xgboost", ["some"])  # one by one on both sides
+    assert [len(jobs) for _, jobs in workers.calls[count:]] == [36, 36]
 
 
 @pytest.mark.parametrize("method", ["logreg", "sae_k16"])

@@ -129,15 +129,15 @@ def solve_path(
     shared = x if isinstance(x, Shared) else share(x, *lanes[:2])
     width = max(1, int(_FOLD * lanes[0].shape[1]))
     fold = lanes[1].sum(axis=1) <= width
-    paths = []
-    for part, narrow in ((fold, width), (~fold, None)):
-        if part.any():
-            some = _narrow(*(array[part] for array in lanes), narrow)
-            all_strengths = np.tile(strengths, (part.sum(), 1))
-            paths.append(_solve(shared, some, all_strengths, tolerances, max_trips, batch))
-    back = np.argsort(np.argsort(~fold, kind="stable"), kind="stable")
-    path = jax.tree.map(lambda *leaves: np.concatenate(leaves)[back], *paths)
-    return jax.tree.map(lambda leaf: leaf[:, np.argsort(order)], path)
+    places, paths = [], []
+    for part, columns in ((np.flatnonzero(fold), width), (np.flatnonzero(~fold), None)):
+        if len(part):
+            some = _narrow(*(array[part] for array in lanes), columns)
+            grid = np.tile(strengths, (len(part), 1))
+            paths.append(_solve(shared, some, grid, tolerances, max_trips, batch, slice(None)))
+            places.append(part)
+    back = np.ix_(np.argsort(np.concatenate(places)), np.argsort(order))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[back], *paths)
 
 
 def solve(
@@ -162,12 +162,16 @@ def solve(
     order = np.argsort(C, kind="stable")  # lanes of one batch have paths of one length
     back = np.argsort(order)
     lanes = tuple(np.asarray(array)[order] for array in (rows, mask, y))
-    path = _solve(x, lanes, strengths[order], tolerances, max_trips, batch)
-    return jax.tree.map(lambda leaf: leaf[back, -1], path)
+    last = slice(_STAGES - 1, None)
+    path = _solve(x, lanes, strengths[order], tolerances, max_trips, batch, last)
+    return jax.tree.map(lambda leaf: leaf[back, 0], path)
 
 
-def _solve(x, lanes, strengths, tolerances, max_trips, batch) -> Solution:
-    """Runs all lanes, a batch at a time; float64 factors take over where float32 ones fail."""
+def _solve(x, lanes, strengths, tolerances, max_trips, batch, keep: slice) -> Solution:
+    """Runs all lanes, a batch at a time, and returns the stages to keep.
+
+    Float64 factors take over where float32 ones fail.
+    """
     lanes = (*(np.asarray(array) for array in lanes), strengths)
     shared = x if isinstance(x, Shared) else share(x, *lanes[:2])
     n, d = lanes[0].shape[1], shared.x.shape[1]
@@ -189,8 +193,9 @@ def _solve(x, lanes, strengths, tolerances, max_trips, batch) -> Solution:
             rest = jax.tree.map(lambda leaf: leaf[left], (*lanes, states))
             rest = in_batches(functools.partial(walk, "float64"), rest, min(batch, _FEW))
             jax.tree.map(lambda leaf, new: leaf.__setitem__(left, new), states, rest)
-        found = in_batches(collect, (*lanes, states.path), width(n * d))
-    done = np.where(found.gap <= np.array(tolerances), codes.CONVERGED, codes.MAX_TRIPS)
+        kept = jax.tree.map(lambda leaf: leaf[:, keep], (strengths, states.path))
+        found = in_batches(collect, (*lanes[:-1], *kept), width(n * d))
+    done = np.where(found.gap <= np.array(tolerances[keep]), codes.CONVERGED, codes.MAX_TRIPS)
     code = np.where(found.code == codes.CONVERGED, done, found.code)
     return found._replace(code=code.astype(np.int32))
 
