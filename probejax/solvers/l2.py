@@ -125,14 +125,14 @@ def solve_path(
     order = np.argsort(np.asarray(C), kind="stable")
     strengths = np.asarray(C, np.float64)[order]
     tolerances = (tolerance,) * len(order)
-    lanes = [np.asarray(array) for array in (rows, mask, y)]
-    shared = x if isinstance(x, Shared) else share(x, *lanes[:2])
-    width = max(1, int(_FOLD * lanes[0].shape[1]))
-    fold = lanes[1].sum(axis=1) <= width
+    rows, mask, y = (np.asarray(array) for array in (rows, mask, y))
+    shared = x if isinstance(x, Shared) else share(x, rows, mask)
+    width = max(1, int(_FOLD * rows.shape[1]))
+    fold = mask.sum(axis=1) <= width
     places, paths = [], []
     for part, columns in ((np.flatnonzero(fold), width), (np.flatnonzero(~fold), None)):
         if len(part):
-            some = _narrow(*(array[part] for array in lanes), columns)
+            some = _narrow(rows[part], mask[part], y[part], columns)
             grid = np.tile(strengths, (len(part), 1))
             paths.append(_solve(shared, some, grid, tolerances, max_trips, batch, slice(None)))
             places.append(part)
