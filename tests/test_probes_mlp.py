@@ -23,10 +23,10 @@ def problem(signal, seed=0, d=12):
     return (30 + x * np.geomspace(0.3, 10, d)).astype(np.float32), y
 
 
-def fitted(x, found, protocol="paper"):
+def fitted(x, found, protocol="paper", groups=GROUPS):
     """Fits all conditions; returns per condition its scores and the arrays of its probe."""
     results = {}
-    for lanes, rows in probes.batches(found, GROUPS):
+    for lanes, rows in probes.batches(found, groups):
         fits = mlp.fit(x, rows, protocol)
         for position, lane in enumerate(lanes):
             results[lane] = (
