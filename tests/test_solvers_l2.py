@@ -119,13 +119,15 @@ def test_what_lanes_share_is_made_once(monkeypatch, lanes, columns):
     wide = np.pad(x, ((0, 0), (0, columns - D)))
     shared = l2.share(wide, rows, mask)
     assert (shared.gram is None) == (columns < N)
-    first, again = (l2.solve_path(each, rows, mask, y, STRENGTHS) for each in (wide, shared))
+    first, again = (
+        l2.solve_path(each, rows, mask, y, STRENGTHS, batch=8) for each in (wide, shared)
+    )
     np.testing.assert_array_equal(first.w, again.w)
-    part = l2.solve_path(shared, rows[2:4], mask[2:4], y[2:4], STRENGTHS)
+    part = l2.solve_path(shared, rows[2:4], mask[2:4], y[2:4], STRENGTHS, batch=8)
     np.testing.assert_allclose(part.objective, again.objective[2:4], rtol=2e-6)
     monkeypatch.setattr(l2, "MOST_SHARED", 2)
     assert l2.share(wide, rows, mask).gram is None
-    apart = l2.solve_path(wide, rows, mask, y, STRENGTHS)
+    apart = l2.solve_path(wide, rows, mask, y, STRENGTHS, batch=8)
     np.testing.assert_allclose(apart.objective, again.objective, rtol=2e-6)
     np.testing.assert_array_equal(apart.code, again.code)
 
