@@ -175,10 +175,12 @@ def _prepare(
 ) -> None:
     """Hands out tasks whose activations are there, as long as there is room, then a stop."""
     try:
-        for group in groups:
+        for i, group in enumerate(groups):
+            # Workers begin with different units: what one compiles, others find in the cache.
+            turn = i % workers * len(group) // workers
             room.acquire()
             disk.prepare(group[0].task)
-            work.put(group)
+            work.put(group[turn:] + group[:turn])
     except Exception as error:  # raised again by the process that waits
         failure.append(error)
     for _ in range(workers):
