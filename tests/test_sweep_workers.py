@@ -5,9 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+from probejax.sweep import workers
 from tests.test_processes import TASKS, TIMEOUT, inputs, units
 
 __all__ = ["inputs"]  # a fixture
@@ -45,8 +48,8 @@ def alive(session: int) -> list[int]:
 
 
 def test_workers_find_what_one_process_finds(inputs, tmp_path):
-    for workers in (1, 2):
-        process = start(inputs, tmp_path / str(workers), f"--workers={workers}", "--save_probes")
+    for count in (1, 2):
+        process = start(inputs, tmp_path / str(count), f"--workers={count}", "--save_probes")
         output, errors = process.communicate(timeout=TIMEOUT)
         assert process.returncode == 0, errors
         lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
@@ -54,14 +57,23 @@ def test_workers_find_what_one_process_finds(inputs, tmp_path):
             "lda",
             "sae_k4",
         }
-        assert len(list((tmp_path / str(workers) / "probes").iterdir())) == 2 * TASKS
-    alone, together = (units(tmp_path / str(workers)) for workers in (1, 2))
+        assert len(list((tmp_path / str(count) / "probes").iterdir())) == 2 * TASKS
+    alone, together = (units(tmp_path / str(count)) for count in (1, 2))
     assert alone == together and len(alone) == 2 * TASKS
     # A unit of another file, or of another version, is not mixed with these.
     (tmp_path / "1" / "units" / "0123456789abcdef.json").write_text("{}")
     process = start(inputs, tmp_path / "1", "--workers=1")
     _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 1 and "holds 1 units that this run would not make" in errors
+
+
+def test_workers_begin_with_different_units(monkeypatch):
+    monkeypatch.setattr(workers.TokenDisk, "prepare", lambda self, task: None)
+    groups = [[SimpleNamespace(task=task, number=i) for i in range(4)] for task in "abc"]
+    work, disk = SimpleNamespace(put=(handed := []).append), object.__new__(workers.TokenDisk)
+    workers._prepare(disk, groups, work, 2, threading.Semaphore(3), [])
+    numbers = [[unit.number for unit in group] for group in handed[:3]]
+    assert numbers == [[0, 1, 2, 3], [2, 3, 0, 1], [0, 1, 2, 3]] and handed[3:] == [None, None]
 
 
 def test_an_error_in_a_worker_is_the_command_s(inputs, tmp_path):
