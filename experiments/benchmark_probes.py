@@ -21,7 +21,16 @@ import numpy as np
 from absl import flags
 
 from experiments import synthetic_activations
-from experiments.probe_pieces import Piece, Problem, Timing, Workers, alone, choose, measure
+from experiments.probe_pieces import (
+    Piece,
+    Problem,
+    Timing,
+    Workers,
+    alone,
+    choose,
+    is_batched,
+    measure,
+)
 from probejax import sweep, tasks
 from probejax.probes import methods
 from probejax.probes.logreg import STRENGTHS
@@ -95,12 +104,9 @@ class Bench:
         return self._costs[key]
 
     def every(self, side: str, method: str, name: str) -> Costs:
-        """Measures all conditions of a problem: ours in one call, theirs from a sample.
-
-        So are those of xgboost on both sides: its fits share next to nothing, and take an hour.
-        """
+        """Measures all conditions of a problem: in one call, or from a sample if not batched."""
         path, conditions = self.problem(name)
-        if side == "ours" and method != "xgboost":
+        if is_batched(side, method):
             return self.one(side, method, name, range(len(conditions)))
         key = (side, method, name)
         if key not in self._costs:
@@ -295,7 +301,7 @@ def problems(cache_dir: str | None) -> Problems:
             x, y = synthetic_activations.draw(_ROWS, int(name.removeprefix(_SYNTHETIC)))
             return Problem(x, tasks.conditions(y, tasks.REGIMES))
         config = sweep.Config(tasks=(name,), methods=("logreg",))
-        data = sweep.Sweep(config, cache_dir)._data(name)
+        data = sweep.Sweep(config, cache_dir).data(name)
         return Problem(np.asarray(data.features), data.conditions)
 
     return problem

@@ -215,20 +215,27 @@ def test_one_class_and_nan_are_told():
 
 
 @pytest.mark.slow
-def test_twenty_tasks_agree_with_scikit_learn_as_well_as_its_seeds_do():
-    """On layer 9 of gemma-3-270m, which is harvested where it is not in the cache."""
-    off, spread = [], []
+def test_twenty_tasks_agree_with_scikit_learn_as_well_as_it_does_with_itself():
+    """On layer 9 of gemma-3-270m, which is harvested where it is not in the cache.
+
+    With another seed, and with the same in float64, whose rounding grows over the epochs as well.
+    """
+    off, rounding, spread = [], [], []
     for name in tasks.names()[::5][:20]:
         regimes = ("standard", "label_noise")
         config = sweep.Config(tasks=(name,), methods=("mlp",), regimes=regimes, max_length=256)
-        data = sweep.Sweep(config)._data(name)
+        data = sweep.Sweep(config).data(name)
         x, found = np.asarray(data.features), data.conditions[:1] + data.conditions[3:10:3]
         for (ours, _), one in zip(fitted(x, found, groups=(1024,)), found, strict=True):
             sets = (x[one.train], one.y_train, x[one.test], one.y_test)
             theirs = study_mlp.probe(*sets)["test_auc"]
+            exact = [s.astype(np.float64) if s.ndim == 2 else s for s in sets]
             off.append(abs(ours["test_auc"] - theirs))
+            rounding.append(abs(study_mlp.probe(*exact)["test_auc"] - theirs))
             if one is found[0]:
                 seeds = [theirs, *(study_mlp.probe(*sets, seed)["test_auc"] for seed in range(3))]
                 spread.append(np.std(seeds, ddof=1))
-    print(f"mean {np.mean(off):.6f}, largest {max(off):.6f}; seeds {np.mean(spread):.6f}")
-    assert np.mean(off) < np.mean(spread) / 4
+    for what, values in (("ours", off), ("float64", rounding), ("seeds", spread)):
+        print(f"{what}: mean {np.mean(values):.6f}, largest {max(values):.6f}")
+    assert np.mean(off) < np.mean(spread) / 2
+    assert np.mean(off) < 2 * np.mean(rounding)

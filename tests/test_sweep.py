@@ -282,7 +282,7 @@ def test_a_unit_holds_one_row_per_condition(job, results):
 
 
 def test_the_numbers_are_those_of_the_probe(job, results):
-    data = job._data("own_b")
+    data = job.data("own_b")
     fits = next(r for u, r in results.items() if (u.task, u.method) == ("own_b", "logreg"))[0][
         "fits"
     ]
@@ -302,7 +302,7 @@ def test_the_features_are_the_residuals_of_the_last_token(job, place, config):
         tokens = jnp.array([ids], jnp.int32)
         found = models.residuals(model.transformer, tokens, jnp.ones_like(tokens), (1,))
         expected = np.asarray(found[1])[0, -1]
-        np.testing.assert_allclose(job._data("own_a").features[row], expected, atol=1e-4)
+        np.testing.assert_allclose(job.data("own_a").features[row], expected, atol=1e-4)
 
 
 def test_a_smaller_k_is_a_prefix_whatever_the_largest(job, results, config, place):
@@ -329,7 +329,7 @@ def test_running_a_unit_again_gives_the_same_bytes(results, config, place):
 
 def test_a_user_s_shifted_prompts_are_the_test_set_of_covariate_shift(config, place):
     job = make(config, place, tasks=("own_long", "own_a"), regimes=("covariate_shift",))
-    data = job._data("own_long")
+    data = job.data("own_long")
     (condition,) = data.conditions
     assert (condition.regime, len(condition.train), len(condition.test)) == (
         "covariate_shift",
@@ -355,8 +355,8 @@ def test_a_unit_describes_the_latents_of_its_standard_condition(job, results):
     unit = next(u for u in results if u.method == "sae_k2")
     cards, *rest = results[unit].payload["latents"]
     assert len(cards) == 2 and set(rest) == {None}
-    condition = job._data(unit.task).conditions[0]
-    x = np.asarray(job._data(unit.task).features)[condition.train]
+    condition = job.data(unit.task).conditions[0]
+    x = np.asarray(job.data(unit.task).features)[condition.train]
     z = np.asarray(saes.encode(saes.load(job.config.sae[0]), x))[:, cards[0]["index"]]
     np.testing.assert_allclose(cards[0]["mean"][1], z[condition.y_train == 1].mean(), rtol=1e-4)
     np.testing.assert_allclose(cards[0]["rate"][0], (z[condition.y_train == 0] != 0).mean())
@@ -443,7 +443,7 @@ def test_strict_draws_from_distinct_prompts(config, place, tmp_path):
     for protocol in ("paper", "strict"):
         job = make(config, place, protocol=protocol, **changes)
         prompts = tasks.load("twice", tasks_dir=str(tmp_path)).prompts
-        for c in job._data("twice").conditions:
+        for c in job.data("twice").conditions:
             train, test = ({prompts[row] for row in rows} for rows in (c.train, c.test))
             overlap[protocol] = overlap.get(protocol, 0) + len(train & test)
         assert max(job.run(job.units()[0]).payload["fits"]["code"]) == 0
@@ -471,7 +471,7 @@ def test_saved_probes_score_as_the_unit_did(job, results, tmp_path):
         path = tmp_path / f"{unit.method}.safetensors"
         job.save(unit, results[unit], path)
         loaded = probes.load(path)
-        data = job._data("own_a")
+        data = job.data("own_a")
         for number in (0, 1, 7):
             condition = data.conditions[number]
             scores = loaded.score(np.asarray(data.features), number)[condition.test]

@@ -83,7 +83,7 @@ def job(config, place):
 
 
 def test_one_harvest_serves_last_tokens_too(job, config, place, tmp_path):
-    data, alone = job._data("own_a"), make(config, place, methods=("logreg",))._data("own_a")
+    data, alone = job.data("own_a"), make(config, place, methods=("logreg",)).data("own_a")
     assert job.recipe.positions == "all" and alone.tokens is None and data.tokens is not None
     assert data.tokens.counts.max() == 5 and data.tokens.counts.min() >= 2
     np.testing.assert_array_equal(data.features, alone.features)
@@ -94,7 +94,7 @@ def test_one_harvest_serves_last_tokens_too(job, config, place, tmp_path):
 
 
 def test_units_are_the_probes_numbers(job):
-    data = job._data("own_a")
+    data = job.data("own_a")
     ((_, rows),) = job._lanes("own_a", False).batches
     found = {u.method: job.run(u).payload for u in job.units() if u.task == "own_a"}
     direct = probes.TOKEN_METHODS["mean_pool"](data.tokens, rows, "paper").scores
@@ -118,7 +118,7 @@ def test_units_are_the_probes_numbers(job):
 
 def test_a_shifted_test_set_has_its_tokens(config, place):
     job = make(config, place, tasks=("own_long",), regimes=("covariate_shift",))
-    data = job._data("own_long")
+    data = job.data("own_long")
     assert len(data.tokens.counts) == 1140 == len(data.features)
     np.testing.assert_array_equal(data.features, probes.tokens.last(data.tokens))
 

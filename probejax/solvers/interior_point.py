@@ -28,6 +28,7 @@ _START = 0.1  # complementarity at the start of a strength, as a share of the ob
 _FLOOR = 0.2  # complementarity stays above this share of what Newton's method has left to do
 _SLACK = 0.03  # rise of the smoothed objective that passes, as a share of the complementarity
 _RIDGE = {"float32": 1e-7, "float64": 1e-13}  # least addition to a unit diagonal
+_TINY = 1e-30  # within the range of float32, and so of the float64 that TPUs emulate
 
 
 class Frame(NamedTuple):
@@ -132,7 +133,7 @@ def _central(frame, C, w, margins):
 
 def _model(x, frame, C, state, margins, precision):
     curvature = C * frame.t**2 * jax.nn.sigmoid(-margins) * jax.nn.sigmoid(margins)
-    total = jnp.maximum(curvature.sum(), 1e-300)
+    total = jnp.maximum(curvature.sum(), _TINY)
     centre = curvature @ x / total
     root = (jnp.sqrt(curvature)[:, None] * (x - centre[None, :])).astype(precision)
     hessian = jnp.matmul(root.T, root, precision="highest")

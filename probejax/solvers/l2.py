@@ -66,7 +66,7 @@ def share(
     x, place = jnp.asarray(x), np.zeros(len(x), int)
     n, d = rows.shape[1], x.shape[1]
     used = np.unique(np.where(mask, rows, 0))
-    if _form(n, d) is newton.FEATURES or len(used) > MOST_SHARED * n:
+    if _form(n, d) == newton.FEATURES or len(used) > MOST_SHARED * n:
         return Shared(x, None, place)
     place[used] = np.arange(len(used))
     step = min(_GRAM_STEP, 1 << (len(used) - 1).bit_length())
@@ -125,8 +125,7 @@ def solve_path(
     order = np.argsort(np.asarray(C), kind="stable")
     strengths = np.asarray(C, np.float64)[order]
     tolerances = (tolerance,) * len(order)
-    rows, mask, y = (np.asarray(array) for array in (rows, mask, y))
-    shared = x if isinstance(x, Shared) else share(x, rows, mask)
+    shared, (rows, mask, y) = _prepared(x, rows, mask, y)
     width = max(1, int(_FOLD * rows.shape[1]))
     fold = mask.sum(axis=1) <= width
     places, paths = [], []
@@ -161,19 +160,24 @@ def solve(
     tolerances = (_ROUGH,) * (_STAGES - 1) + (tolerance,)
     order = np.argsort(C, kind="stable")  # lanes of one batch have paths of one length
     back = np.argsort(order)
-    lanes = tuple(np.asarray(array)[order] for array in (rows, mask, y))
-    last = slice(_STAGES - 1, None)
-    path = _solve(x, lanes, strengths[order], tolerances, max_trips, batch, last)
+    shared, lanes = _prepared(x, rows, mask, y)
+    lanes, last = tuple(array[order] for array in lanes), slice(_STAGES - 1, None)
+    path = _solve(shared, lanes, strengths[order], tolerances, max_trips, batch, last)
     return jax.tree.map(lambda leaf: leaf[back, 0], path)
 
 
-def _solve(x, lanes, strengths, tolerances, max_trips, batch, keep: slice) -> Solution:
+def _prepared(x, rows, mask, y) -> tuple[Shared, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Returns what lanes share, and the lanes as arrays of the host, where they are sorted."""
+    rows, mask, y = (np.asarray(array) for array in (rows, mask, y))
+    return x if isinstance(x, Shared) else share(x, rows, mask), (rows, mask, y)
+
+
+def _solve(shared: Shared, lanes, strengths, tolerances, max_trips, batch, keep: slice) -> Solution:
     """Runs all lanes, a batch at a time, and returns the stages to keep.
 
     Float64 factors take over where float32 ones fail.
     """
-    lanes = (*(np.asarray(array) for array in lanes), strengths)
-    shared = x if isinstance(x, Shared) else share(x, *lanes[:2])
+    lanes = (*lanes, strengths)
     n, d = lanes[0].shape[1], shared.x.shape[1]
     form = _form(n, d)
     width = functools.partial(_width, batch, len(strengths))
@@ -218,7 +222,7 @@ def _narrow(rows, mask, y, width):
 
 def _data(form, shared: Shared, rows):
     """Returns what the form needs of the lanes' rows: [L, n, d], or inner products [L, n, n]."""
-    if form is newton.FEATURES:
+    if form == newton.FEATURES:
         return _rows_of(shared.x, rows)
     if shared.gram is None:
         return _gram(shared.x, rows)
@@ -274,7 +278,7 @@ def _walk(form, limits, precision, data, mask, y, strengths, states):
     """Advances lanes to the end of their paths; in float32, or as far as that will carry them."""
 
     def lane(data, mask, y, strengths, state):
-        if form is newton.FEATURES:
+        if form == newton.FEATURES:
             x, t, code = _centred(data, mask, y)
             data = x.T
         else:
@@ -305,7 +309,7 @@ def _collect(form, x, mask, y, strengths, path) -> Solution:
         f32, f64 = jnp.float32, jnp.float64
         x = jnp.where(mask[:, None] & (code == codes.CONVERGED), x, 0).astype(f64)
         w = path["u"]
-        if form is newton.SAMPLES:
+        if form == newton.SAMPLES:
             w = w @ x - w.sum(axis=1)[:, None] * mean[None, :]
         w = w.astype(f32).astype(f64)
         b = (path["b"] - w @ mean).astype(f32).astype(f64)

@@ -33,7 +33,7 @@ _HOPELESS = 1e-3  # a ridge above the least: a float32 factor has failed
 _PATIENCE = 20  # steps at one strength after which a lane goes on in float64
 _EXACT = 0.1  # error of a step, in its own norm, that will do
 _STALE = 10  # iterations after which a new factor is cheaper; a step may take three times as many
-_TINY = 1e-300
+_TINY = 1e-30  # within the range of float32, and so of the float64 that TPUs emulate
 
 
 class Point(NamedTuple):
@@ -57,7 +57,6 @@ class State(NamedTuple):
     stage: Int[Array, ""]  # index of the strength in hand; the number of strengths when done
     steps: Int[Array, ""]  # spent on this strength
     point: Point
-    value: Float[Array, ""]  # objective at the point
     last: Point  # solution at the strength before, to extrapolate from
     ridge: Float[Array, ""]
     age: Int[Array, ""]  # steps made with the factor; -1 when it is worth replacing
@@ -67,7 +66,7 @@ class State(NamedTuple):
 class Form(NamedTuple):
     """What differs between feature space and sample space; u and v stand for weight vectors."""
 
-    inner: Callable  # data -> the matrix of it that will do for conjugate gradients
+    rounds: bool  # whether the rough matrix will do for conjugate gradients
     scores: Callable  # (matrix, u) -> X w
     back: Callable  # (matrix, a) -> the u of X' a
     dot: Callable  # (u, v, scores of v) -> inner product of the two weight vectors
@@ -83,10 +82,9 @@ def start(form: Form, data: Data, t, strengths, usable) -> State:
     zero, none = jnp.zeros(()), jnp.zeros((), int)
     point = Point(jnp.zeros(r), jnp.zeros(n), zero)
     first = (strengths == strengths[0]).sum() - 1  # of equal strengths the last will do
-    value = _objective(form, t, strengths[0], point)
     path = {"u": jnp.zeros((count, r)), "steps": jnp.zeros(count, int)}
     path |= {key: jnp.zeros(count) for key in ("b", "bound")}
-    return State(jnp.where(usable, first, count), none, point, value, point, zero, none, path)
+    return State(jnp.where(usable, first, count), none, point, point, zero, none, path)
 
 
 def fresh(state: State, precision: str) -> State:
@@ -131,7 +129,7 @@ def _advance(form, data, factor, t, strengths, state: State, limits, precision) 
     count = len(strengths)
     here = jnp.minimum(state.stage, count - 1)
     C = strengths[here]
-    point, sound, useful = _step(form, data, factor, t, C, state.point, state.value)
+    point, sound, useful = _step(form, data, factor, t, C, state.point)
     value = _objective(form, t, C, point)
     gap = _gap(form, data.exact, t, C, point)
     steps = state.steps + 1
@@ -145,16 +143,15 @@ def _advance(form, data, factor, t, strengths, state: State, limits, precision) 
     ridge = jnp.where(failed, state.ridge * 5, jnp.maximum(state.ridge / 2, _RIDGE[precision]))
     stage = jnp.minimum(state.stage + over, count)
     weaker = strengths[jnp.minimum(stage, count - 1)]
-    point, value, last = jax.lax.cond(
+    point, last = jax.lax.cond(
         over,
-        lambda: (*_ahead(form, t, weaker, point, state.last, stage > 1), point),
-        lambda: (point, value, state.last),
+        lambda: (_ahead(form, t, weaker, point, state.last, stage > 1), point),
+        lambda: (point, state.last),
     )
     return State(
         stage=stage,
         steps=jnp.where(over, 0, steps),
         point=point,
-        value=value,
         last=last,
         ridge=ridge,
         age=jnp.where(sound & useful, state.age + 1, -1),
@@ -170,17 +167,11 @@ def _objective(form, t, C, point: Point):
     return 0.5 * form.dot(point.u, point.u, point.f) + C * _losses(t, point.f + point.b).sum()
 
 
-def _ahead(form, t, C, point: Point, last: Point, has_last) -> tuple[Point, Array]:
-    """Returns the better start at the next strength, the solution or the line through two.
-
-    And the value there.
-    """
+def _ahead(form, t, C, point: Point, last: Point, has_last) -> Point:
+    """Returns the better start at the next strength: the solution, or the line through two."""
     line = jax.tree.map(lambda new, old: 2 * new - old, point, last)
-    values = jnp.stack([_objective(form, t, C, each) for each in (point, line)])
-    better = has_last & (values[1] < values[0])
-    return jax.tree.map(lambda new, old: jnp.where(better, new, old), line, point), jnp.where(
-        better, values[1], values[0]
-    )
+    better = has_last & (_objective(form, t, C, line) < _objective(form, t, C, point))
+    return jax.tree.map(lambda new, old: jnp.where(better, new, old), line, point)
 
 
 def _slopes(t, C, point: Point):
@@ -189,8 +180,8 @@ def _slopes(t, C, point: Point):
     return C * t * sigma, C * t**2 * sigma * (1 - sigma)
 
 
-def _step(form, data, factor, t, C, point: Point, value):
-    """Takes one step, halved until the objective falls; `value` is the objective where it begins.
+def _step(form, data, factor, t, C, point: Point):
+    """Takes one step, halved until the objective falls.
 
     Returns:
         The next point; whether it is any better; and whether the factor is still useful.
@@ -198,6 +189,7 @@ def _step(form, data, factor, t, C, point: Point, value):
     step, useful = _direction(form, data, factor, *_slopes(t, C, point), point)
     squares = [form.dot(p.u, q.u, q.f) for p, q in ((point, point), (point, step), (step, step))]
     now, by = point.f + point.b, step.f + step.b
+    value = _objective(form, t, C, point)
 
     def at(share):
         square = squares[0] + 2 * share * squares[1] + share**2 * squares[2]
@@ -219,7 +211,8 @@ def _step(form, data, factor, t, C, point: Point, value):
 
 def _direction(form, data, factor, pull, curvature, point: Point) -> tuple[Point, Array]:
     """Solves for a Newton step by conjugate gradients; tells whether the factor is still useful."""
-    matrix, total = form.inner(data), jnp.maximum(curvature.sum(), _TINY)
+    matrix = data.rough if form.rounds else data.exact
+    total = jnp.maximum(curvature.sum(), _TINY)
     bend = lambda f: curvature * (f - curvature @ f / total)  # D~ f
     zero = jnp.zeros_like(point.u)
     side = form.back(data.exact, pull - curvature * (pull.sum() / total)) - point.u
@@ -254,7 +247,7 @@ def _direction(form, data, factor, pull, curvature, point: Point) -> tuple[Point
         )
 
     u, f, *_, count = jax.lax.while_loop(going, iterate, carry)
-    if matrix is not data.exact:
+    if form.rounds:
         f = form.scores(data.exact, u)
     b = (pull.sum() - curvature @ f) / total
     return Point(u, f, b), count < _STALE
@@ -298,7 +291,7 @@ def _back_features(columns, a):
 
 def _factor_features(columns, curvature, ridge):
     curvature = curvature.astype(columns.dtype)
-    centre = columns @ (curvature / jnp.maximum(curvature.sum(), 1e-30))
+    centre = columns @ (curvature / jnp.maximum(curvature.sum(), _TINY))
     root = (columns - centre[:, None]) * jnp.sqrt(curvature)[None, :]
     size = jax.lax.rsqrt(1 + jnp.sum(root * root, axis=1))  # to a unit diagonal
     panels = cholesky.factor_gram(root * size[:, None], size**2 + ridge.astype(root.dtype))
@@ -345,7 +338,7 @@ def _apart_samples(gram, u, duals):
 
 
 FEATURES = Form(
-    inner=lambda data: data.rough,
+    rounds=True,
     scores=_scores_features,
     back=_back_features,
     dot=lambda u, v, f: u @ v,
@@ -355,7 +348,7 @@ FEATURES = Form(
     precondition=_precondition_features,
 )
 SAMPLES = Form(
-    inner=lambda data: data.exact,  # C K is as hard to invert as 1e10: rounding it loses the step
+    rounds=False,  # C K reaches 1e10 beside the identity: rounded, it loses the step
     scores=lambda gram, a: gram @ a,
     back=lambda gram, a: a,
     dot=lambda u, v, f: u @ f,

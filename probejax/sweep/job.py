@@ -57,7 +57,7 @@ class Sweep:
         self.layer = self._find_layer()
         self.checkpoint.config.check_layers((self.layer,))
         self._check_saes()
-        self._data = functools.lru_cache(1)(self._read_data)
+        self.data = functools.lru_cache(1)(self._read_data)
         self._lanes = functools.lru_cache(2)(self._pack_lanes)
         self._model = functools.lru_cache(1)(self._load_model)
         self._selection = functools.lru_cache(16)(self._select)  # the batches of one task and SAE
@@ -168,7 +168,7 @@ class Sweep:
           ValueError: the task's file or its activations are not usable.
         """
         began = time.perf_counter()
-        features = self._data(unit.task).features
+        features = self.data(unit.task).features
         prepared = time.perf_counter()
         lanes = self._lanes(unit.task, probes.parse(unit.method).control == "shuffled")
         fits = [self._fit(unit, batch) for batch in range(len(lanes.batches))]
@@ -188,7 +188,7 @@ class Sweep:
     def save(self, unit: Unit, result: Result, path: epath.PathLike) -> None:
         """Writes the final probes of a unit that has just run, see `probes.saved`."""
         lanes = self._lanes(unit.task, probes.parse(unit.method).control == "shuffled")
-        features = np.asarray(self._data(unit.task).features)
+        features = np.asarray(self.data(unit.task).features)
         sae = self._sae(unit.sae_id, unit.task) if unit.sae_id else None
         fields = unit._asdict()
         probes.saved.write(path, fields, lanes.conditions, result.fitted, features, sae)
@@ -199,10 +199,10 @@ class Sweep:
         shuffled = method.control == "shuffled"
         rows = self._lanes(unit.task, shuffled).batches[batch][1]
         if method.baseline in probes.TOKEN_METHODS:
-            tokens = self._data(unit.task).tokens
+            tokens = self.data(unit.task).tokens
             return probes.TOKEN_METHODS[method.baseline](tokens, rows, protocol)
         if not unit.sae_id:
-            return probes.BASELINES[method.baseline](self._data(unit.task).features, rows, protocol)
+            return probes.BASELINES[method.baseline](self.data(unit.task).features, rows, protocol)
         return probes.sae.fit(
             self._chosen(unit, batch),
             rows,
@@ -244,7 +244,7 @@ class Sweep:
 
     def forget(self) -> None:
         """Lets go of the last task's data, so that its files are closed."""
-        for cached in (self._data, self._lanes, self._selection):
+        for cached in (self.data, self._lanes, self._selection):
             cached.cache_clear()
 
     def prompts(self, task: str) -> list[tasks.Task]:
@@ -269,7 +269,7 @@ class Sweep:
         return TaskData(drawn, features, probes.tokens.join(parts))
 
     def _pack_lanes(self, task: str, shuffled: bool) -> Lanes:
-        drawn, features, tokens = self._data(task)
+        drawn, features, tokens = self.data(task)
         drawn = task_data.shuffle(drawn) if shuffled else drawn
         if self.memory_gb is None:
             return task_data.pack(drawn)
@@ -282,7 +282,7 @@ class Sweep:
 
     def check_saes(self) -> list[str]:
         """Measures every SAE on the last tokens of the first task; returns a line for each."""
-        x = np.asarray(self._data(self.tasks[0]).features)
+        x = np.asarray(self.data(self.tasks[0]).features)
         lines = []
         for sae in self.saes.values():
             found = saes.quality(self._sae(sae.sae_id, self.tasks[0]), x)
@@ -324,7 +324,7 @@ class Sweep:
         ranking: str,
         pooling: str = "",
     ) -> probes.sae.Selection:
-        found, sae = self._data(task), self._sae(sae_id, task)
+        found, sae = self.data(task), self._sae(sae_id, task)
         rows = self._lanes(task, shuffled).batches[batch][1]
         rules = (cast(saes.Ranking, ranking), cast(probes.Protocol, self.config.protocol))
         if not pooling:
@@ -338,7 +338,7 @@ class Sweep:
         return self._loaded_sae(sae_id, task if self.saes[sae_id].format == "random" else None)
 
     def _load_sae(self, sae_id: str, calibrated_on: str | None) -> saes.SAE | saes.StoredSAE:
-        x = None if calibrated_on is None else np.asarray(self._data(calibrated_on).features)
+        x = None if calibrated_on is None else np.asarray(self.data(calibrated_on).features)
         return self.saes[sae_id].load(x)
 
 

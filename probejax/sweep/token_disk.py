@@ -95,8 +95,8 @@ def plans(job: Sweep, tasks: Sequence[str]) -> dict[str, list[activations.Plan]]
     tokenizer, d_model = job.checkpoint.tokenizer(), job.checkpoint.config.d_model
     found = {}
     for task in tasks:
-        names = (task, f"{task}, shifted")
-        lists = {name: each.prompts for name, each in zip(names, job.prompts(task), strict=False)}
+        own, *shifted = job.prompts(task)
+        lists = {task: own.prompts} | {f"{task}, shifted": each.prompts for each in shifted}
         found[task] = activations.plan(
             lists, [job.layer], job.recipe, tokenizer, d_model, cache_dir=job.cache_dir
         )

@@ -96,10 +96,10 @@ SOLVERS = {
         for dtype in (np.float32, np.float64)
     },
     "l1": {
-        "liblinear 1e4": _liblinear(1e4),
-        "liblinear 1e3": _liblinear(1e3),
         "skglm": _skglm,
         "celer": _celer,
+        "liblinear 1e4": _liblinear(1e4),
+        "liblinear 1e3": _liblinear(1e3),
         "saga": _saga,
     },
 }
