@@ -1,19 +1,11 @@
 """Settings that must be made before JAX, or a Hugging Face library, is used for the first time."""
 
-import atexit
 import os
-import shutil
-import tempfile
 
 # No test may reach the Hub; the pinned archives come through pip and obey PROBEJAX_CACHE.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # LAPACK's own threads and XLA's would wait for each other, as experiments/__init__.py explains.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# What one process of a run of the tests has compiled, the others read: half of a run is compiling.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    folder = tempfile.mkdtemp(prefix="probejax-tests-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 import jax
 import pytest
@@ -21,9 +13,18 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
+# Files of more than a minute begin: whatever comes last, one process has all to itself.
+_LONG = {
+    *("test_activations_command", "test_gemma_270m", "test_probes_attention", "test_probes_logreg"),
+    *("test_probes_pca", "test_probes_sae", "test_probes_sae_pooled", "test_probes_saved"),
+    *("test_processes", "test_solvers_l2", "test_sweep", "test_sweep_workers"),
+}
 _SETTINGS = ("jax_enable_x64", "jax_numpy_rank_promotion", "jax_default_matmul_precision")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in _LONG)
 
 
 @pytest.fixture(autouse=True)

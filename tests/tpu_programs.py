@@ -87,7 +87,6 @@ def watch(report: str) -> None:
         return Program(function, options, compile_once)
 
     jax.jit = jit
-    jax.default_backend = lambda: "tpu"  # where the code asks, it does as it would there
 
 
 if __name__ == "__main__":
