@@ -13,6 +13,8 @@ from sklearn.linear_model import LogisticRegression
 
 TOLERANCES = np.logspace(-1, -12, 23)
 _MOST_ITERATIONS = 20_000
+_MOST_OUTER = 100  # iterations of those that make many inner ones in each
+_PATIENCE = 10.0  # seconds of one fit after which a solver is not among the fastest
 
 
 class Choice(NamedTuple):
@@ -74,7 +76,8 @@ def _liblinear(scaling):
 def _skglm(x, y, C, tol, max_iter):
     from skglm import SparseLogisticRegression
 
-    model = SparseLogisticRegression(alpha=1 / (C * len(y)), tol=tol, max_iter=max_iter)
+    most = min(max_iter, _MOST_OUTER)
+    model = SparseLogisticRegression(alpha=1 / (C * len(y)), tol=tol, max_iter=most)
     model.fit(np.asfortranarray(x, np.float64), y)
     return model.coef_[0], np.ravel(model.intercept_)[0]
 
@@ -84,7 +87,8 @@ def _celer(x, y, C, tol, max_iter):
 
     scale = 1e3 * np.abs(x).max()  # it has no intercept: a column whose weight costs little
     wide = np.asfortranarray(np.c_[x, np.full(len(x), scale)], np.float64)
-    model = celer.LogisticRegression(C=C, tol=tol, max_iter=max_iter).fit(wide, y)
+    most = min(max_iter, _MOST_OUTER)
+    model = celer.LogisticRegression(C=C, tol=tol, max_iter=most).fit(wide, y)
     return model.coef_[0][:-1], model.coef_[0][-1] * scale
 
 
@@ -144,7 +148,7 @@ def fastest(x, y, C, penalty, best, gap=1e-6):
                 break
             values.append(value)
             stalled = len(values) > 5 and len(set(values[-6:])) == 1
-            if stalled or (found and took > found.seconds):
+            if stalled or took > (found.seconds if found else _PATIENCE):
                 break
     return found
 
