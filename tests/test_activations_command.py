@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from safetensors.numpy import save_file
 
+from experiments import harvest
 from tests import tiny_models
 
 
@@ -86,5 +89,10 @@ def test_the_plan_the_limit_the_harvest_and_the_second_run(place):
 
 def test_wrong_layers(place):
     assert command(place)[1].endswith("Error: Give --layer: tiny has no default.\n")
-    assert "Layer 3 was asked for, but tiny has layers 0 to 2" in command(place, "--layer=3")[1]
-    assert "--layer=x is neither" in command(place, "--layer=0,x")[1]
+    flags.FLAGS.mark_as_parsed()
+    for layers, message in (
+        ("3", "Layer 3 was asked for, but tiny-gemma-3 has layers 0 to 2"),
+        ("0,x", "--layer=x is neither"),
+    ):
+        with flagsaver.flagsaver(layer=layers), pytest.raises(ValueError, match=message):
+            harvest._layers(tiny_models.GEMMA3)

@@ -50,6 +50,7 @@ MAY_BE_SKIPPED = {
     "test_saes_live.py": "sae_lens, dictionary_learning, sparsify",
     "test_report_browser.py": "a browser and playwright",
     "test_saes_sae.py": "sae_lens",
+    "test_tpu.py": "libtpu, and it is slow",
 }
 
 

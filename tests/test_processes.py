@@ -57,9 +57,9 @@ def start(inputs, out: Path, processes: int = 2) -> list[subprocess.Popen]:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [
         *(sys.executable, "-m", "experiments.sweep", f"--out={out}"),
-        *(f"--model={inputs['model']}", "--layer=1", f"--sae={inputs['sae']}"),
+        *(f"--model={inputs['model']}", "--layer=1"),
         *("--tasks=own_*", f"--tasks_dir={inputs['tasks']}", f"--cache_dir={inputs['cache']}"),
-        *("--regimes=standard", "--methods=mean_difference,sae_k4", "--multihost"),
+        *("--regimes=standard", "--methods=mean_difference,knn", "--multihost"),
         *(f"--coordinator={address}", f"--num_processes={processes}"),
     ]
     environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
