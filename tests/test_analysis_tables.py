@@ -6,7 +6,14 @@ import pandas as pd
 import pytest
 
 from probejax import analysis
-from probejax.analysis.tables import COLUMNS, as_results, results_table, summary, write_tables
+from probejax.analysis.tables import (
+    COLUMNS,
+    as_results,
+    means,
+    results_table,
+    summary,
+    write_tables,
+)
 from probejax.analysis.ties import TIE_RULES
 from probejax.storage import StorageError, Store
 
@@ -152,6 +159,21 @@ def test_the_summary_names_what_is_missing():
     text = summary(analysis.quiver(results_table(units)))
     assert "standard: 1 cells left out (no partner)" in text
     assert "scarcity: 2 cells lack some method" in text
+
+
+def test_without_a_comparison_the_summary_is_what_each_method_reaches():
+    units = [_unit("a", "knn", 0.9), _unit("b", "knn", 0.5), _unit("a", "logreg", 0.75)]
+    units += [{"unit": u["unit"] | {"protocol": "strict"}, "fits": u["fits"]} for u in units[:2]]
+    results = results_table(units)
+    text = means(results, analysis.quiver(results))
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0] == "gemma-3-270m, layer 9, paper protocol: mean test AUC"
+    assert lines[2].split() == ["method", "standard", "scarcity", "covariate_shift"]
+    assert lines[4].split() == ["logreg", "0.6500", "0.5000", "-"]  # 0.75 less 0.2 and 0.3
+    assert lines[5].split() == ["knn", "0.6000", "0.4500", "-"]
+    assert lines[7] == "Fits that did not converge: 3 in scarcity, 3 in covariate_shift."
+    assert text.count("did not converge: 2 in scarcity, 2 in") == 1  # strict
 
 
 def test_the_summary_has_a_part_for_each_protocol():

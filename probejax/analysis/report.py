@@ -18,7 +18,7 @@ from probejax.analysis.page.page import Story
 from probejax.analysis.run import read_run
 from probejax.analysis.saebench import write_saebench
 from probejax.analysis.study_layout import write_study
-from probejax.analysis.tables import results_table, summary, write_tables
+from probejax.analysis.tables import means, results_table, summary, write_tables
 
 
 def report(
@@ -61,7 +61,8 @@ def report(
     write_study(out, results)
     write_saebench(out, results, millis=int(time.time() * 1000))
     storage.write_atomic(epath.Path(out) / "report.html", page(results, found, story, studies))
-    parts = [summary(table), multi_token.summary(tokens)]
+    parts = [summary(table) if table["cells"].any() else means(results, table)]
+    parts += [multi_token.summary(tokens)]
     parts += [architectures.summary(studies)] if studies else []
     status = f"{story.status}.\n" if story.status else ""
     where = f"{status}Tables, figures and report.html are in {epath.Path(out)}."

@@ -11,6 +11,7 @@ from etils import epath
 from pyarrow import csv, parquet
 
 from probejax import storage
+from probejax.analysis.grid import GROUP
 from probejax.analysis.quiver import quiver
 from probejax.analysis.ties import TIE_RULES
 from probejax.tasks.splits import REGIMES
@@ -139,7 +140,7 @@ def summary(quiver: pd.DataFrame, *, tie_rule: str = "documented") -> str:
     """
     overall = quiver[quiver["level"].isna()]
     lines = []
-    for key, part in overall.groupby(["protocol", "model", "layer"], sort=False):
+    for key, part in overall.groupby(GROUP, sort=False):
         protocol, model, layer = key
         rows = part[part["tie_rule"] == tie_rule]
         neutral = part[part["tie_rule"] == "neutral"].set_index("regime")["delta"]
@@ -154,6 +155,38 @@ def summary(quiver: pd.DataFrame, *, tie_rule: str = "documented") -> str:
         f"without an order, {TIE_RULES['neutral']}."
     )
     return "\n".join([*lines, *textwrap.wrap(legend, width=_WIDTH)])
+
+
+def means(results: pd.DataFrame, quiver: pd.DataFrame) -> str:
+    """Returns the mean test AUC of every method as text: of a run that compares no quivers.
+
+    Per protocol, model and layer a line for each method, the best under the first regime on top,
+    and a column for each regime; below, fits that did not converge.
+
+    Args:
+        results: a results table.
+        quiver: its quiver table.
+    """
+    lines = []
+    for key, part in results.groupby(GROUP, sort=False):
+        protocol, model, layer = key
+        table = part.groupby(["method", "sae_id", "regime"], sort=False)["test_auc"].mean()
+        table = table.unstack("regime")
+        regimes = [regime for regime in _in_order(part["regime"]) if regime in table]
+        table = table[regimes].sort_values(regimes[0], ascending=False, kind="stable")
+        lines += [f"{model}, layer {layer}, {protocol} protocol: mean test AUC", ""]
+        header = f"{'method':<18}" + "".join(f"{regime:>{len(regime) + 2}}" for regime in regimes)
+        lines += [header, "-" * len(header)]
+        for (method, sae_id), *aucs in table.itertuples():
+            cells = ("-" if pd.isna(auc) else f"{auc:.4f}" for auc in aucs)
+            row = "".join(
+                f"{c:>{len(regime) + 2}}" for c, regime in zip(cells, regimes, strict=True)
+            )
+            lines.append(f"{method:<18}{row}{f'  {sae_id}' if sae_id else ''}")
+        overall = quiver[quiver["level"].isna() & (quiver["tie_rule"] == "documented")]
+        rows = overall[(overall[GROUP] == list(key)).all(axis=1)]
+        lines += ["", _convergence(rows), ""]
+    return "\n".join(lines[:-1])
 
 
 _WIDTH = 80
