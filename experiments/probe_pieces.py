@@ -223,7 +223,7 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         threads = dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         self._pools: queue.SimpleQueue[ProcessPoolExecutor] = queue.SimpleQueue()
-        with devices.environment(threads | {"JAX_COMPILATION_CACHE_DIR": compiled}):
+        with devices.environment(threads):
             pools = [
                 ProcessPoolExecutor(1, context, _begin, (core, compiled))
                 for core in sorted(os.sched_getaffinity(0))

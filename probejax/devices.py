@@ -89,13 +89,8 @@ def own() -> list[Any]:
 
 
 def compilation_cache(cache_dir: epath.PathLike) -> epath.Path:
-    """Keeps every compiled program, and returns the folder.
-
-    That is $JAX_COMPILATION_CACHE_DIR, JAX's own setting, where it is given; else
-    `<cache_dir>/compiled`.
-    """
-    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    folder = epath.Path(given) if given else epath.Path(cache_dir) / "compiled"
+    """Keeps every compiled program in `<cache_dir>/compiled` and returns that folder."""
+    folder = epath.Path(cache_dir) / "compiled"
     folder.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
     # The sweep runs many small programs: JAX's default would only keep those over a second.

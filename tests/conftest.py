@@ -14,11 +14,11 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
-# Files of more than a minute begin: whatever comes last, one process has all to itself.
+# The longest files begin: whatever comes last, one process has all to itself.
 _LONG = {
-    *("test_activations_command", "test_gemma_270m", "test_probes_attention", "test_probes_logreg"),
-    *("test_probes_pca", "test_probes_sae", "test_probes_sae_pooled", "test_probes_saved"),
-    *("test_processes", "test_solvers_l2", "test_sweep", "test_sweep_workers"),
+    *("test_probes_aggregators", "test_probes_attention", "test_probes_logreg", "test_probes_pca"),
+    *("test_probes_sae", "test_probes_sae_pooled", "test_probes_saved", "test_processes"),
+    *("test_solvers_l2", "test_sweep", "test_sweep_workers"),
 }
 _SETTINGS = ("jax_enable_x64", "jax_numpy_rank_promotion", "jax_default_matmul_precision")
 

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from probejax import analysis
+from probejax.analysis.group import groups
 from probejax.analysis.tables import (
     COLUMNS,
     as_results,
@@ -165,7 +166,7 @@ def test_without_a_comparison_the_summary_is_what_each_method_reaches():
     units = [_unit("a", "knn", 0.9), _unit("b", "knn", 0.5), _unit("a", "logreg", 0.75)]
     units += [{"unit": u["unit"] | {"protocol": "strict"}, "fits": u["fits"]} for u in units[:2]]
     results = results_table(units)
-    text = means(results, analysis.quiver(results))
+    text = means(results, groups(results, analysis.quiver(results)))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0] == "gemma-3-270m, layer 9, paper protocol: mean test AUC"

@@ -61,7 +61,7 @@ def report(
     write_study(out, results)
     write_saebench(out, results, millis=int(time.time() * 1000))
     storage.write_atomic(epath.Path(out) / "report.html", page(results, found, story, studies))
-    parts = [summary(table) if table["cells"].any() else means(results, table)]
+    parts = [summary(table) if table["cells"].any() else means(results, found)]
     parts += [multi_token.summary(tokens)]
     parts += [architectures.summary(studies)] if studies else []
     status = f"{story.status}.\n" if story.status else ""

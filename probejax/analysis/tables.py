@@ -12,6 +12,7 @@ from pyarrow import csv, parquet
 
 from probejax import storage
 from probejax.analysis.grid import GROUP
+from probejax.analysis.group import Group
 from probejax.analysis.quiver import quiver
 from probejax.analysis.ties import TIE_RULES
 from probejax.tasks.splits import REGIMES
@@ -157,7 +158,7 @@ def summary(quiver: pd.DataFrame, *, tie_rule: str = "documented") -> str:
     return "\n".join([*lines, *textwrap.wrap(legend, width=_WIDTH)])
 
 
-def means(results: pd.DataFrame, quiver: pd.DataFrame) -> str:
+def means(results: pd.DataFrame, found: Iterable[Group]) -> str:
     """Returns the mean test AUC of every method as text: of a run that compares no quivers.
 
     Per protocol, model and layer a line for each method, the best under the first regime on top,
@@ -165,16 +166,16 @@ def means(results: pd.DataFrame, quiver: pd.DataFrame) -> str:
 
     Args:
         results: a results table.
-        quiver: its quiver table.
+        found: its groups.
     """
     lines = []
-    for key, part in results.groupby(GROUP, sort=False):
-        protocol, model, layer = key
+    for group in found:
+        part = group.rows(results)
         table = part.groupby(["method", "sae_id", "regime"], sort=False)["test_auc"].mean()
         table = table.unstack("regime")
         regimes = [regime for regime in _in_order(part["regime"]) if regime in table]
         table = table[regimes].sort_values(regimes[0], ascending=False, kind="stable")
-        lines += [f"{model}, layer {layer}, {protocol} protocol: mean test AUC", ""]
+        lines += [f"{group.name}: mean test AUC", ""]
         header = f"{'method':<18}" + "".join(f"{regime:>{len(regime) + 2}}" for regime in regimes)
         lines += [header, "-" * len(header)]
         for (method, sae_id), *aucs in table.itertuples():
@@ -183,8 +184,8 @@ def means(results: pd.DataFrame, quiver: pd.DataFrame) -> str:
                 f"{c:>{len(regime) + 2}}" for c, regime in zip(cells, regimes, strict=True)
             )
             lines.append(f"{method:<18}{row}{f'  {sae_id}' if sae_id else ''}")
-        overall = quiver[quiver["level"].isna() & (quiver["tie_rule"] == "documented")]
-        rows = overall[(overall[GROUP] == list(key)).all(axis=1)]
+        overall = group.quiver[group.quiver["level"].isna()]
+        rows = overall[overall["tie_rule"] == "documented"]
         lines += ["", _convergence(rows), ""]
     return "\n".join(lines[:-1])
 

@@ -161,7 +161,8 @@ def solve(
     order = np.argsort(C, kind="stable")  # lanes of one batch have paths of one length
     back = np.argsort(order)
     shared, lanes = _prepared(x, rows, mask, y)
-    lanes, last = tuple(array[order] for array in lanes), slice(_STAGES - 1, None)
+    lanes = tuple(array[order] for array in lanes)
+    last = slice(_STAGES - 1, None)
     path = _solve(shared, lanes, strengths[order], tolerances, max_trips, batch, last)
     return jax.tree.map(lambda leaf: leaf[back, 0], path)
 
