@@ -7,12 +7,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # LAPACK's own threads and XLA's would wait for each other, as experiments/__init__.py explains.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import hypothesis
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+# The same inputs on every machine, however slow it is.
+hypothesis.settings.register_profile("ours", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("ours")
 
 # The longest files begin: whatever comes last, one process has all to itself.
 _LONG = {
