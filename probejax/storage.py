@@ -4,15 +4,23 @@ Nothing is appended and nothing is locked, because a bucket can do neither. A fi
 object; to resume is to subtract the names that are there from the names that are wanted.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import os
+import re
+import socket
+import time
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 from etils import epath
+
+from probejax import foreign, stored_unit
+
+_DAY = 86_400  # seconds after which a half-written file of another machine is nobody's
 
 
 class StorageError(OSError):
@@ -58,10 +66,70 @@ def write_atomic(path: epath.PathLike, content: bytes | str) -> None:
         if _in_bucket(path):
             path.write_bytes(data)  # one PUT is atomic
         else:
-            part = _write_part(path, data)
-            os.replace(part, path)
+            with writing(path) as file:
+                file.write(data)
     except (OSError, ImportError) as error:
         raise _unwritable(path, error) from error
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Opens a file on the disk to be written; it appears under its name when it is whole.
+
+    Raises:
+        OSError: as `open` and `write` do; nothing half-written is left behind.
+    """
+    part = _part(path)
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # a rename may reach the disk before the content does
+        os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        raise
+
+
+def remove_leftovers(folder: epath.PathLike) -> None:
+    """Deletes what killed processes left half-written in a folder and the folders below it.
+
+    Files of processes that still run stay, and of other machines those that are younger than a day.
+    """
+    if _in_bucket(epath.Path(folder)):
+        return
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            if (found := _PART.fullmatch(name)) and not _is_written(path, found):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+
+
+_PART = re.compile(r"\.(?:(?P<host>.+)-(?P<process>\d+)-)?[0-9a-f]{32}\.part")
+
+
+def _part(path: str | os.PathLike[str]) -> str:
+    """Returns a hidden name beside a file, which says who is writing."""
+    name = f".{foreign.file_name(socket.gethostname())}-{os.getpid()}-{uuid.uuid4().hex}.part"
+    return os.path.join(os.path.dirname(os.fspath(path)), name)
+
+
+def _is_written(path: str, found: re.Match[str]) -> bool:
+    """Tells whether the process that began a half-written file may still be at it."""
+    if found["host"] == foreign.file_name(socket.gethostname()):
+        try:
+            os.kill(int(found["process"]), 0)
+        except ProcessLookupError:
+            return False
+        except OSError:  # it runs as somebody else
+            pass
+        return True
+    try:
+        return time.time() - os.stat(path).st_mtime < _DAY
+    except OSError:
+        return False
 
 
 def write_config(out: epath.PathLike, config: Mapping[str, Any]) -> None:
@@ -123,18 +191,18 @@ class Store:
         """Yields the payloads of all finished units, in the order of their names.
 
         Raises:
-            StorageError: a unit's file is damaged; the message names it.
+            StorageError: a unit's file is damaged or no unit; the message names it.
         """
         for path in sorted(self._paths(), key=lambda path: path.name):
-            yield _read_json(path, _REDO)
+            yield _read_unit(path)
 
     def read(self, name: str) -> dict[str, Any]:
         """Returns the payload of a finished unit.
 
         Raises:
-            StorageError: its file is damaged; the message names it.
+            StorageError: its file is damaged or no unit; the message names it.
         """
-        return _read_json(self.units / f"{name}.json", _REDO)
+        return _read_unit(self.units / f"{name}.json")
 
     def _paths(self) -> list[epath.Path]:
         try:
@@ -153,47 +221,40 @@ def _in_bucket(path: epath.Path) -> bool:
     return "://" in str(path)
 
 
-def _write_part(path: epath.Path, data: bytes) -> str:
-    """Writes the whole content under a temporary name in the same folder."""
-    part = os.path.join(os.path.dirname(os.fspath(path)), f".{uuid.uuid4().hex}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # a rename may reach the disk before the content does
-    except OSError:
-        if os.path.exists(part):
-            os.unlink(part)
-        raise
-    return part
-
-
 def _create(path: epath.Path, data: bytes) -> None:
     """Writes a file unless another process has just done so."""
     if _in_bucket(path):
         path.write_bytes(data)
         return
-    part = _write_part(path, data)
+    whole = _part(path)
+    with writing(whole) as file:
+        file.write(data)
     try:
-        os.link(part, path)  # unlike a rename, fails where the name is taken
+        os.link(whole, path)  # unlike a rename, fails where the name is taken
     except FileExistsError:
         pass
     except OSError:  # a file system without hard links
-        os.replace(part, path)
+        os.replace(whole, path)
         return
-    os.unlink(part)
+    os.unlink(whole)
+
+
+def _read_unit(path: epath.Path) -> dict[str, Any]:
+    payload = _read_json(path, _REDO)
+    try:
+        stored_unit.check(payload)
+    except ValueError as error:
+        raise StorageError(f"{path} is no unit ({foreign.reason(error)}); {_REDO}.") from error
+    return payload
 
 
 def _read_json(path: epath.Path, advice: str) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
+        return foreign.read_json(path, dict[str, Any], advice)
     except OSError as error:
         raise StorageError(f"Cannot read {path}: {_reason(error)}.") from error
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise StorageError(f"{path} is damaged ({error}); {advice}.") from error
-    if not isinstance(value, dict):
-        raise StorageError(f"{path} is damaged (it holds no JSON object); {advice}.")
-    return value
+    except foreign.DamagedFile as error:
+        raise StorageError(str(error)) from error
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
 # A room imports rooms of lower layers only.
 LAYERS = (
-    ("foreign",),
+    ("foreign", "stored_unit"),
     ("artifacts", "storage", "devices", "metrics"),
     ("tasks", "models", "saes", "solvers"),
     ("activations", "probes"),

@@ -3,7 +3,9 @@
 import json
 import math
 import multiprocessing
+import os
 import resource
+import socket
 from typing import ClassVar
 
 import numpy as np
@@ -11,23 +13,25 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
-from probejax import storage
+from probejax import foreign, storage
 from probejax.storage import ConfigMismatch, StorageError, Store
 
-PAYLOAD = {"unit": {"task": "87_glue_cola", "k": None}, "fits": {"val_auc": [0.1 + 0.2, math.nan]}}
+FACTS = {"task": "87_glue_cola", "method": "logreg", "protocol": "paper", "model": "m"}
+FACTS |= {"layer": "9", "sae_id": "", "k": None}
+FITS = {"regime": ["standard", "scarcity"], "level": [None, 2.0], "seed": [42, 42]}
+FITS |= {"num_train": [9, 2], "num_test": [3, 3], "val_auc": [0.1 + 0.2, math.nan]}
+FITS |= {name: [0.5, 1.0] for name in ("test_auc", "test_acc", "test_f1")}
+FITS |= {"hyperparameter": [1e5, None], "gap": [1e-9, math.nan], "code": [0, 1]}
+PAYLOAD = {"unit": FACTS, "fits": FITS}
 
 
 def test_a_unit_comes_back_exactly_and_its_bytes_do_not_depend_on_the_timing(tmp_path):
     first, second = Store(tmp_path / "a"), Store(tmp_path / "b")
     first.put("u1", PAYLOAD, timing={"seconds": 1.5})
-    second.put("u1", {"fits": PAYLOAD["fits"], "unit": PAYLOAD["unit"]}, timing={"seconds": 9})
+    second.put("u1", {"fits": FITS, "unit": FACTS}, timing={"seconds": 9})
     assert first.done() == {"u1"}
-    assert list(first.read_all()) == [
-        {
-            "unit": {"task": "87_glue_cola", "k": None},
-            "fits": {"val_auc": [0.30000000000000004, None]},
-        }
-    ]
+    fits = FITS | {"val_auc": [0.30000000000000004, None], "gap": [1e-9, None]}
+    assert list(first.read_all()) == [{"unit": FACTS, "fits": fits}]
     name = "units/u1.json"
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert json.loads((tmp_path / "a/timings/u1.json").read_text()) == {"seconds": 1.5}
@@ -182,3 +186,79 @@ def test_a_bucket_without_its_package_says_which_one(monkeypatch):
     monkeypatch.setitem(_registry, "az", Missing)
     with pytest.raises(StorageError, match=r"install gcsfs .*pip install 'probejax\[gcs\]'"):
         Store("az://bucket/run").put("u1", PAYLOAD)
+
+
+DAMAGE = {
+    "a layer that leads elsewhere": ("unit", {"layer": "/../../../../escaped/x"}),
+    "a number for a layer": ("unit", {"layer": 9}),
+    "a regime that leads elsewhere": ("fits", {"regime": ["../x", "standard"]}),
+    "a method of several lines": ("unit", {"method": "logreg\nlogreg"}),
+    "a task with a NUL": ("unit", {"task": "a\0b"}),
+    "a task of a million letters": ("unit", {"task": "a" * 10**6}),
+    "a negative k": ("unit", {"k": -1}),
+    "a k that is a text": ("unit", {"k": "16"}),
+    "an AUC above one": ("fits", {"test_auc": [0.5, 1.5]}),
+    "an AUC that is a text": ("fits", {"val_auc": ["high", None]}),
+    "a short column": ("fits", {"seed": [42]}),
+    "no columns": ("fits", {"code": None}),
+    "fits that are a list": ("fits", None),
+    "a seed past 32 bits": ("fits", {"seed": [42, 1 << 32]}),
+    "a latent without a number": ("latents", [None, [{"mean": [0.0, 1.0]}]]),
+    "a latent of three classes": ("latents", [None, [{"index": 1, "mean": [0.0, 1.0, 2.0]}]]),
+    "fewer lists of latents than fits": ("latents", [None]),
+    "an L0 below zero": ("sae", {"l0": -3.0}),
+    "an SAE that is a text": ("sae", "gemma-scope"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_unit_that_departs_from_the_schema_is_named(tmp_path, name):
+    part, change = DAMAGE[name]
+    before = {"unit": FACTS, "fits": FITS}.get(part)
+    changed = before | change if before and change else change
+    Store(tmp_path).put("u1", PAYLOAD | {part: changed})
+    for read in (lambda store: list(store.read_all()), lambda store: store.read("u1")):
+        with pytest.raises(StorageError, match=r"u1\.json is no unit \(.+\); delete it and run"):
+            read(Store(tmp_path))
+
+
+def test_a_unit_may_hold_more_than_is_known(tmp_path):
+    more = PAYLOAD | {"sae": {"l0": 3.5, "why": []}, "note": "x"}
+    Store(tmp_path).put("u1", more | {"unit": FACTS | {"tasks_dir": ""}})
+    assert Store(tmp_path).read("u1")["note"] == "x"
+
+
+def test_a_pipe_in_place_of_a_unit_is_refused_and_not_waited_for(tmp_path):
+    Store(tmp_path).put("u1", PAYLOAD)
+    os.mkfifo(tmp_path / "units" / "u2.json")
+    with pytest.raises(StorageError, match=r"u2\.json is no regular file"):
+        list(Store(tmp_path).read_all())
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        dead = pool.apply(os.getpid)
+    host = foreign.file_name(socket.gethostname())
+    names = {
+        "dead": f".{host}-{dead}-{'0' * 32}.part",
+        "alive": f".{host}-{os.getpid()}-{'0' * 32}.part",
+        "elsewhere": f".other-{dead}-{'0' * 32}.part",
+        "old": f".other-{dead}-{'1' * 32}.part",
+        "older": f".{'2' * 32}.part",  # as earlier versions called them
+        "mine": "notes.part",
+    }
+    (tmp_path / "units").mkdir()
+    for name in names.values():
+        (tmp_path / "units" / name).write_text("half")
+    for name in ("old", "older"):
+        os.utime(tmp_path / "units" / names[name], (0, 0))
+    storage.remove_leftovers(tmp_path)
+    left = {path.name for path in (tmp_path / "units").iterdir()}
+    assert left == {names["alive"], names["elsewhere"], names["mine"]}
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), storage.writing(tmp_path / "x") as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())

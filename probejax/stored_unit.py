@@ -1,0 +1,98 @@
+"""What the file of a finished unit holds: one schema, checked whenever such a file is read.
+
+Runs are passed on as archives, so a unit may come from anywhere. What is checked here need not be
+checked by those who read results: names are short text without control characters, a layer is a
+number or `embed`, scores lie where they can, and all columns of the fits are equally long.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+Text = Annotated[str, Meta(max_length=1000, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
+Word = Annotated[str, Meta(max_length=200, pattern=r"\A[A-Za-z][A-Za-z0-9_.-]*\Z")]
+Layer = Annotated[str, Meta(pattern=r"\A(?:embed|[0-9]{1,4})\Z")]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=0, le=1 << 40)]
+
+
+class Facts(msgspec.Struct):
+    """What a unit is of: the columns of results that all its fits share."""
+
+    task: Text
+    method: Word
+    protocol: Word
+    model: Text
+    layer: Layer
+    sae_id: Text
+    k: Count | None
+
+
+class Fits(msgspec.Struct):
+    """The fits of a unit, a list per column; null stands for a number that there is not."""
+
+    regime: list[Word]
+    level: list[float | None]
+    seed: list[Annotated[int, Meta(ge=0, lt=1 << 32)]]
+    num_train: list[Count | None]
+    num_test: list[Count | None]
+    val_auc: list[Share | None]
+    test_auc: list[Share | None]
+    test_acc: list[Share | None]
+    test_f1: list[Share | None]
+    hyperparameter: list[float | None]
+    gap: list[float | None]
+    code: list[Count | None]
+    test_tpr: list[Share | None] | None = None  # units from before these were measured lack them
+    test_ece: list[Share | None] | None = None
+
+    def __post_init__(self):
+        """Raises ValueError unless all columns are equally long."""
+        columns = {name: getattr(self, name) for name in self.__struct_fields__}
+        lengths = {name: len(each) for name, each in columns.items() if each is not None}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"its columns differ in length: {lengths}")
+
+
+class Card(msgspec.Struct):
+    """A latent that a probe reads."""
+
+    index: Count
+    mean: tuple[float | None, float | None]
+    rate: tuple[float | None, float | None] | None = None
+    link: Text | None = None
+
+
+class Sae(msgspec.Struct):
+    """What is known of the SAE beside its name."""
+
+    architecture: Text | None = None
+    l0: Annotated[float, Meta(ge=0)] | None = None
+    released: Text | None = None
+
+
+class StoredUnit(msgspec.Struct):
+    """The whole content of a unit's file; other fields may stand beside these."""
+
+    unit: Facts
+    fits: Fits
+    latents: list[list[Card] | None] | None = None
+    sae: Sae | None = None
+
+    def __post_init__(self):
+        """Raises ValueError unless there are as many lists of latents as fits, or none."""
+        if self.latents is not None and len(self.latents) != len(self.fits.regime):
+            raise ValueError(
+                f"it has {len(self.fits.regime)} fits and {len(self.latents)} lists of latents"
+            )
+
+
+def check(payload: Mapping[str, Any]) -> None:
+    """Checks a unit that has been read.
+
+    Raises:
+        ValueError: it departs from the schema; the message says where.
+    """
+    msgspec.convert(payload, StoredUnit)
