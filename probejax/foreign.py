@@ -8,11 +8,12 @@ type with `read_json`, runs inside `parsing`, and makes names of new files with 
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import re
 import stat
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 from etils import epath
@@ -26,7 +27,7 @@ class DamagedFile(ValueError):
     """A file is not what it should be; the message names it and says what to do."""
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Opens a file to read its bytes; a pipe, a device or a socket is refused and not waited for.
 
     Raises:

@@ -6,6 +6,7 @@ object; to resume is to subtract the names that are there from the names that ar
 
 import contextlib
 import hashlib
+import io
 import json
 import math
 import os
@@ -14,7 +15,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 from etils import epath
 
@@ -73,7 +74,7 @@ def write_atomic(path: epath.PathLike, content: bytes | str) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def writing(path: str | os.PathLike[str]) -> Iterator[io.BufferedWriter]:
     """Opens a file on the disk to be written; it appears under its name when it is whole.
 
     Raises:

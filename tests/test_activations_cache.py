@@ -1,5 +1,7 @@
 import dataclasses
+import hashlib
 import json
+import os
 
 import jax.numpy as jnp
 import numpy as np
@@ -130,15 +132,15 @@ def test_killed_half_way_and_run_again(tmp_path, counted, stop):
 
 def test_killed_before_the_manifest(tmp_path, counted, monkeypatch):
     """All batches are done, the joined file is not: nothing runs again."""
-    original = activations.cache._write_rows
+    original = activations.stored._write_rows
 
     def killed(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(activations.cache, "_write_rows", killed)
+    monkeypatch.setattr(activations.stored, "_write_rows", killed)
     with pytest.raises(KeyboardInterrupt):
         get(tmp_path)
-    monkeypatch.setattr(activations.cache, "_write_rows", original)
+    monkeypatch.setattr(activations.stored, "_write_rows", original)
     assert get(tmp_path)[1].last().shape == (len(PROMPTS), 32)
     assert counted.ran == n_batches()
 
@@ -214,16 +216,15 @@ def test_a_damaged_list_is_no_help_and_no_harm(tmp_path, counted):
     assert counted.ran == n_batches()
 
 
-def test_a_damaged_batch_is_named(tmp_path, counted):
+def test_a_damaged_batch_is_named_and_made_anew(tmp_path, counted):
     counted.stop = 2
     with pytest.raises(KeyboardInterrupt):
         get(tmp_path)
     batch = sorted(tmp_path.rglob("1.256.*.npz"))[0]
     batch.write_bytes(batch.read_bytes()[:50])
     counted.stop = None
-    with pytest.raises(ValueError, match=f"{batch.name} is damaged .*; delete that file and run"):
+    with pytest.raises(ValueError, match=f"{batch.name} is damaged .*; it is deleted, run again"):
         get(tmp_path)
-    batch.unlink()
     assert get(tmp_path)[1].last().shape == (len(PROMPTS), 32)
 
 
@@ -251,23 +252,111 @@ def test_bfloat16_keeps_its_bits(tmp_path):
     assert np.array_equal(rows.view(np.uint16), part.rows[1].view(np.uint16))
 
 
-@pytest.mark.parametrize("name", ["x.npy", "rows.npz", "manifest.json"])
-@pytest.mark.parametrize("size", [0, 50, -20])
-def test_damaged_files_are_named(tmp_path, name, size):
-    get(tmp_path)
-    (folder,) = (tmp_path / "activations").iterdir()
-    path = folder / name
-    path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ValueError, match=f"activations in .*{folder.name} are damaged .*delete"):
-        get(tmp_path, model=never)
+def cut(name, size):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
 
 
-def test_a_file_of_another_shape_is_damaged(tmp_path):
-    get(tmp_path)
+def manifest(**changes):
+    def change(folder):
+        path = folder / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+def x_npy(change):
+    def edit(folder):
+        x = np.load(folder / "x.npy")
+        np.save(folder / "x.npy", change(x))
+
+    return edit
+
+
+def nan(x):
+    x[7, 3] = np.nan
+    return x
+
+
+def pipe(name):
+    def replace(folder):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return replace
+
+
+def fewer(folder):
+    """A `rows.npz` of four prompts, and a manifest that has been told so."""
+    arrays = dict(np.load(folder / "rows.npz"))
+    np.savez(folder / "rows.npz", **{name: array[:4] for name, array in arrays.items()})
+
+
+def elsewhere(folder):
+    """Rows past the end, with the right hash in the manifest."""
+    arrays = dict(np.load(folder / "rows.npz"))
+    np.savez(folder / "rows.npz", **arrays | {"starts": arrays["starts"] + 1})
+    content = (folder / "rows.npz").read_bytes()
+    manifest(rows=hashlib.sha256(content).hexdigest())(folder)
+
+
+DAMAGE = {
+    **{
+        f"{name} cut to {size} bytes": cut(name, size)
+        for name in ("x.npy", "rows.npz", "manifest.json")
+        for size in (0, 50, -20)
+    },
+    "a NaN": x_npy(nan),
+    "infinity": x_npy(lambda x: x * np.inf),
+    "fewer rows": x_npy(lambda x: x[:3]),
+    "other width": x_npy(lambda x: x[:, :5].copy()),
+    "float64": x_npy(lambda x: x.astype(np.float64)),
+    "float16": x_npy(lambda x: x.astype(np.float16)),
+    "objects": lambda folder: np.save(folder / "x.npy", np.array([{}]), allow_pickle=True),
+    "fewer prompts": fewer,
+    "rows past the end": elsewhere,
+    "another dtype": manifest(dtype="bfloat16"),
+    "an unknown dtype": manifest(dtype="float64"),
+    "another layer": manifest(layer=0),
+    "another model": manifest(fingerprint="4567"),
+    "another shape": manifest(shape=[3, 32]),
+    "a shape of one": manifest(shape=[60]),
+    "another number of prompts": manifest(prompts=4),
+    "an earlier format": manifest(format=1),
+    "no object": lambda folder: (folder / "manifest.json").write_text("[1]"),
+    "deep": lambda folder: (folder / "manifest.json").write_text("[" * 10**5),
+    "no x": lambda folder: (folder / "x.npy").unlink(),
+    "no rows": lambda folder: (folder / "rows.npz").unlink(),
+    "a pipe for x": pipe("x.npy"),
+    "a pipe for rows": pipe("rows.npz"),
+    "a pipe for a manifest": pipe("manifest.json"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_activations_are_made_anew_and_said(tmp_path, name, capfd):
+    expected = get(tmp_path)[1].last()
     (folder,) = (tmp_path / "activations").iterdir()
-    np.save(folder / "x.npy", np.zeros((3, 32), np.float32))
-    with pytest.raises(ValueError, match=r"x\.npy is \(3, 32\), the manifest says \[60, 32\]"):
-        get(tmp_path, model=never)
+    DAMAGE[name](folder)
+    # They help no other list of prompts, and harm none.
+    others = get(tmp_path, PROMPTS[:40])[1].last()
+    np.testing.assert_allclose(others, expected[:40], rtol=0, atol=2e-5)
+    capfd.readouterr()
+    assert np.array_equal(get(tmp_path)[1].last(), get(tmp_path, model=never)[1].last())
+    np.testing.assert_allclose(get(tmp_path, model=never)[1].last(), expected, rtol=0, atol=2e-5)
+    said = [line for line in capfd.readouterr().err.splitlines() if "made anew" in line]
+    assert len(said) == 1 and said[0].startswith(str(folder)), said
+
+
+def test_numbers_are_looked_at_once(tmp_path, monkeypatch):
+    get(tmp_path)
+    looked = []
+    monkeypatch.setattr(np, "isfinite", lambda x: looked.append(1) or np.ones(1, bool))
+    get(tmp_path, model=never)
+    assert not looked
+    (path,) = tmp_path.rglob("x.npy")
+    os.utime(path, (0, 0))
+    get(tmp_path, model=never)
+    assert looked
 
 
 def test_nan_is_refused_and_not_stored(tmp_path):
@@ -291,7 +380,10 @@ def test_a_cache_that_cannot_be_written(tmp_path):
 def test_the_manifest_says_what_it_is(tmp_path):
     get(tmp_path)
     (path,) = (tmp_path / "activations").glob("*/manifest.json")
+    content = path.with_name("rows.npz").read_bytes()
     assert json.loads(path.read_text()) == {
+        "format": 2,
+        "rows": hashlib.sha256(content).hexdigest(),
         "layer": 1,
         "prompts": 60,
         "shape": [60, 32],

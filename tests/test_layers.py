@@ -34,7 +34,7 @@ ORDER = {
         "fit",
     ),
     "solvers": ("codes", "batches", "cholesky", "interior_point", "l1", "newton", "l2", "few"),
-    "activations": ("packing", "forward", "cache", "sample"),
+    "activations": ("packing", "npz", "stored", "shared", "forward", "cache", "forecast", "sample"),
     "probes": (
         "folds", "rows", "scores", "scale", "logreg", "sharing", "closed_form",
         "mean_difference", "lda", "neighbours", "knn", "pca", "logreg_l1", "minibatch", "mlp",

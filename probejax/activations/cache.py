@@ -1,10 +1,8 @@
 """Activations on the disk: harvested once per task, layer and recipe, in resumable parts.
 
-    <cache>/activations/<key>/x.npy          [distinct rows, d_model], in the model's dtype
-                             /rows.npz       prompt -> its rows in x, and its hash
-                             /manifest.json  written last: without it the rest does not count
-    <cache>/activations/<key>.parts/         the batches of an unfinished harvest, and what was
-                                             known from other lists of prompts when it began
+    <cache>/activations/<key>/              the finished list of prompts, see `stored`
+    <cache>/activations/<key>.parts/        the batches of an unfinished harvest, and what was
+                                            known from other lists of prompts when it began
 
 The key hashes everything that changes the numbers, and nothing else.
 """
@@ -14,24 +12,22 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import uuid
+import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
 from probejax import storage
-from probejax.activations import forward, npz, shared
+from probejax.activations import forward, npz, shared, stored
+from probejax.activations.stored import FORMAT, Activations
 from probejax.artifacts import cache_dir as artifacts_cache_dir
+from probejax.foreign import DamagedFile
 from probejax.models import tokens as tokenizers
 from probejax.models.checkpoint import LanguageModel
-
-FORMAT = 1  # raise it when the meaning of the stored numbers changes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,25 +47,6 @@ class Recipe:
     dtype: str = "float32"
     max_length: int = 1024
     positions: forward.Positions = "last"
-
-
-@dataclasses.dataclass(frozen=True)
-class Activations:
-    """The residual stream of a list of prompts at one layer.
-
-    Attributes:
-      x: [rows, d_model], memory-mapped, in the dtype of the recipe; equal prompts share rows.
-      starts: int [n_prompts], first row of each prompt.
-      counts: int [n_prompts], its number of rows (1 when only the last token was kept).
-    """
-
-    x: np.ndarray
-    starts: np.ndarray
-    counts: np.ndarray
-
-    def last(self) -> np.ndarray:
-        """Returns float32 [n_prompts, d_model]: the last row of each prompt."""
-        return self.x[self.starts + self.counts - 1].astype(np.float32)
 
 
 def key(recipe: Recipe, layer: int, prompts: Sequence[str]) -> str:
@@ -97,7 +74,8 @@ def harvest(
 
     A harvest that is killed and started again redoes at most one batch. The last token of a prompt
     that the cache holds for another list is copied from there: it equals a new run up to rounding,
-    because what else is in a batch changes the order of sums.
+    because what else is in a batch changes the order of sums. Files that are damaged are named on
+    stderr and made anew.
 
     Args:
       prompts: texts.
@@ -110,27 +88,52 @@ def harvest(
 
     Raises:
       StorageError: the cache cannot be written.
-      ValueError: the activations hold NaN or infinity, or a cached file is damaged.
+      ValueError: the model gives NaN or infinity.
+      DamagedFile: what was just written is damaged, as on a failing disk.
     """
     folders = {layer: _folder(recipe, layer, prompts, cache_dir) for layer in layers}
-    missing = tuple(layer for layer, folder in folders.items() if not _complete(folder))
+    found = {}
+    for layer, folder in folders.items():
+        try:
+            if stored.complete(folder):
+                found[layer] = _open(folder, layer, recipe, len(prompts))
+        except DamagedFile as error:
+            _say(error)
+            _remove(folder)
+    missing = {layer: folder for layer, folder in folders.items() if layer not in found}
     if missing:
-        _run(
-            prompts,
-            {layer: folders[layer] for layer in missing},
-            recipe,
-            model(),
-            label,
-            batch_tokens,
-        )
-    return {layer: _open(folder) for layer, folder in folders.items()}
+        _run(prompts, missing, recipe, model(), label, batch_tokens)
+    for layer, folder in missing.items():
+        found[layer] = _open(folder, layer, recipe, len(prompts))
+    return {layer: found[layer] for layer in layers}
+
+
+def _say(error: DamagedFile) -> None:
+    what = str(error).rpartition(";")[0] or str(error)
+    sys.stderr.write(f"{what}; it is made anew.\n")
+
+
+def _open(folder: Path, layer: int, recipe: Recipe, prompts: int) -> Activations:
+    """Opens what must be the activations of these prompts.
+
+    Raises:
+      DamagedFile: it is not.
+    """
+    try:
+        manifest = stored.read_manifest(folder)
+        if not manifest.holds(layer, dataclasses.asdict(recipe)) or manifest.prompts != prompts:
+            raise DamagedFile(f"{folder} says that it holds something else; delete that folder.")
+        x, (starts, counts) = stored.read(folder, manifest)
+    except FileNotFoundError as error:
+        raise DamagedFile(f"{folder} lacks {Path(error.filename).name}; run again.") from error
+    return Activations(x, starts, counts)
 
 
 def is_cached(
     recipe: Recipe, layer: int, prompts: Sequence[str], *, cache_dir: str | Path | None = None
 ) -> bool:
     """Tells whether these activations are in the cache."""
-    return _complete(_folder(recipe, layer, prompts, cache_dir))
+    return stored.complete(_folder(recipe, layer, prompts, cache_dir))
 
 
 def discard(
@@ -146,17 +149,17 @@ def discard(
     """
     for layer in layers:
         folder = _folder(recipe, layer, prompts, cache_dir)
-        (folder / "manifest.json").unlink(missing_ok=True)
-        for each in (folder, folder.with_suffix(".parts")):
-            shutil.rmtree(each, ignore_errors=True)
+        _remove(folder)
+        shutil.rmtree(folder.with_suffix(".parts"), ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    (folder / "manifest.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folder(recipe, layer, prompts, cache_dir) -> Path:
     return Path(artifacts_cache_dir(cache_dir)) / "activations" / key(recipe, layer, prompts)
-
-
-def _complete(folder: Path) -> bool:
-    return (folder / "manifest.json").exists()
 
 
 class _Piece(NamedTuple):
@@ -205,7 +208,7 @@ def _run(prompts, folders, recipe, model: LanguageModel, label: str, batch_token
                         f"The activations of {label or 'these prompts'} at layer {layer} hold NaN "
                         f"or infinity with --dtype={recipe.dtype}; the weights may be damaged."
                     )
-            arrays = {str(layer): _storable(rows) for layer, rows in part.rows.items()}
+            arrays = {str(layer): stored.storable(rows) for layer, rows in part.rows.items()}
             storage.write_atomic(pieces[i].path, npz.to_bytes(arrays))
             bar.update(part.tokens)
     filled = [known, *pieces] if len(known.prompts) else pieces
@@ -214,7 +217,7 @@ def _run(prompts, folders, recipe, model: LanguageModel, label: str, batch_token
             _join(folders[layer], filled, layer, prompts, distinct, recipe)
     except storage.StorageError:
         # Another process may have finished the same harvest, and cleared the batches away.
-        if not all(_complete(folder) for folder in folders.values()):
+        if not all(stored.complete(folder) for folder in folders.values()):
             raise
     for piece in (known, *pieces):
         piece.path.unlink(missing_ok=True)
@@ -240,17 +243,21 @@ def _known(path: Path, distinct: list[str], layers: tuple[int, ...], recipe: Rec
 
 
 def _read(path: Path, name: str) -> np.ndarray:
-    """Returns an array of a file in `.parts`."""
+    """Returns an array of a file in `.parts`.
+
+    Raises:
+      DamagedFile: it is damaged, and has been deleted: the next run makes it anew.
+    """
     try:
         return npz.read(path, name)[0]
-    except ValueError as error:
-        raise ValueError(
-            f"The unfinished harvest {path} is damaged ({error}); delete that file and run again."
-        ) from error
+    except DamagedFile as error:
+        path.unlink(missing_ok=True)
+        what = str(error).rpartition(";")[0]
+        raise DamagedFile(f"{what}; it is deleted, run again to make it anew.") from error
 
 
 def _join(folder: Path, pieces: Sequence[_Piece], layer, prompts, distinct, recipe) -> None:
-    """Writes one layer's rows into a single file, and the manifest after it."""
+    """Writes one layer's rows into a single file, and what says which are whose."""
     counts = np.zeros(len(distinct), np.int64)
     starts = np.zeros(len(distinct), np.int64)
     at = 0
@@ -260,62 +267,6 @@ def _join(folder: Path, pieces: Sequence[_Piece], layer, prompts, distinct, reci
         at += int(piece.counts.sum())
     number = {prompt: i for i, prompt in enumerate(distinct)}
     which = np.array([number[prompt] for prompt in prompts])
-    folder.mkdir(parents=True, exist_ok=True)
-    shape = _write_rows(folder / "x.npy", (_read(p.path, str(layer)) for p in pieces), at)
     arrays = {"starts": starts[which], "counts": counts[which], "digests": shared.digests(prompts)}
-    storage.write_atomic(folder / "rows.npz", npz.to_bytes(arrays))
-    manifest = {
-        "layer": layer,
-        "prompts": len(prompts),
-        "shape": shape,
-        **dataclasses.asdict(recipe),
-    }
-    storage.write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1))
-
-
-def _write_rows(path: Path, chunks: Iterator[np.ndarray], rows: int) -> list[int]:
-    """Streams chunks of rows into one npy file that appears whole; returns its shape."""
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        with part.open("wb") as file:
-            shape = []
-            for chunk in chunks:
-                if not shape:
-                    shape = [rows, *chunk.shape[1:]]
-                    header = {
-                        "descr": chunk.dtype.str,
-                        "fortran_order": False,
-                        "shape": tuple(shape),
-                    }
-                    np.lib.format.write_array_header_1_0(file, header)
-                file.write(np.ascontiguousarray(chunk).data)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise storage.StorageError(
-            f"Cannot write {path}: {error.strerror}. Free some space or choose another "
-            "--cache_dir; the finished batches are kept, and the same command resumes."
-        ) from error
-    return shape
-
-
-def _storable(rows: np.ndarray) -> np.ndarray:
-    """Returns the rows in a dtype that the npy format knows; bfloat16 travels as uint16."""
-    return rows.view(np.uint16) if rows.dtype == ml_dtypes.bfloat16 else rows
-
-
-def _open(folder: Path) -> Activations:
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        x = np.load(folder / "x.npy", mmap_mode="r")
-        found = Activations(x, *npz.read(folder / "rows.npz", "starts", "counts"))
-        if list(x.shape) != manifest["shape"]:
-            raise ValueError(f"x.npy is {x.shape}, the manifest says {manifest['shape']}")
-    except (ValueError, OSError, KeyError, EOFError) as error:
-        raise ValueError(
-            f"The cached activations in {folder} are damaged ({error}); delete that folder and run "
-            "again."
-        ) from error
-    if manifest["dtype"] == "bfloat16":
-        return dataclasses.replace(found, x=x.view(jnp.bfloat16))
-    return found
+    chunks = (_read(piece.path, str(layer)) for piece in pieces)
+    stored.write(folder, chunks, at, arrays, layer, dataclasses.asdict(recipe))

@@ -5,7 +5,6 @@ the others, of the same recipe and layer, the rows of the prompts it shares with
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from probejax.activations import npz
+from probejax.activations import stored
+from probejax.foreign import DamagedFile
 
 DIGEST_BYTES = 32
 
@@ -60,12 +60,12 @@ def _lists(
     root: Path, recipe: dict, layer: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields hashes, rows and first rows of every list with this recipe and layer."""
-    same = {"layer": layer, **recipe}
     for path in sorted(root.glob("*/manifest.json")):
         try:
-            if not same.items() <= json.loads(path.read_text()).items():
+            manifest = stored.read_manifest(path.parent)
+            if not manifest.holds(layer, recipe):
                 continue
-            theirs, starts = npz.read(path.with_name("rows.npz"), "digests", "starts")
-            yield theirs, np.load(path.with_name("x.npy"), mmap_mode="r"), starts
-        except (OSError, ValueError, EOFError):
-            continue  # damaged, just deleted, or from before hashes were kept: no help
+            x, (starts, _, theirs) = stored.read(path.parent, manifest, "digests")
+        except (OSError, DamagedFile):
+            continue  # just deleted, of an earlier version, or damaged: no help, and no harm
+        yield theirs, stored.storable(x), starts
