@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from experiments import benchmark_multitoken, benchmark_probes, benchmark_saes
 from experiments import flags as common
@@ -21,6 +21,7 @@ from probejax import artifacts, devices, models, tasks
 from probejax.activations import forward
 from probejax.models import tokens
 
+flags.declare_key_flag(common.CACHE_DIR)
 _LAYER = 9
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Times each side runs; the median counts.", 1)
 
@@ -93,10 +94,8 @@ SUITES = {
 _SUITE = flags.DEFINE_enum("suite", None, list(SUITES), "What to measure.", required=True)
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Runs one suite."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
     devices.compilation_cache(artifacts.cache_dir(common.CACHE_DIR.value))
     for figure in SUITES[_SUITE.value]():
         print(json.dumps(figure), flush=True)

@@ -1,26 +1,65 @@
-"""How every command starts and how it fails: one sentence, and an exit code."""
+"""How every command starts and how it fails: one sentence, and an exit code.
 
+A command's file imports only what is fast, so that a mistake in a flag is told at once; what is
+slow comes through `import probejax as px`, which imports a room when it is first used.
+"""
+
+import math
 import sys
 from collections.abc import Callable
 
-import jax
 from absl import app, flags, logging
 
-from probejax.artifacts import ArtifactError
+_INTERRUPTED = 130  # what a shell says of a command that ended by Ctrl-C
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Parses flags and runs `main`; what a user can mend is one sentence and exit code 1 or 2."""
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Parses flags and runs `main`; whatever goes wrong is one sentence and exit code 1 or 2."""
 
-    def guarded(argv: list[str]) -> None:
-        if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # orbax tells forty lines per checkpoint
+    def guarded(argv: list[str]) -> int | None:
         try:
-            main(argv)
-        except (ValueError, OSError, ArtifactError) as error:
-            if isinstance(error, app.UsageError):
+            _check_flags(argv)
+            if not flags.FLAGS["verbosity"].present:
+                logging.set_verbosity(logging.WARNING)  # orbax tells forty lines per checkpoint
+            return main(argv)
+        except app.UsageError:
+            raise
+        except KeyboardInterrupt:
+            sys.stderr.write("\nInterrupted; the same command goes on.\n")
+            sys.exit(_INTERRUPTED)
+        except Exception as error:
+            if flags.FLAGS.verbosity >= 1:
                 raise
-            sys.exit(f"Error: {error}")
+            sys.exit(f"Error: {sentence(error)}")
 
-    jax.config.config_with_absl()
+    if any(argument.lstrip("-").startswith(("jax", "nojax")) for argument in sys.argv[1:]):
+        import jax  # its own flags are known only when it is asked for them
+
+        jax.config.config_with_absl()
     app.run(guarded)
+
+
+def sentence(error: Exception) -> str:
+    """Returns what an error says; one that was not made to be read says what it is, too."""
+    text = str(error).strip()
+    if isinstance(error, (ValueError, OSError)) or type(error).__module__.startswith("probejax"):
+        return text or type(error).__name__
+    where = "--verbosity=1 shows where"
+    return f"{type(error).__name__}: {' '.join(text.split()) or 'no message'} ({where})."
+
+
+def _check_flags(argv: list[str]) -> None:
+    """Raises for words that are no flags, numbers without end, and flags of other commands."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
+    mine = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(argv[0])}
+    shared = flags.FLAGS.flags_by_module_dict().get("experiments.flags", ())
+    for flag in shared:
+        if flag.present and flag.name not in mine:
+            raise app.UsageError(f"--{flag.name} has no effect on this command.")
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if isinstance(flag.value, float) and not math.isfinite(flag.value):
+            raise ValueError(f"--{name}={flag.value} is no number to work with.")
+        if flag.present and isinstance(flag.value, str) and not flag.value:
+            raise ValueError(f"--{name} is empty; give it a value or leave it out.")

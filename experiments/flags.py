@@ -1,4 +1,7 @@
-"""The flags that the commands share. Only this folder reads flags; the library takes arguments."""
+"""The flags that the commands share. Only this folder reads flags; the library takes arguments.
+
+A command declares those that it obeys as its key flags: its --help lists them, others are refused.
+"""
 
 from absl import flags
 
@@ -10,7 +13,12 @@ MODEL = flags.DEFINE_string(
 LAYER = flags.DEFINE_string(
     "layer", None, "Zero-based block whose output is probed, or `embed`. Default: the SAE's layer."
 )
-TASKS = flags.DEFINE_list("tasks", ["demo"], "Tasks: `demo`, `all`, names or globs.")
+TASKS = flags.DEFINE_list(
+    "tasks",
+    None,
+    "Tasks: `demo`, `all`, `own` (those of --tasks_dir), names or globs; a name with a comma in "
+    "double quotes. Default: `own` with --tasks_dir, else `demo`.",
+)
 TASKS_DIR = flags.DEFINE_string(
     "tasks_dir", None, "Folder with <task>.csv files (prompt,target) that take precedence."
 )
@@ -28,3 +36,10 @@ DISK_GB = flags.DEFINE_float(
 CACHE_DIR = flags.DEFINE_string(
     "cache_dir", None, "Where downloads and activations live. Default: $PROBEJAX_CACHE."
 )
+
+
+def chosen_tasks() -> tuple[str, ...]:
+    """Returns what --tasks says, or stands for where it is not given."""
+    if TASKS.value is not None:
+        return tuple(TASKS.value)
+    return ("own",) if TASKS_DIR.value else ("demo",)

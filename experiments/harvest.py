@@ -13,15 +13,17 @@ import functools
 import shutil
 from pathlib import Path
 
-import jax.numpy as jnp
-import tokenizers
-from absl import app, flags
+from absl import flags
 
+import probejax as px
 from experiments import flags as common
 from experiments.entry import run
-from probejax import activations, artifacts, devices, models, tasks
-from probejax.sweep.job import DEFAULT_LAYERS
 
+for _flag in (
+    *(common.MODEL, common.LAYER, common.TASKS, common.TASKS_DIR, common.DTYPE),
+    *(common.MAX_LENGTH, common.DISK_GB, common.CACHE_DIR),
+):
+    flags.declare_key_flag(_flag)
 _POSITIONS = flags.DEFINE_enum(
     "positions", "last", ["last", "all"], "Tokens to keep of a prompt: the last, or all."
 )
@@ -29,67 +31,71 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and stop.")
 _MULTI_TOKEN_LENGTH = 256  # the study's limit where it keeps all tokens of a prompt
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Prints the plan, then harvests."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
     cache = common.CACHE_DIR.value
+    lists = _prompts()  # before the model: a mistake here costs no download
     checkpoint, config, tokenizer = _model()
     layers = _layers(config)
     every = _POSITIONS.value == "all"
     length = common.MAX_LENGTH.value
     if every and not common.MAX_LENGTH.present:
         length = _MULTI_TOKEN_LENGTH
-    recipe = activations.Recipe(
+    recipe = px.activations.Recipe(
         config.name,
         "" if checkpoint is None else checkpoint.fingerprint,
         common.DTYPE.value,
         length,
         _POSITIONS.value,
     )
-    lists = _prompts()
-    plans = activations.plan(lists, layers, recipe, tokenizer, config.d_model, cache_dir=cache)
+    plans = px.activations.plan(lists, layers, recipe, tokenizer, config.d_model, cache_dir=cache)
     todo = sum(each.tokens for each in plans if not each.cached)
-    flops = todo * activations.flops_per_token(config, layers)
-    print(activations.table(plans, flops / activations.measured_flops(recipe.dtype)), flush=True)
-    root = Path(artifacts.cache_dir(cache))
+    flops = todo * px.activations.flops_per_token(config, layers)
+    print(
+        px.activations.table(plans, flops / px.activations.measured_flops(recipe.dtype)), flush=True
+    )
+    root = Path(px.artifacts.cache_dir(cache))
     root.mkdir(parents=True, exist_ok=True)
     allowed = None if common.DISK_GB.value is None else int(common.DISK_GB.value * 1e9)
     if _DRY_RUN.value:
         return
-    activations.check_disk(plans, allowed, shutil.disk_usage(root).free)
-    devices.compilation_cache(root)
+    px.activations.check_disk(plans, allowed, shutil.disk_usage(root).free)
+    px.devices.compilation_cache(root)
+    px.storage.remove_leftovers(root / "activations")
     load = functools.cache(
-        lambda: models.load(
-            common.MODEL.value, layers, dtype=jnp.dtype(recipe.dtype), cache_dir=cache
-        )
+        lambda: px.models.load(common.MODEL.value, layers, dtype=recipe.dtype, cache_dir=cache)
     )
     for number, (name, prompts) in enumerate(lists.items(), start=1):
         label = f"{name} ({number} of {len(lists)})"
-        activations.harvest(prompts, layers, recipe, load, cache_dir=cache, label=label)
+        px.activations.harvest(prompts, layers, recipe, load, cache_dir=cache, label=label)
     print(f"All {len(lists)} lists of prompts are in {root / 'activations'}.")
 
 
-def _model() -> tuple[models.Checkpoint | None, models.GemmaConfig, tokenizers.Tokenizer]:
+def _model() -> "tuple[px.models.Checkpoint | None, px.models.GemmaConfig, Tokenizer]":
     """Returns the checkpoint, its numbers and its tokenizer."""
     spec, cache = common.MODEL.value, common.CACHE_DIR.value
-    if _DRY_RUN.value and spec in models.PRESETS and spec != "gemma-3-270m":
+    if _DRY_RUN.value and spec in px.models.PRESETS and spec != "gemma-3-270m":
         print(f"Without weights: {spec} by its published sizes, tokens as gemma-3-270m cuts them.")
-        return None, models.PRESETS[spec], models.find("gemma-3-270m", cache_dir=cache).tokenizer()
-    checkpoint = models.find(spec, cache_dir=cache)
+        return (
+            None,
+            px.models.PRESETS[spec],
+            px.models.find("gemma-3-270m", cache_dir=cache).tokenizer(),
+        )
+    checkpoint = px.models.find(spec, cache_dir=cache)
     return checkpoint, checkpoint.config, checkpoint.tokenizer()
 
 
-def _layers(config: models.GemmaConfig) -> tuple[int, ...]:
+def _layers(config: "px.models.GemmaConfig") -> tuple[int, ...]:
     text = common.LAYER.value
     if text is None:
-        if config.name not in DEFAULT_LAYERS:
+        defaults = px.sweep.job.DEFAULT_LAYERS
+        if config.name not in defaults:
             raise ValueError(f"Give --layer: {config.name} has no default.")
-        return (DEFAULT_LAYERS[config.name],)
+        return (defaults[config.name],)
     parts = text.split(",")
     if wrong := [part for part in parts if part != "embed" and not part.isdecimal()]:
         raise ValueError(f"--layer={wrong[0]} is neither a zero-based number nor `embed`.")
-    layers = tuple(models.EMBED if part == "embed" else int(part) for part in parts)
+    layers = tuple(px.models.EMBED if part == "embed" else int(part) for part in parts)
     config.check_layers(layers)
     return layers
 
@@ -97,13 +103,13 @@ def _layers(config: models.GemmaConfig) -> tuple[int, ...]:
 def _prompts() -> dict[str, tuple[str, ...]]:
     """Returns the lists of prompts: every task's, and its shifted test set's where it has one."""
     where = {"tasks_dir": common.TASKS_DIR.value, "cache_dir": common.CACHE_DIR.value}
-    names = tasks.match(common.TASKS.value, tasks_dir=common.TASKS_DIR.value)
-    shifted = tasks.shifted_names(common.TASKS_DIR.value)
+    names = px.tasks.match(common.chosen_tasks(), tasks_dir=common.TASKS_DIR.value)
+    shifted = px.tasks.shifted_names(common.TASKS_DIR.value)
     found = {}
     for name in names:
-        found[name] = tasks.load(name, **where).prompts
+        found[name] = px.tasks.load(name, **where).prompts
         if name in shifted:
-            found[f"{name}, shifted"] = tasks.load_shifted(name, **where).prompts
+            found[f"{name}, shifted"] = px.tasks.load_shifted(name, **where).prompts
     return found
 
 

@@ -8,18 +8,23 @@ Killed at any moment, the same command finishes the rest; several processes may 
 
 import dataclasses
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-from absl import app, flags
+from absl import flags
 
+import probejax as px
 from experiments import flags as common
-from experiments import progress
 from experiments.entry import run
-from probejax import artifacts, devices, saes, storage, sweep, tasks
-from probejax.analysis import report
-from probejax.probes import PROTOCOLS
+from probejax.rules import PROTOCOLS, RANKINGS
+from probejax.tasks import REGIMES
 
+for _flag in (
+    *(common.MODEL, common.LAYER, common.TASKS, common.TASKS_DIR, common.DTYPE),
+    *(common.MAX_LENGTH, common.DISK_GB, common.CACHE_DIR),
+):
+    flags.declare_key_flag(_flag)
 _OUT = flags.DEFINE_string("out", None, "Folder or gs:// prefix for the results.", required=True)
 _SAE = flags.DEFINE_multi_string(
     "sae",
@@ -28,9 +33,9 @@ _SAE = flags.DEFINE_multi_string(
     "random:<width>:<l0>. Repeatable.",
 )
 _SAE_SUITE = flags.DEFINE_string(
-    "sae_suite", None, f"Also all SAEs of a suite: {', '.join(saes.SUITES)}, or a folder of SAEs."
+    "sae_suite", None, "Also all SAEs of a suite: saebench-gemma-2-2b, or a folder of SAEs."
 )
-_REGIMES = flags.DEFINE_list("regimes", list(tasks.REGIMES), "Regimes.")
+_REGIMES = flags.DEFINE_list("regimes", list(REGIMES), "Regimes.")
 _METHODS = flags.DEFINE_list(
     "methods",
     ["default"],
@@ -40,9 +45,7 @@ _METHODS = flags.DEFINE_list(
 _CONTROLS = flags.DEFINE_bool(
     "controls", False, "Also shuffled labels, random latents and a random SAE, as methods."
 )
-_RANKING = flags.DEFINE_enum(
-    "ranking", "normalised", list(saes.RANKINGS), "How latents are ranked."
-)
+_RANKING = flags.DEFINE_enum("ranking", "normalised", list(RANKINGS), "How latents are ranked.")
 _PROTOCOL = flags.DEFINE_enum(
     "protocol", "paper", list(PROTOCOLS), "Rules: the study's, or without any leak."
 )
@@ -61,65 +64,63 @@ _MEMORY_GB = flags.DEFINE_float(
     "memory_gb", None, "Memory for one process. Default: half of the machine's, shared.", 0.1
 )
 _MULTIHOST = flags.DEFINE_bool(
-    "multihost", False, "Share the units among the processes of a slice."
+    "multihost", False, "Share the tasks among the hosts of a TPU slice, a Slurm or an MPI job."
 )
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "Address, where JAX cannot find a cluster.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes, likewise.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process, likewise.")
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many processes share the tasks, where nothing says so.", 1
+)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", 0)
 _VERBOSE = flags.DEFINE_bool("verbose", False, "Print what is known about the SAEs and the memory.")
 _LOG_JSON = flags.DEFINE_bool("log_json", False, "One JSON line per finished unit, and no bar.")
 
 
-def config_from_flags() -> sweep.Config:
+def config_from_flags() -> "px.sweep.Config":
     """Returns the run that the flags describe."""
     values = {flag.name: flag.value for flag in (common.MODEL, common.LAYER, common.TASKS_DIR)}
     for flag in (common.DTYPE, common.MAX_LENGTH, _RANKING, _PROTOCOL, _CONTROLS):
         values[flag.name] = flag.value
-    for flag in (_SAE, common.TASKS, _REGIMES, _METHODS):
+    for flag in (_SAE, _REGIMES, _METHODS):
         values[flag.name] = tuple(flag.value)
     if _SAE_SUITE.value:
-        values["sae"] += saes.suites.resolve(_SAE_SUITE.value)
-    if wrong := [seed for seed in _SEEDS.value if not seed.isdigit()]:
+        values["sae"] += px.saes.suites.resolve(_SAE_SUITE.value)
+    if wrong := [seed for seed in _SEEDS.value if not (seed.isascii() and seed.isdigit())]:
         raise ValueError(f"--seeds={wrong[0]} is not a whole number.")
-    return sweep.Config(**values, seeds=tuple(map(int, _SEEDS.value)))
+    seeds = tuple(map(int, _SEEDS.value))
+    return px.sweep.Config(**values, tasks=common.chosen_tasks(), seeds=seeds)
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> int:
     """Runs this process's share of the units that are not done, then reports."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
+    px.storage.check_place(_OUT.value)
     config = config_from_flags()
-    devices.initialize(
-        _MULTIHOST.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
-    )
-    cache_dir = artifacts.cache_dir(common.CACHE_DIR.value)
-    devices.compilation_cache(cache_dir)
-    workers = _WORKERS.value
-    on_cpu = jax.default_backend() == "cpu"
-    if workers is None:
-        workers = devices.cores() if on_cpu else jax.local_device_count()
-        workers = 1 if on_cpu and _MULTIHOST.value else workers
-    memory_gb = _MEMORY_GB.value or devices.memory_budget() / (workers if on_cpu else 1) / 1e9
-    job = sweep.Sweep(config, common.CACHE_DIR.value, memory_gb)
+    px.tasks.match(config.tasks, tasks_dir=config.tasks_dir)
+    rank, count = px.hosts.rank(_MULTIHOST.value, _PROCESS_ID.value, _NUM_PROCESSES.value)
+    cache_dir = px.artifacts.cache_dir(common.CACHE_DIR.value)
+    px.devices.compilation_cache(cache_dir)
+    memory_gb = _MEMORY_GB.value or px.devices.memory_budget() / 1e9
+    job = px.sweep.Sweep(config, common.CACHE_DIR.value, memory_gb)
+    _say_what_is_left_out(job)
     identity = dataclasses.asdict(config) | {"layer": job.layer_name, "methods": job.methods}
-    storage.write_config(_OUT.value, identity)
+    px.storage.write_config(_OUT.value, identity)
+    for folder in (_OUT.value, cache_dir / "activations"):
+        px.storage.remove_leftovers(folder)
     if _VERBOSE.value:
         for sae in job.saes.values():
             print(f"{sae.sae_id}: {sae.description().get('quality', 'not measured')}")
-        print(f"memory: at most {memory_gb:.1f} GB in each of {workers} processes")
+        print(f"memory: at most {memory_gb:.1f} GB in each process")
     if _CHECK_SAE.value:
-        sweep.TokenDisk(job, _OUT.value, _KEEP_TOKENS.value).prepare(job.tasks[0])
+        px.sweep.TokenDisk(job, _OUT.value, _KEEP_TOKENS.value).prepare(job.tasks[0])
         print("\n".join(job.check_saes()))
-    store = storage.Store(_OUT.value)
+    store = px.storage.Store(_OUT.value)
     units = job.units()
     done = store.done()
-    sweep.check_done(_OUT.value, units, done)
+    px.sweep.check_done(_OUT.value, units, done)
     by_task = {task: [unit for unit in units if unit.task == task] for task in job.tasks}
-    mine = devices.share(list(by_task.values()), jax.process_index(), jax.process_count())
+    mine = px.hosts.share(list(by_task.values()), rank, count)
     todo = [unit for group in mine for unit in group if unit.name not in done]
     left = list(dict.fromkeys(unit.task for unit in todo))
-    workers = min(workers, len(left))
-    finished = sweep.run_units(
+    workers = _WORKERS.value or px.devices.workers()
+    finished = px.sweep.run_units(
         job,
         todo,
         _OUT.value,
@@ -129,24 +130,45 @@ def main(argv: list[str]) -> None:
         compiled=cache_dir,
     )
     if left and job.reads_tokens:
-        print(_disk(job, left, workers, Path(cache_dir)), flush=True)
-    if _LOG_JSON.value:
-        progress.log(finished)
-    else:
-        ours = [unit for group in mine for unit in group]
-        before = {unit.name: store.read(unit.name) for unit in ours if unit.name in done}
-        progress.watch(finished, ours, before, store.read)
+        print(_disk(job, left, min(workers, len(left)), cache_dir), flush=True)
+    _watch(finished, [unit for group in mine for unit in group], done, store)
     missing = {unit.name for unit in units} - store.done()
     if missing:
         print(f"{len(missing)} of {len(units)} units are still missing; other processes run them.")
     else:
-        print(report.report(_OUT.value, cache_dir=cache_dir))
+        print(_report(cache_dir))
+    return _say_what_is_left_out(job)
 
 
-def _disk(job: sweep.Sweep, left: list[str], workers: int, root: Path) -> str:
+def _say_what_is_left_out(job: "px.sweep.Sweep") -> int:
+    """Names the tasks that cannot run, each with its reason; returns the exit code."""
+    for task, why in job.left_out.items():
+        print(f"Left out: {task}: {why}", file=sys.stderr, flush=True)
+    return 1 if job.left_out else 0
+
+
+def _watch(finished, ours: "Sequence[px.sweep.Unit]", done: set[str], store) -> None:
+    """Shows units as they are finished."""
+    from experiments import progress  # slow to import: after the flags have been checked
+
+    if _LOG_JSON.value:
+        progress.log(finished)
+    else:
+        before = {unit.name: store.read(unit.name) for unit in ours if unit.name in done}
+        progress.watch(finished, ours, before, store.read)
+
+
+def _report(cache_dir: Path) -> str:
+    """Writes the report and returns its summary."""
+    from probejax.analysis.report import report  # slow to import, and only the last needs it
+
+    return report(_OUT.value, cache_dir=cache_dir)
+
+
+def _disk(job: "px.sweep.Sweep", left: list[str], workers: int, root: Path) -> str:
     """Returns what the tokens of the tasks that are left take on the disk, in a line."""
     root.mkdir(parents=True, exist_ok=True)
-    return sweep.forecast(
+    return px.sweep.forecast(
         job,
         left,
         workers=workers,

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags
+from absl import flags
 
 from experiments import flags as common
 from experiments.entry import run
@@ -19,6 +19,12 @@ from probejax import activations, models, saes, storage, tasks
 from probejax.saes import fit, train
 from probejax.saes.architectures import ARCHITECTURES
 from probejax.saes.formats import gemma_scope, sae_lens
+
+for _flag in (
+    *(common.MODEL, common.LAYER, common.TASKS, common.TASKS_DIR, common.DTYPE),
+    *(common.MAX_LENGTH, common.CACHE_DIR),
+):
+    flags.declare_key_flag(_flag)
 
 _OUT = flags.DEFINE_string(
     "sae_out", None, "Folder for the SAE and its checkpoints.", required=True
@@ -35,15 +41,13 @@ _LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Peak learning rate."
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the initial weights and the order of the tokens.")
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Harvests, trains, measures and saves."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
     out, text = Path(_OUT.value), common.LAYER.value or "9"
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdigit()):
         raise ValueError(f"--layer={text} is not a zero-based number.")
     layer = int(text)
-    names = tasks.match(common.TASKS.value, tasks_dir=common.TASKS_DIR.value)
+    names = tasks.match(common.chosen_tasks(), tasks_dir=common.TASKS_DIR.value)
     checkpoint = models.find(common.MODEL.value, cache_dir=common.CACHE_DIR.value)
     checkpoint.config.check_layers((layer,))
     recipe = activations.Recipe(

@@ -3,32 +3,10 @@
 tasks -> models -> activations -> saes -> probes -> sweep -> analysis
 """
 
-from probejax import (
-    activations,
-    analysis,
-    artifacts,
-    devices,
-    metrics,
-    models,
-    probes,
-    saes,
-    solvers,
-    storage,
-    sweep,
-    tasks,
-)
+import importlib.metadata
 
-__all__ = [
-    "activations",
-    "analysis",
-    "artifacts",
-    "devices",
-    "metrics",
-    "models",
-    "probes",
-    "saes",
-    "solvers",
-    "storage",
-    "sweep",
-    "tasks",
-]
+import lazy_loader
+
+# What there is stands in __init__.pyi; a room is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__version__ = importlib.metadata.version("probejax")

@@ -54,6 +54,19 @@ def unit_id(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(encode_json(fields).encode()).hexdigest()[:16]
 
 
+def check_place(out: str) -> None:
+    """Checks that results can be written to a place of this kind.
+
+    Raises:
+        ValueError: it is empty, or neither a folder nor a gs:// prefix.
+    """
+    scheme, found, rest = out.partition("://")
+    if not out.strip() or (found and (scheme != "gs" or not rest)):
+        raise ValueError(
+            f"--out={out} is no place for results: give a folder, or gs://bucket/prefix."
+        )
+
+
 def write_atomic(path: epath.PathLike, content: bytes | str) -> None:
     """Writes a file so that readers see the old content or the new, never a part.
 

@@ -12,8 +12,8 @@ TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
 # A room imports rooms of lower layers only.
 LAYERS = (
-    ("foreign", "stored_unit"),
-    ("artifacts", "storage", "devices", "metrics"),
+    ("foreign", "stored_unit", "rules"),
+    ("artifacts", "storage", "devices", "hosts", "metrics"),
     ("tasks", "models", "saes", "solvers"),
     ("activations", "probes"),
     ("sweep", "analysis"),
@@ -40,7 +40,7 @@ ORDER = {
         "mean_difference", "lda", "neighbours", "knn", "pca", "logreg_l1", "minibatch", "mlp",
         "xgboost", "sae", "tokens", "tiles", "aggregators", "token_scores", "token_training",
         "attention", "attention_newton", "pooled", "concat_pca", "sae_pooled", "token_methods",
-        "methods", "saved",
+        "methods", "baselines", "saved",
     ),
     "sweep": ("config", "units", "data", "memory", "job", "token_disk", "workers"),
 }  # fmt: skip

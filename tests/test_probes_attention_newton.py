@@ -60,6 +60,7 @@ def test_names():
     }
     without = token_methods.TOKEN_METHODS["attention_no_bos"].keywords["design"]
     assert not without.bos and without._replace(bos=True) == attention.attention()
+    assert tuple(token_methods.TOKEN_METHODS) == probes.methods.ALL_TOKENS
     assert all(probes.parse(name).reads_tokens for name in token_methods.TOKEN_METHODS)
     assert not any(probes.parse(name).reads_tokens for name in probes.methods.ALL)
 

@@ -1,8 +1,7 @@
-"""The real entry point in two processes: killed in the middle and run again, it ends the same."""
+"""The real entry point in two processes: none needs the other, and killed they end the same."""
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -51,19 +50,15 @@ def inputs(tmp_path_factory) -> dict[str, Path]:
     return {"model": folder, "tasks": tasks, "sae": root / "params.npz", "cache": root / "cache"}
 
 
-def start(inputs, out: Path, processes: int = 2) -> list[subprocess.Popen]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+def start(inputs, out: Path, which=(0, 1), methods="mean_difference,knn") -> list:
+    """Starts processes of two; each shares one core with itself alone."""
     command = [
         *(sys.executable, "-m", "experiments.sweep", f"--out={out}"),
         *(f"--model={inputs['model']}", "--layer=1"),
         *("--tasks=own_*", f"--tasks_dir={inputs['tasks']}", f"--cache_dir={inputs['cache']}"),
-        *("--regimes=standard", "--methods=mean_difference,knn", "--multihost"),
-        *(f"--coordinator={address}", f"--num_processes={processes}"),
+        *("--regimes=standard", f"--methods={methods}", "--num_processes=2"),
     ]
-    environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
-    environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "NPROC": "1"}
     return [
         subprocess.Popen(
             [*command, f"--process_id={i}"],
@@ -73,7 +68,7 @@ def start(inputs, out: Path, processes: int = 2) -> list[subprocess.Popen]:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for i in range(processes)
+        for i in which
     ]
 
 
@@ -87,12 +82,27 @@ def units(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (out / "units").glob("*.json")}
 
 
+def test_no_process_needs_another(inputs, tmp_path):
+    """The first never comes, or is killed at once: the second finishes its share all the same."""
+    whole = tmp_path / "whole"
+    outputs = finish(start(inputs, whole, which=(1,)))
+    assert len(units(whole)) == TASKS and f"{TASKS} of {2 * TASKS} units are still" in outputs[0]
+
+    first, second = start(inputs, tmp_path / "killed")
+    first.kill()
+    first.communicate()
+    finish([second])
+    assert units(tmp_path / "killed") == units(whole)
+
+    # Whoever is last prints the table, of methods because no quivers are compared.
+    outputs = finish(start(inputs, whole, which=(0,)))
+    assert "\nmean_difference " in outputs[0] and len(units(whole)) == 2 * TASKS
+
+
 def test_killed_and_rerun_gives_the_same_bytes(inputs, tmp_path):
-    outputs = finish(start(inputs, tmp_path / "whole"))
+    finish(start(inputs, tmp_path / "whole"))
     expected = units(tmp_path / "whole")
     assert len(expected) == 2 * TASKS
-    # Whoever was last printed the table, of methods because no quivers are compared.
-    assert any("\nmean_difference " in text for text in outputs)
 
     running = start(inputs, tmp_path / "killed")
     deadline = time.monotonic() + TIMEOUT

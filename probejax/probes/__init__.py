@@ -1,50 +1,6 @@
 """Probes: one file per method, and the rules by which all of them validate."""
 
-from probejax.probes import (
-    knn,
-    lda,
-    logreg,
-    logreg_l1,
-    mean_difference,
-    methods,
-    mlp,
-    pca,
-    sae,
-    sae_pooled,
-    saved,
-    tokens,
-    xgboost,
-)
-from probejax.probes.methods import BASELINES, Method, parse
-from probejax.probes.rows import Rows, batches
-from probejax.probes.saved import SavedProbes, load
-from probejax.probes.scores import PROTOCOLS, Fitted, Protocol, Scores
-from probejax.probes.token_methods import TOKEN_METHODS
+import lazy_loader
 
-__all__ = [
-    "BASELINES",
-    "PROTOCOLS",
-    "TOKEN_METHODS",
-    "Fitted",
-    "Method",
-    "Protocol",
-    "Rows",
-    "SavedProbes",
-    "Scores",
-    "batches",
-    "knn",
-    "lda",
-    "load",
-    "logreg",
-    "logreg_l1",
-    "mean_difference",
-    "methods",
-    "mlp",
-    "parse",
-    "pca",
-    "sae",
-    "sae_pooled",
-    "saved",
-    "tokens",
-    "xgboost",
-]
+# What there is stands in __init__.pyi; a part is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

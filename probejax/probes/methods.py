@@ -2,28 +2,21 @@
 
 import difflib
 import re
-from collections.abc import Callable
 from typing import NamedTuple
 
-from probejax.probes import knn, lda, logreg, logreg_l1, mean_difference, mlp, pca, xgboost
-from probejax.probes.scores import Fitted
-from probejax.probes.token_methods import TOKEN_METHODS
+LAST_TOKEN = ("logreg", "pca", "knn", "mlp", "mean_difference", "lda", "logreg_l1", "xgboost")
+"""Methods on the last token's residual, each the `fit` of a file of its name, see `baselines`."""
 
-# Methods on the raw features; each is `fit(features, rows, protocol) -> Fitted`.
-BASELINES: dict[str, Callable[..., Fitted]] = {
-    "logreg": logreg.fit,
-    "pca": pca.fit,
-    "knn": knn.fit,
-    "mlp": mlp.fit,
-    "mean_difference": mean_difference.fit,
-    "lda": lda.fit,
-    "logreg_l1": logreg_l1.fit,
-    "xgboost": xgboost.fit,
-}
+ALL_TOKENS = (
+    *("attention", "attention_no_bos", "attention_h4", "attention_newton", "concat_pca"),
+    *("mean_pool", "max_pool", "multimax", "max_of_rolling_means", "ema", "softmax"),
+)
+"""Methods on the residuals of all tokens, see `token_methods`."""
+
 DEFAULT = ("logreg", "pca", "knn", "mlp", "mean_difference", "lda", "sae_k16", "sae_k128")
 """What runs unless methods are named: the slow ones, `logreg_l1` and `xgboost`, do not."""
 
-ALL = (*BASELINES, *(f"sae_k{2**i}" for i in range(10)))
+ALL = (*LAST_TOKEN, *(f"sae_k{2**i}" for i in range(10)))
 """What `all` means: every baseline, and the study's ten sizes of SAE probes."""
 
 MULTITOKEN = (
@@ -39,7 +32,7 @@ CONTROLS = ("shuffled", "random_latents")
 those that fire, instead of the top ones."""
 
 _NAME = re.compile(
-    rf"^(?:(?P<baseline>{'|'.join((*BASELINES, *TOKEN_METHODS))})"
+    rf"^(?:(?P<baseline>{'|'.join((*LAST_TOKEN, *ALL_TOKENS))})"
     r"|sae_(?:(?P<pooling>max|mean)_)?k(?P<k>[1-9]\d*)(?P<binarised>_binarised)?)"
     rf"(?:_(?P<control>{'|'.join(CONTROLS)}))?$"
 )
@@ -49,8 +42,7 @@ class Method(NamedTuple):
     """What the name of a method means.
 
     Attributes:
-      baseline: its name in `BASELINES` or `TOKEN_METHODS`; empty for a method on the latents of an
-        SAE.
+      baseline: its name in `LAST_TOKEN` or `ALL_TOKENS`; empty for a method on latents.
       k: how many latents; 0 for a baseline.
       binarised: whether a latent counts as on or off.
       control: one of `CONTROLS`, or empty.
@@ -66,7 +58,7 @@ class Method(NamedTuple):
     @property
     def reads_tokens(self) -> bool:
         """Whether it reads all tokens of a prompt, not the last alone."""
-        return bool(self.pooling) or self.baseline in TOKEN_METHODS
+        return bool(self.pooling) or self.baseline in ALL_TOKENS
 
 
 def parse(name: str) -> Method:
@@ -97,7 +89,7 @@ def controls(name: str) -> list[str]:
 
 def _unknown(name: str) -> str:
     latents = [f"sae_{pooling}k<k>" for pooling in ("", "max_", "mean_")]
-    names = [*BASELINES, *TOKEN_METHODS, *latents]
+    names = [*LAST_TOKEN, *ALL_TOKENS, *latents]
     examples = [each.replace("<k>", k) for each in latents for k in ("16", "128")]
     near = difflib.get_close_matches(name, [*names, *examples], 1)
     hint = f" Did you mean {near[0]}?" if near else ""

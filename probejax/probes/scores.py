@@ -17,9 +17,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from probejax import metrics
 from probejax.probes.rows import Rows
+from probejax.rules import PROTOCOLS as PROTOCOLS
 
 Protocol = Literal["paper", "strict"]
-PROTOCOLS: tuple[Protocol, ...] = ("paper", "strict")
 
 
 class Scores(NamedTuple):

@@ -17,7 +17,6 @@ from probejax.saes import stream
 from probejax.saes.stream import Block, Dictionary
 
 Ranking = Literal["raw", "normalised", "random"]
-RANKINGS: tuple[Ranking, ...] = ("raw", "normalised")
 """What a run may rank by; `random`, a control, draws from the latents that fire."""
 
 

@@ -1,18 +1,6 @@
 """The sweep: a configuration, the units it consists of, and how they are run."""
 
-from probejax.sweep.config import Config
-from probejax.sweep.job import Sweep
-from probejax.sweep.token_disk import TokenDisk, forecast
-from probejax.sweep.units import Result, Unit, check_done
-from probejax.sweep.workers import run_units
+import lazy_loader
 
-__all__ = [
-    "Config",
-    "Result",
-    "Sweep",
-    "TokenDisk",
-    "Unit",
-    "check_done",
-    "forecast",
-    "run_units",
-]
+# What there is stands in __init__.pyi; a part is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,9 +1,10 @@
 """A run's configuration: everything that decides its results."""
 
+import collections
 import dataclasses
 
-from probejax import probes, saes
 from probejax.probes import methods
+from probejax.rules import DTYPES, PROTOCOLS, RANKINGS
 from probejax.tasks import REGIMES
 
 
@@ -15,7 +16,7 @@ class Config:
       model: see `probejax.models.find`.
       layer: zero-based block, or `embed`; None takes the SAE's, then the study's for the model.
       sae: SAEs, see `probejax.saes.find`; empty takes those that ship for the model.
-      tasks: names, globs, `demo` or `all`.
+      tasks: names, globs, `demo`, `all` or `own`; None takes those of `tasks_dir`, else the demo's.
       regimes: some of `probejax.tasks.REGIMES`.
       methods: see `probejax.probes.methods`; `default`, `all` and `multitoken` are
         lists of them.
@@ -31,7 +32,7 @@ class Config:
     model: str = "gemma-3-270m"
     layer: str | None = None
     sae: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = ("demo",)
+    tasks: tuple[str, ...] | None = None
     regimes: tuple[str, ...] = REGIMES
     methods: tuple[str, ...] = methods.DEFAULT
     controls: bool = False
@@ -43,21 +44,33 @@ class Config:
     tasks_dir: str | None = None
 
     def __post_init__(self):
-        """Raises ValueError for a regime, method, ranking or protocol that does not exist."""
+        """Raises ValueError for a value that does not exist, or that stands twice."""
         for flag, values, known in (
             ("regimes", self.regimes, REGIMES),
-            ("ranking", (self.ranking,), saes.RANKINGS),
-            ("protocol", (self.protocol,), probes.PROTOCOLS),
-            ("dtype", (self.dtype,), ("float32", "bfloat16")),
+            ("ranking", (self.ranking,), RANKINGS),
+            ("protocol", (self.protocol,), PROTOCOLS),
+            ("dtype", (self.dtype,), DTYPES),
         ):
             for value in values:
                 if value not in known:
                     raise ValueError(
                         f"--{flag}={value} does not exist; choose from {', '.join(known)}."
                     )
+        if self.tasks is None:
+            object.__setattr__(self, "tasks", ("own",) if self.tasks_dir else ("demo",))
         for flag in ("tasks", "regimes", "methods", "seeds"):
             if not getattr(self, flag):
                 raise ValueError(f"--{flag} is empty; give at least one.")
+        for flag in ("regimes", "seeds"):  # twice the same would count twice
+            value, count = collections.Counter(getattr(self, flag)).most_common(1)[0]
+            if count > 1:
+                raise ValueError(f"--{flag} names {value} {count} times; give each once.")
+        if wrong := [seed for seed in self.seeds if not 0 <= seed < 1 << 32]:
+            raise ValueError(f"--seeds={wrong[0]} is no seed: a whole number from 0 to 2**32 - 1.")
+        if self.layer not in (None, "embed") and not _is_number(self.layer):
+            raise ValueError(f"--layer={self.layer} is neither a zero-based number nor `embed`.")
+        if self.max_length < 2:
+            raise ValueError(f"--max_length={self.max_length} leaves no token beside BOS.")
         self.all_methods()
 
     def all_methods(self) -> tuple[str, ...]:
@@ -65,7 +78,11 @@ class Config:
         lists = {"default": methods.DEFAULT, "all": methods.ALL, "multitoken": methods.MULTITOKEN}
         names = [name for each in self.methods for name in lists.get(each, (each,))]
         for name in names:
-            probes.parse(name)
+            methods.parse(name)
         if self.controls:
             names = [extra for name in names for extra in (name, *methods.controls(name))]
         return tuple(dict.fromkeys(names))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 4

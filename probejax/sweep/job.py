@@ -38,6 +38,8 @@ class Sweep:
     ):
         """Finds everything that the configuration names.
 
+        Tasks that cannot run are left out, each with its reason in `left_out`.
+
         Args:
           config: the run.
           cache_dir: where downloads and activations live.
@@ -51,8 +53,10 @@ class Sweep:
         self.memory_gb = memory_gb
         self.methods = config.all_methods()
         self.reads_tokens = any(probes.parse(method).reads_tokens for method in self.methods)
+        self.left_out = self._unfit()
+        named = tasks.match(config.tasks or (), tasks_dir=config.tasks_dir)
+        self.tasks = tuple(task for task in named if task not in self.left_out)
         self.checkpoint = models.find(config.model, cache_dir=cache_dir)
-        self.tasks = tasks.match(config.tasks, tasks_dir=config.tasks_dir)
         self.saes = self._find_saes()
         self.layer = self._find_layer()
         self.checkpoint.config.check_layers((self.layer,))
@@ -62,6 +66,33 @@ class Sweep:
         self._model = functools.lru_cache(1)(self._load_model)
         self._selection = functools.lru_cache(16)(self._select)  # the batches of one task and SAE
         self._loaded_sae = functools.lru_cache(1)(self._load_sae)
+
+    def _unfit(self) -> dict[str, str]:
+        """Returns the tasks of the user's own that cannot run, each with the reason.
+
+        Raises:
+          ValueError: none of the run's tasks can.
+        """
+        config, found = self.config, {}
+        named = tasks.match(config.tasks or (), tasks_dir=config.tasks_dir)
+        for task in named:
+            if not tasks.fingerprint(task, tasks_dir=config.tasks_dir):
+                continue  # the study's: each is fit for every regime
+            try:
+                own, *shifted = self.prompts(task)
+                self._draw(own, shifted)
+            except (ValueError, OSError) as error:
+                found[task] = str(error)
+        if len(found) == len(named):
+            raise ValueError(
+                "None of the tasks can run. "
+                + " ".join(f"{task}: {why.rstrip('.')}." for task, why in found.items())
+            )
+        return found
+
+    def _draw(self, task: tasks.Task, shifted: list[tasks.Task]) -> list[tasks.Condition]:
+        config, other = self.config, shifted[0] if shifted else None
+        return task_data.draw(task, other, config.regimes, config.seeds, config.protocol)
 
     def _find_saes(self) -> dict[str, saes.SaeFile]:
         if not any(probes.parse(method).k for method in self.methods):
@@ -86,10 +117,7 @@ class Sweep:
 
     def _find_layer(self) -> int:
         if self.config.layer is not None:
-            text = self.config.layer
-            if text != "embed" and not text.isdecimal():
-                raise ValueError(f"--layer={text} is neither a zero-based number nor `embed`.")
-            return EMBED if text == "embed" else int(text)
+            return EMBED if self.config.layer == "embed" else int(self.config.layer)
         layers = {sae.layer for sae in self.saes.values() if sae.layer is not None}
         if not layers and self.checkpoint.name in DEFAULT_LAYERS:
             layers = {DEFAULT_LAYERS[self.checkpoint.name]}
@@ -257,10 +285,8 @@ class Sweep:
         return found
 
     def _read_data(self, task: str) -> TaskData:
-        config, (loaded, *shifted) = self.config, self.prompts(task)
-        drawn = task_data.draw(
-            loaded, shifted[0] if shifted else None, config.regimes, config.seeds, config.protocol
-        )
+        loaded, *shifted = self.prompts(task)
+        drawn = self._draw(loaded, shifted)
         found = [self._activations(each) for each in (loaded, *shifted)]
         features = jnp.asarray(np.concatenate([each.last() for each in found]))
         if not self.reads_tokens:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 from etils import epath
 
-from probejax import activations, storage
+from probejax import activations, foreign, storage
 from probejax.sweep.job import Sweep
 from probejax.tasks import Task
 
@@ -20,7 +20,7 @@ _GB = 1e9
 
 def tasks_at_once(workers: int) -> int:
     """Returns how many tasks lie on the disk at most: those in work, and as many ahead of them."""
-    return 1 if workers == 1 else 2 * workers
+    return 1 if workers <= 1 else 2 * workers
 
 
 class TokenDisk:
@@ -79,11 +79,13 @@ class TokenDisk:
         return activations.is_cached(job.recipe, job.layer, each.prompts, cache_dir=job.cache_dir)
 
     def _note(self, task: str) -> epath.Path:
-        return self.notes / f"{task}.json"
+        return self.notes / f"{foreign.file_name(task)}.json"
 
     def _noted(self, task: str) -> set[str]:
         path = self._note(task)
-        return set(json.loads(path.read_text())) if path.exists() else set()
+        if not path.exists():
+            return set()
+        return foreign.read_json(path, set[str], "delete it: what it names then stays in the cache")
 
 
 def _key(job: Sweep, each: Task) -> str:

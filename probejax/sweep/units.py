@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from probejax import probes, storage, tasks
+from probejax import foreign, probes, storage, tasks
 
 RECIPE = 4  # raise it when the numbers of a unit change, so that old units are not reused
 
@@ -35,6 +35,12 @@ class Unit(NamedTuple):
     def name(self) -> str:
         """The name of its file."""
         return storage.unit_id(self._asdict())
+
+    @property
+    def label(self) -> str:
+        """What a person calls it: the name of the file of its probes."""
+        parts = (self.task, self.source, self.method)
+        return "__".join(foreign.file_name(part) for part in parts)
 
 
 class Result(NamedTuple):

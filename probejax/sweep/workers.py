@@ -1,9 +1,12 @@
-"""Runs units: in this process; on a CPU in one process per core, else in one thread per device.
+"""Runs units: on a CPU in processes of one thread each, else in one thread per device.
 
 XLA gives its second core little to do in programs full of small steps, and LAPACK none, so two
-processes of one thread each do twice the work of one process with two. The parent harvests
-activations, task by task; workers take tasks whose activations are there. Where these are all
-tokens, the parent is at most as many tasks ahead as there are workers, and deletes what is done.
+processes of one thread each do twice the work of one process with two. One worker has one thread
+too, and a process of its own: decompositions differ in their last digits with the number of
+threads, and no number may depend on how many workers there are or on how few tasks are left. The
+parent harvests activations, task by task; workers take tasks whose activations are there. Where
+these are all tokens, the parent is at most as many tasks ahead as there are workers, and deletes
+what is done.
 
 Several GPUs or TPU chips of a host work on a task each, harvest included. A unit never spreads over
 devices, so that its numbers do not depend on how many there are.
@@ -12,7 +15,9 @@ devices, so that its numbers do not depend on how many there are.
 import contextlib
 import multiprocessing
 import os
+import pickle
 import queue
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing import connection
@@ -33,7 +38,7 @@ def run_units(
     units: Sequence[Unit],
     out: str,
     *,
-    workers: int = 1,
+    workers: int = 0,
     save_probes: bool = False,
     keep_tokens: bool = False,
     compiled: epath.PathLike | None = None,
@@ -44,9 +49,10 @@ def run_units(
       job: the run they belong to.
       units: what to run; those of one task stand together.
       out: folder of the results.
-      workers: processes that fit, or threads with a device each where there is an accelerator; 1
-        is this process.
-      save_probes: whether the final probes are written too, to `probes/<unit>.safetensors`.
+      workers: processes that fit, or threads with a device each where there is an accelerator; 0
+        is this process, with all its threads.
+      save_probes: whether the final probes are written too, to
+        `probes/<task>__<source>__<method>.safetensors`.
       keep_tokens: whether all-token activations that the run has harvested stay in the cache when
         the units of their task are written.
       compiled: where worker processes keep compiled programs.
@@ -61,11 +67,12 @@ def run_units(
     groups = list(_by_task(units).values())
     disk = TokenDisk(job, out, keep_tokens)
     disk.release_finished(storage.Store(out).done())
-    if workers > 1 and jax.default_backend() != "cpu":
-        places = jax.local_devices()[:workers]
-        return _on_devices(job, groups, out, places, save_probes, keep_tokens)
-    if workers > 1:
+    if workers and jax.default_backend() == "cpu":
+        workers = min(workers, len(groups))
         return _in_processes(job, groups, out, workers, save_probes, compiled, disk)
+    if workers > 1 and len(groups) > 1:
+        places = jax.local_devices()[: min(workers, len(groups))]
+        return _on_devices(job, groups, out, places, save_probes, keep_tokens)
     return _here(job, groups, out, save_probes, disk)
 
 
@@ -98,7 +105,7 @@ def _by_task(units: Sequence[Unit]) -> dict[str, list[Unit]]:
 def _run(job: Sweep, unit: Unit, out: str, save_probes: bool) -> None:
     result = job.run(unit)
     if save_probes:
-        job.save(unit, result, epath.Path(out) / "probes" / f"{unit.name}.safetensors")
+        job.save(unit, result, epath.Path(out) / "probes" / f"{unit.label}.safetensors")
     storage.Store(out).put(unit.name, result.payload, result.timing)
     devices.limit_programs()
 
@@ -109,15 +116,16 @@ def _in_processes(
     context = multiprocessing.get_context("spawn")
     work, done = context.SimpleQueue(), context.SimpleQueue()
     options = (job.config, job.cache_dir, job.memory_gb, out, save_probes, compiled)
-    with _one_thread_each(workers):
-        processes = [
-            context.Process(target=_work, args=(work, done, options), daemon=True)
-            for _ in range(workers)
-        ]
-        for process in processes:
-            process.start()
+    processes = [
+        context.Process(target=_work, args=(work, done, options), daemon=True)
+        for _ in range(workers)
+    ]
     try:
+        with devices.environment(_ONE_THREAD), _deaf_to_interrupts():
+            for process in processes:
+                process.start()
         failure: list[Exception] = []
+        ended: set[int] = set()
         room = threading.Semaphore(tasks_at_once(workers) if job.reads_tokens else len(groups))
         names = [group[0].task for group in groups]
         left = dict(zip(names, map(len, groups), strict=True))
@@ -126,9 +134,7 @@ def _in_processes(
         )
         harvester.start()
         for _ in range(sum(map(len, groups))):
-            message = _next(done, processes, failure)
-            if isinstance(message, Exception):
-                raise message
+            message = _next(done, processes, ended, failure)
             left[message.task] -= 1
             if not left[message.task]:
                 disk.release(message.task)
@@ -136,7 +142,8 @@ def _in_processes(
             yield message
     finally:
         for process in processes:
-            process.terminate()
+            if process.pid is not None:
+                process.terminate()
 
 
 def _on_devices(
@@ -187,28 +194,49 @@ def _prepare(
         work.put(None)
 
 
-def _next(done, processes, failure: list[Exception]) -> Any:
-    """Waits for a finished unit; a worker that is gone, or a failed harvest, is an error."""
+def _next(done, processes, ended: set[int], failure: list[Exception]) -> Unit:
+    """Waits for a finished unit; `ended` are the workers that have said that they run out of work.
+
+    Raises:
+      RuntimeError: a worker is gone, however it went.
+      Exception: what stopped a worker or the harvest.
+    """
     while True:
+        # Looked at before the queue: what a worker said before it ended is there by then.
+        gone = [each for each in processes if each.exitcode is not None and each.pid not in ended]
         if not done.empty():
-            return done.get()
+            message = done.get()
+            if isinstance(message, Exception):
+                raise message
+            if isinstance(message, Unit):
+                return message
+            ended.add(message)
+            continue
         if failure:
-            return failure[0]
-        for process in processes:
-            if process.exitcode not in (None, 0):
-                return RuntimeError(
-                    f"A worker process died with exit code {process.exitcode}; if memory ran out, "
-                    "give a smaller --memory_gb or --workers=1. The same command goes on."
-                )
+            raise failure[0]
+        if gone:
+            raise RuntimeError(
+                f"A worker process ended with exit code {gone[0].exitcode} before its work was "
+                "done; if memory ran out, give a smaller --memory_gb or --workers=1. The same "
+                "command goes on."
+            )
         connection.wait([done._reader], timeout=1)
 
 
-def _one_thread_each(workers: int) -> contextlib.AbstractContextManager[None]:
-    """Shares the cores among the worker processes that start meanwhile."""
-    threads = str(max(1, devices.cores() // workers))
-    return devices.environment(
-        {"NPROC": threads, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": threads}
-    )
+_ONE_THREAD = {"NPROC": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Lets processes that start meanwhile ignore Ctrl-C, which reaches all: this one ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only a main thread may set signals
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _work(work, done, options: tuple[Config, Any, float | None, str, bool, Any]) -> None:
@@ -225,10 +253,20 @@ def _work(work, done, options: tuple[Config, Any, float | None, str, bool, Any])
                 if unit is group[-1]:
                     job.forget()  # before the parent deletes its files
                 done.put(unit)
-    except KeyboardInterrupt:
-        pass
+        done.put(os.getpid())
     except Exception as error:
-        done.put(error)
+        done.put(_portable(error))
+
+
+def _portable(error: Exception) -> Exception:
+    """Returns an error that survives the way to another process; not every library's does."""
+    try:
+        copied = pickle.loads(pickle.dumps(error))
+    except Exception:
+        copied = None
+    if type(copied) is type(error) and str(copied) == str(error):
+        return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _end_with_parent() -> None:

@@ -107,7 +107,8 @@ def match(patterns: Sequence[str], tasks_dir: Location | None = None) -> tuple[s
     """Returns the tasks that any of the patterns names, each once, in the order of `names`.
 
     Args:
-        patterns: task names, globs such as `*_glue_*`, `demo` or `all`.
+        patterns: task names, globs such as `*_glue_*`, `demo`, `all`, or `own`: those that have a
+            file in `tasks_dir`.
         tasks_dir: as in `load`.
 
     Raises:
@@ -116,6 +117,8 @@ def match(patterns: Sequence[str], tasks_dir: Location | None = None) -> tuple[s
     """
     known = names(tasks_dir)
     groups = {"all": known, "demo": registry.DEMO}
+    if tasks_dir is not None:
+        groups["own"] = tuple(name for name in known if _own_file(name, tasks_dir))
     if not patterns:
         raise ValueError(f"no task was named; give names, globs, or one of {', '.join(groups)}")
     chosen: set[str] = set()

@@ -1,0 +1,88 @@
+"""Which share of a run this process takes, where several processes or hosts run it together.
+
+No process waits for another, and none can take another down: each knows its rank and how many
+there are, works on its share with its own devices and writes what it has finished. A share whose
+process was lost is made good by starting the same command again, anywhere.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def rank(
+    multihost: bool, process_id: int | None = None, num_processes: int | None = None
+) -> tuple[int, int]:
+    """Returns this process's number and how many there are; call it before JAX sees a device.
+
+    Args:
+        multihost: whether to ask the environment: a TPU slice, Slurm, Open MPI or Kubernetes.
+        process_id: the number, where it is given by hand.
+        num_processes: how many there are, likewise.
+
+    Raises:
+        ValueError: only one of the numbers is given, they do not fit, or no environment is found.
+    """
+    if (process_id is None) != (num_processes is None):
+        raise ValueError("Give both --process_id and --num_processes, or neither.")
+    if process_id is not None and num_processes is not None:
+        _check(process_id, num_processes)
+        return process_id, num_processes
+    if not multihost:
+        return 0, 1
+    found = _cluster()
+    if found is None:
+        raise ValueError(
+            "--multihost finds no TPU slice, Slurm, Open MPI or Kubernetes job here; give "
+            "--process_id and --num_processes."
+        )
+    process_id, num_processes = found.get_process_id(), found.get_process_count()
+    _check(process_id, num_processes)
+    if found.name.endswith("tpu") and num_processes > 1:
+        _use_own_chips_only()
+    return process_id, num_processes
+
+
+def share(units: Sequence[T], process_index: int, process_count: int) -> list[T]:
+    """Returns the units of one process: every `process_count`-th, so that costs balance.
+
+    All processes must pass the same list in the same order, dearest units first.
+
+    Raises:
+        ValueError: the index is not one of the processes.
+    """
+    _check(process_index, process_count)
+    return list(units[process_index::process_count])
+
+
+def _check(index: int, count: int) -> None:
+    if not 0 <= index < count:
+        raise ValueError(f"Process {index} of {count} does not exist; ids run from 0 to count - 1.")
+
+
+def _cluster():
+    """Returns JAX's description of the cluster that this process is part of, None if of none."""
+    from jax._src import clusters  # nothing public tells rank and count without joining
+
+    known = clusters.ClusterEnv._cluster_types
+    return next((each for each in known if not each.opt_in_only_method and _is_here(each)), None)
+
+
+def _is_here(cluster) -> bool:
+    try:
+        return cluster.is_env_present()
+    except Exception:  # no metadata server answers: not there
+        return False
+
+
+def _use_own_chips_only() -> None:
+    """Tells the TPU runtime that this host is all there is; else it waits for the whole slice."""
+    from jax._src.clusters import cloud_tpu_cluster
+
+    # On Kubernetes the environment tells, on a plain TPU VM the metadata server.
+    chips = os.environ.get("TPU_CHIPS_PER_HOST_BOUNDS")
+    chips = chips or cloud_tpu_cluster.get_tpu_env_value("CHIPS_PER_HOST_BOUNDS") or "2,2,1"
+    os.environ.setdefault("TPU_PROCESS_BOUNDS", "1,1,1")
+    os.environ.setdefault("TPU_CHIPS_PER_PROCESS_BOUNDS", chips)

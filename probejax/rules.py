@@ -1,0 +1,10 @@
+"""The words by which a run's rules are chosen, free of whatever is slow to import."""
+
+PROTOCOLS = ("paper", "strict")
+"""`paper` is the study's way, leaks included; `strict` has none."""
+
+RANKINGS = ("raw", "normalised")
+"""How latents are ranked: by the difference of class means, or by that over their spread."""
+
+DTYPES = ("float32", "bfloat16")
+"""What a language model may compute in."""

@@ -1,0 +1,16 @@
+from .config import Config
+from .job import Sweep
+from .token_disk import TokenDisk, forecast
+from .units import Result, Unit, check_done
+from .workers import run_units
+
+__all__ = [
+    "Config",
+    "Result",
+    "Sweep",
+    "TokenDisk",
+    "Unit",
+    "check_done",
+    "forecast",
+    "run_units",
+]

@@ -1,0 +1,84 @@
+"""Shares of a run: each process knows its own, and none needs another."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from probejax import hosts
+
+
+def test_shares_are_disjoint_and_cover_all_units():
+    units = list(range(11))
+    shares = [hosts.share(units, i, 3) for i in range(3)]
+    assert shares == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8]]
+
+
+@pytest.mark.parametrize(("index", "count"), [(3, 3), (-1, 3), (0, 0)])
+def test_a_process_that_does_not_exist_is_refused(index, count):
+    with pytest.raises(ValueError, match=f"Process {index} of {count} does not exist"):
+        hosts.share([1], index, count)
+    with pytest.raises(ValueError, match=f"Process {index} of {count} does not exist"):
+        hosts.rank(True, index, count)
+
+
+def test_one_process_is_the_first_of_one():
+    assert hosts.rank(False) == (0, 1)
+
+
+@pytest.mark.parametrize("numbers", [(1, None), (None, 2)])
+def test_half_of_the_numbers_is_not_enough(numbers):
+    with pytest.raises(ValueError, match="Give both --process_id and --num_processes"):
+        hosts.rank(False, *numbers)
+
+
+SLURM = {
+    **{"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-4]", "SLURM_NTASKS": "4"},
+    **{"SLURM_PROCID": "2", "SLURM_LOCALID": "0"},
+}
+OPEN_MPI = {
+    **{"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:7", "OMPI_COMM_WORLD_SIZE": "3"},
+    **{"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "0"},
+}
+GKE = {
+    **{"TPU_WORKER_ID": "1", "TPU_WORKER_HOSTNAMES": "a,b", "TPU_SKIP_MDS_QUERY": "1"},
+    **{"MEGASCALE_NUM_SLICES": "1", "MEGASCALE_SLICE_ID": "0"},
+    "TPU_CHIPS_PER_HOST_BOUNDS": "2,4,1",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"), [(SLURM, (2, 4)), (OPEN_MPI, (1, 3)), ({}, None)]
+)
+def test_the_environment_tells_which_process_this_is(environment, expected, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if expected is None:
+        with pytest.raises(ValueError, match="--multihost finds no TPU slice, Slurm"):
+            hosts.rank(True)
+    else:
+        assert hosts.rank(True) == expected
+
+
+def test_a_host_of_a_tpu_slice_uses_its_own_chips_only():
+    """Else the TPU runtime waits for the other hosts. JAX looks for libtpu when it is imported."""
+    code = """
+import json, os, jax
+from jax._src.clusters import cloud_tpu_cluster
+cloud_tpu_cluster.running_in_cloud_tpu_vm = True
+from probejax import hosts
+found = hosts.rank(True)
+print(json.dumps([*found, os.environ["TPU_PROCESS_BOUNDS"],
+                  os.environ["TPU_CHIPS_PER_PROCESS_BOUNDS"]]))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | GKE | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == [1, 2, "1,1,1", "2,4,1"]
