@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from probejax.sweep import workers
+import pytest
+
+from probejax.sweep import Unit, workers
 from tests.test_processes import TASKS, TIMEOUT, inputs, units
 
 __all__ = ["inputs"]  # a fixture
@@ -87,14 +90,66 @@ def test_an_error_in_a_worker_is_the_command_s(inputs, tmp_path):
     assert process.returncode == 1 and last.startswith("Error: ") and str(damaged) in last
 
 
-def test_workers_end_with_the_command(inputs, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_the_command(inputs, tmp_path, number):
     process = start(inputs, tmp_path / "out", "--workers=2")
     deadline = time.monotonic() + TIMEOUT
     while len(alive(process.pid)) < 3 or not (tmp_path / "out" / "config.json").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=TIMEOUT)  # to the end of the workers' output, too
+    if number == signal.SIGINT:  # as a terminal sends it: to all of them
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, errors = process.communicate(timeout=TIMEOUT)  # to the end of the workers' output, too
+    if number == signal.SIGINT:
+        assert errors.endswith("\nInterrupted; the same command goes on.\n"), errors
+        assert "Traceback" not in errors and process.returncode == 130
     while alive(process.pid):
         assert time.monotonic() < deadline, "a worker outlived its command"
         time.sleep(0.1)
+
+
+class _Done:
+    """What workers have said, as a queue."""
+
+    def __init__(self, *said):
+        self.said = list(said)
+        self._reader = SimpleNamespace(fileno=lambda: 0)
+
+    def empty(self):
+        return not self.said
+
+    def get(self):
+        return self.said.pop(0)
+
+
+UNIT = Unit(*[None] * len(Unit._fields))
+
+
+@pytest.mark.parametrize("code", [0, 1, 130, -signal.SIGINT, -signal.SIGKILL])
+def test_a_worker_that_is_gone_is_an_error_however_it_went(code):
+    """Code 0 too: a library may end a process, and the command would wait for ever."""
+    processes = [SimpleNamespace(exitcode=None, pid=1), SimpleNamespace(exitcode=code, pid=2)]
+    assert workers._next(_Done(UNIT), processes, set(), []) is UNIT  # what it said comes first
+    with pytest.raises(RuntimeError, match=f"ended with exit code {code} before its work was done"):
+        workers._next(_Done(), processes, set(), [])
+
+
+def test_a_worker_that_has_no_more_work_may_go():
+    processes = [SimpleNamespace(exitcode=None, pid=1), SimpleNamespace(exitcode=0, pid=2)]
+    ended = set()
+    assert workers._next(_Done(2, UNIT), processes, ended, []) is UNIT and ended == {2}
+
+
+class Odd(Exception):
+    """As some libraries' errors: it cannot be made again from its text."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), Odd(1, 2), OSError(28, "full", "/x")])
+def test_an_error_survives_the_way_to_the_command(error):
+    found = pickle.loads(pickle.dumps(workers._portable(error)))
+    assert str(error) in str(found) and isinstance(found, Exception)
