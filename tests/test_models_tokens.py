@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -8,35 +9,13 @@ import transformers
 from tokenizers import processors
 
 from probejax import artifacts, tasks
-from probejax.models import tokens
+from probejax.models import gguf_header, tokens
+from tests import text_cases
+from tests.text_cases import HARD
 
 BOS = 2
-PER_TASK = 9
-
-HARD = {
-    "empty": "",
-    "space": " ",
-    "spaces": "a  b   c    d" + " " * 40 + "e ",
-    "leading": "  two before",
-    "space_sign": "a▁b ▁▁ c",
-    "newlines": "a\nb\n\nc" + "\n" * 45 + "d\r\n\r\ne",
-    "tabs": "a\tb\t\t c" + "\t" * 40 + "\t d",
-    "emoji": "👩‍👩‍👧‍👦 🇩🇪 ☺️ 🙂🙃",
-    "scripts": "Ünïcödé 日本語のテキスト العربية עברית हिन्दी ไทย Ελληνικά",
-    "accents": "e\u0301 \u00e9 \ufb01 \uff21\u00a0\u2003\u200b|\ufeff",
-    "byte_fallback": "\U0010ffff \ue000 \x00 \x07 \x1b[0m",
-    "byte_token": "<0x0A><0x41>",
-    "html": "<table><tr><td>a</td></tr></table> <h1>b</h1><div class='x'></div><bbox>",
-    "bos": "<bos>",
-    "bos_inside": "a<bos>b <bos> <bos><bos>",
-    "turn": "<start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n",
-    "control": "<pad><eos><unk><mask>[multimodal]<unused7><unused6241><start_of_image>",
-    "almost": "<start_of_turn <bos > < bos> [multimodal <unused99999>",
-    "code": "def f(x):\n    return {x: [1, 2.5e-3]}  # 100%\n\n\nif x == 'main':\n\tf(0)",
-    "digits": "1234567890 3.14159 2024-01-01 $1,000,000.00",
-    "long_word": "abcdefgh" * 5_000,
-    "long": "The quick brown fox jumps over the lazy dog. " * 5_000,
-}
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "tokens" / "gemma-3.json").read_text())
+TASKS = {"tasks": tasks.load, "shifted": tasks.load_shifted}
 
 
 @pytest.fixture(scope="module")
@@ -49,53 +28,78 @@ def ours(path):
     return tokens.tokenizer_from_gguf(path)
 
 
-@pytest.fixture(scope="module")
-def theirs(path):
-    return transformers.AutoTokenizer.from_pretrained(
-        path.parent, gguf_file=path.name, truncation_side="left"
-    )
+def ids(tokenizer, texts):
+    """The ids of each text, whole and without the BOS that `encode` puts before them."""
+    return [row[1:] for row in tokens.encode(tokenizer, texts, max_length=10**6)]
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_hard_cases_equal_googles(ours, name):
+    (found,) = ids(ours, [HARD[name]])
+    assert found.dtype == np.int32
+    assert found.tolist() == GOLDEN["hard"][name]
+
+
+def test_the_merges_are_googles_in_order(ours):
+    assert text_cases.merges_digest(ours) == GOLDEN["merges"]
+
+
+def test_the_golden_ids_are_of_these_texts_and_tasks():
+    assert list(GOLDEN["hard"]) == list(HARD)
+    assert tuple(GOLDEN["tasks"]) == tasks.names() and len(GOLDEN["tasks"]) == 113
+    assert tuple(GOLDEN["shifted"]) == tasks.shifted_names() and len(GOLDEN["shifted"]) == 8
+
+
+@pytest.mark.parametrize("part", TASKS)
+def test_prompts_of_every_task_equal_googles(ours, part):
+    """Of each task nine prompts, and all that hold more than 31 spaces or the like in a row."""
+    for name, (n, expected, _, _) in GOLDEN[part].items():
+        found = text_cases.sample(TASKS[part](name).prompts)
+        assert (len(found), text_cases.digest(ids(ours, found))) == (n, expected), name
+
+
+@pytest.mark.slow  # 330,000 prompts
+@pytest.mark.parametrize("part", TASKS)
+def test_all_prompts_of_all_tasks_equal_googles(ours, part):
+    for name, (_, _, n, expected) in GOLDEN[part].items():
+        found = TASKS[part](name).prompts
+        assert (len(found), text_cases.digest(ids(ours, found))) == (n, expected), name
+
+
+def test_the_image_token_that_the_model_has_no_row_for_is_text(ours):
+    """Google's file gives it the id 262144; the smaller models' embeddings end before it."""
+    assert ours.get_vocab_size() == 262_144
+    (found,) = ids(ours, ["<image_soft_token>"])
+    assert len(found) > 1 and found.max() < 262_144
 
 
 @pytest.fixture(scope="module")
-def prompts():
-    """Nine prompts of each of the 113 tasks, evenly spaced through the file."""
-    found = []
-    for name in tasks.names():
-        every = tasks.load(name).prompts
-        found += [every[i] for i in np.linspace(0, len(every) - 1, PER_TASK).astype(int)]
-    assert len(found) == 113 * PER_TASK >= 1000
-    return found
-
-
-def test_real_prompts_equal_transformers(ours, theirs, prompts):
-    expected = theirs(prompts)["input_ids"]
-    found = tokens.encode(ours, prompts, max_length=10**6)
-    assert [p for p, a, b in zip(prompts, found, expected, strict=True) if a.tolist() != b] == []
-    assert sum(map(len, found)) > 100_000
+def truncating(ours):
+    """Our tokenizer, cut by transformers' own code."""
+    copy = tokenizers.Tokenizer.from_str(ours.to_str())
+    copy.post_processor = processors.TemplateProcessing("<bos> $A", None, [("<bos>", BOS)])
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=copy, truncation_side="left")
 
 
 @pytest.mark.parametrize("max_length", [1, 2, 17, 1024])
-def test_truncation_equals_transformers(ours, theirs, prompts, max_length):
-    texts = prompts[::10]
-    expected = theirs(texts, truncation=True, max_length=max_length)["input_ids"]
+def test_truncation_equals_transformers(ours, truncating, max_length):
+    texts = [p for name in tasks.DEMO for p in text_cases.sample(tasks.load(name).prompts)]
+    texts += [HARD["long"] * 3, HARD["long_word"], HARD["margins"], ""]
+    expected = truncating(texts, truncation=True, max_length=max_length)["input_ids"]
     found = tokens.encode(ours, texts, max_length)
     assert [ids.tolist() for ids in found] == expected
     assert any(len(ids) == max_length for ids in found)
 
 
-@pytest.mark.parametrize("text", HARD.values(), ids=HARD)
-def test_hard_cases_equal_transformers(ours, theirs, text):
-    (found,) = tokens.encode(ours, [text], max_length=10**6)
-    assert found.dtype == np.int32
-    assert found.tolist() == theirs(text)["input_ids"]
-
-
-def test_every_token_has_transformers_id_and_flags(ours, theirs):
-    assert ours.get_vocab() == theirs.get_vocab()
-    expected = theirs.backend_tokenizer.get_added_tokens_decoder()
-    assert {i: repr(t) for i, t in ours.get_added_tokens_decoder().items()} == {
-        i: repr(t) for i, t in expected.items()
-    }
+def test_tokens_that_are_never_cut(ours, path):
+    fields = gguf_header.read_header(path).fields
+    texts = [tokens._spelled(t) for t in fields["tokenizer.ggml.tokens"]]
+    kinds = fields["tokenizer.ggml.token_type"]
+    whole = {i: text for i, text in enumerate(texts) if kinds[i] in (3, 4)}
+    added = ours.get_added_tokens_decoder()
+    assert {i: token.content for i, token in added.items()} == whole
+    assert not any(token.normalized for token in added.values())
+    assert [row.tolist() for row in ids(ours, list(whole.values()))] == [[i] for i in whole]
 
 
 @pytest.mark.parametrize("name", ["emoji", "scripts", "byte_fallback", "newlines", "spaces"])

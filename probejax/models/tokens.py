@@ -12,7 +12,7 @@ from probejax.models.gguf_header import read_header
 
 BOS = "<bos>"
 _SPACE = "▁"  # how SentencePiece spells a space
-_CONTROL, _USER_DEFINED = 3, 4  # token types of GGUF
+_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # token types of GGUF
 _CHUNK = 256  # prompts per call: an encoding takes some hundred bytes per token
 
 
@@ -31,11 +31,9 @@ def tokenizer_from_gguf(path: str | Path) -> tokenizers.Tokenizer:
             f"{fields.get('tokenizer.ggml.add_space_prefix')}; Gemma's is 'llama' with False, and "
             "probejax knows no other: use a GGUF file of a Gemma 2 or Gemma 3 model."
         )
-    return _gemma(
-        _field(fields, "tokens", path),
-        _field(fields, "token_type", path),
-        _field(fields, "unknown_token_id", path),
-    )
+    words = [_spelled(token) for token in _field(fields, "tokens", path)]
+    kinds = _field(fields, "token_type", path)
+    return _gemma(words, kinds, _field(fields, "unknown_token_id", path))
 
 
 def _field(fields: dict[str, Any], name: str, path: str | Path) -> Any:
@@ -45,15 +43,19 @@ def _field(fields: dict[str, Any], name: str, path: str | Path) -> Any:
     return fields[key]
 
 
-def _gemma(tokens: list[str], types: list[int], unknown: int) -> tokenizers.Tokenizer:
-    # GGUF spells runs of spaces as they are, all other tokens with the space sign.
-    tokens = [_SPACE * len(t) if t and not t.strip(" ") else t for t in tokens]
-    vocab = {token: i for i, token in enumerate(tokens)}
+def _spelled(token: str) -> str:
+    """GGUF spells runs of spaces as they are, all other tokens with the space sign."""
+    return _SPACE * len(token) if token and not token.strip(" ") else token
+
+
+def _gemma(words: list[str], kinds: list[int], unknown: int) -> tokenizers.Tokenizer:
+    """Returns Gemma's tokenizer: the text of each id, its kind, and the id of `<unk>`."""
+    vocab = {word: i for i, word in enumerate(words)}
     tokenizer = tokenizers.Tokenizer(
         models.BPE(
             vocab=vocab,
-            merges=_merges(vocab),
-            unk_token=tokens[unknown],
+            merges=_merges(vocab, kinds),
+            unk_token=words[unknown],
             fuse_unk=True,
             byte_fallback=True,
         )
@@ -64,27 +66,31 @@ def _gemma(tokens: list[str], types: list[int], unknown: int) -> tokenizers.Toke
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     )
-    typed = list(zip(tokens, types, strict=True))
-    tokenizer.add_special_tokens([_whole(t) for t, kind in typed if kind == _CONTROL])
-    # A run of spaces is user-defined too, but takes part in merges like any learned token.
-    user_defined = [t for t, kind in typed if kind == _USER_DEFINED and t.strip(_SPACE)]
-    tokenizer.add_tokens([_whole(t) for t in user_defined])
+    typed = list(zip(words, kinds, strict=True))
+    tokenizer.add_special_tokens([_whole(word) for word, kind in typed if kind == _CONTROL])
+    tokenizer.add_tokens([_whole(word) for word, kind in typed if kind == _USER_DEFINED])
     return tokenizer
 
 
-def _merges(vocab: dict[str, int]) -> list[tuple[str, str]]:
-    """Returns every way to make a token of two, best first.
+def _merges(vocab: dict[str, int], kinds: list[int]) -> list[tuple[str, str]]:
+    """Returns every way to make a token of two, best first: the list of Gemma's tokenizer.json.
 
-    Gemma's vocabulary is in the order in which training made its tokens, so a lower id merges
-    first; among the ways to make one token, the longer left part does. (The stored scores give
-    the same order for learned tokens only: runs of newlines and tags all have -1000.)
+    SentencePiece scores the tokens that training made 0, -1, -2, ... in the order of their ids, and
+    those that its users defined (runs of spaces, newlines and tabs, HTML tags) 0. The best score
+    merges first; where scores are equal, the longer left part, then the longer right one. The ids
+    alone would give another order, and other tokens from 32 spaces in a row on; the scores that
+    GGUF stores would too, for it gives all that are user-defined -1000.
     """
-    return [
-        (left, right)
-        for token in vocab
-        for cut in range(len(token) - 1, 0, -1)
-        if (left := token[:cut]) in vocab and (right := token[cut:]) in vocab
+    learned = [i for i, kind in enumerate(kinds) if kind == _NORMAL]
+    rank = dict(zip(learned, range(len(learned)), strict=True))
+    ways = [
+        (rank.get(i, 0), left, right)
+        for word, i in vocab.items()
+        for cut in range(1, len(word))
+        if (left := word[:cut]) in vocab and (right := word[cut:]) in vocab
     ]
+    ways.sort(key=lambda way: (way[0], -len(way[1]), -len(way[2])))
+    return [(left, right) for _, left, right in ways]
 
 
 def _whole(token: str) -> tokenizers.AddedToken:
