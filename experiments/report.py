@@ -9,10 +9,12 @@ Works while a sweep is still running.
 
 from absl import app, flags
 
+import probejax as px
 from experiments import flags as common
 from experiments.entry import run
-from probejax.analysis.report import report, report_published
 
+for _flag in (common.MODEL, common.CACHE_DIR):
+    flags.declare_key_flag(_flag)
 _OUT = flags.DEFINE_string("out", None, "Folder of the run, or for the tables.", required=True)
 _ALSO = flags.DEFINE_multi_string(
     "also", [], "Folder of another run (other protocol, layer, model) to show beside. Repeatable."
@@ -25,10 +27,11 @@ _RANKING = flags.DEFINE_enum(
 )
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Reads results and reports on them."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
+    from probejax.analysis.report import report, report_published  # slow to import
+
+    px.storage.check_place(_OUT.value)
     cache_dir = common.CACHE_DIR.value
     if _PUBLISHED.value:
         if _ALSO.value:

@@ -1,0 +1,129 @@
+"""What a person meets at the commands' door: mistakes told at once, in one sentence."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Runs a command and says whether it has imported what is slow, and whether it fetched anything.
+CODE = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_module("experiments." + sys.argv[0], run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    print(end.code if isinstance(end.code, (int, str)) else "", file=sys.stderr)
+print("jax" in sys.modules)
+"""
+
+
+def run(command: str, *flags: str, cache: Path) -> tuple[bool, str]:
+    """Returns whether JAX was imported, and the last line of the errors."""
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, command, *flags],
+        env=os.environ | {"PROBEJAX_CACHE": str(cache), "JAX_PLATFORMS": "cpu"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    said = done.stderr.strip()
+    assert "Traceback" not in said, said
+    return done.stdout.strip().endswith("True"), said
+
+
+MISTAKES = {
+    ("sweep", "--out=x", "--regims=standard"): "Unknown command line flag 'regims'",
+    ("sweep", "--out=x", "--tasks=zzz"): "there is no task 'zzz'",
+    ("sweep", "--out=x", "--methods=logrg"): "Did you mean logreg?",
+    ("sweep", "--out=x", "--regimes=noise"): "--regimes=noise does not exist",
+    ("sweep", "--out=x", "--protocol=lax"): "value should be one of",
+    ("sweep", "--out=x", "--seeds=1,1"): "--seeds names 1 2 times; give each once.",
+    ("sweep", "--out=x", "--regimes=standard,standard"): "--regimes names standard 2 times",
+    ("sweep", "--out=x", "--seeds=²"): "--seeds=² is not a whole number.",
+    ("sweep", "--out=x", "--seeds=4294967296"): "--seeds=4294967296 is no seed",
+    ("sweep", "--out=x", "--layer=²"): "--layer=² is neither a zero-based number nor `embed`.",
+    ("sweep", "--out=x", "--memory_gb=inf"): "--memory_gb=inf is no number to work with.",
+    ("sweep", "--out=x", "--memory_gb=nan"): "--memory_gb=nan is no number to work with.",
+    ("sweep", "--out="): "--out is empty",
+    ("sweep", "--out=s3://x"): "--out=s3://x is no place for results",
+    ("sweep", "--out=foo://x"): "--out=foo://x is no place for results",
+    ("sweep", "--out=gs://"): "--out=gs:// is no place for results",
+    ("sweep", "--out=x", "--process_id=1"): "Give both --process_id and --num_processes",
+    ("sweep", "--out=x", "word"): "Unknown arguments: ['word']",
+    ("sweep", "--out=x", "--tasks_dir=absent"): "tasks_dir absent is not a folder",
+    ("harvest", "--tasks=zzz"): "there is no task 'zzz'",
+    ("harvest", "--disk_gb=inf"): "--disk_gb=inf is no number to work with.",
+}
+
+
+@pytest.mark.parametrize("command", MISTAKES, ids=" ".join)
+def test_a_mistake_is_told_before_anything_slow(command, tmp_path):
+    imported, said = run(*command, cache=tmp_path / "cache")
+    assert MISTAKES[command] in said
+    assert not imported and not (tmp_path / "cache").exists()
+    assert not (ROOT / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("sweep", ("model", "tasks", "tasks_dir", "dtype", "max_length", "disk_gb", "cache_dir")),
+        ("harvest", ("model", "layer", "tasks", "tasks_dir", "dtype", "max_length", "disk_gb")),
+        ("train_sae", ("model", "layer", "tasks", "tasks_dir", "dtype", "max_length")),
+        ("report", ("cache_dir",)),
+    ],
+)
+def test_help_lists_the_flags_that_a_command_obeys(command, flags, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", f"experiments.{command}", "--help"],
+        env=os.environ | {"PROBEJAX_CACHE": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    for flag in flags:
+        assert f"\n  --{flag}:" in done.stdout or f"\n  --[no]{flag}:" in done.stdout, flag
+
+
+def test_a_flag_without_effect_is_refused(tmp_path):
+    _, said = run("report", "--out=x", "--tasks=all", cache=tmp_path)
+    assert "--tasks has no effect on this command." in said
+
+
+def test_the_commands_are_all_here():
+    entries = {
+        path.stem for path in ROOT.glob("experiments/*.py") if "run(main)" in path.read_text()
+    }
+    assert entries == {"sweep", "harvest", "report", "train_sae", "benchmark"}
+
+
+def test_an_error_that_nobody_foresaw_is_a_sentence_too(capsys, monkeypatch):
+    from absl import flags
+
+    from experiments import entry
+
+    monkeypatch.setattr(sys, "argv", ["x"])
+    values = flags.FlagValues()
+    flags.DEFINE_integer("verbosity", -1, "", flag_values=values)
+    values(["x"])
+    monkeypatch.setattr(entry.flags, "FLAGS", values)
+    for error in (KeyError("x"), RecursionError("deep"), MemoryError(), TypeError("a\nb")):
+
+        def main(_, error=error):
+            raise error
+
+        monkeypatch.setattr(entry.app, "run", lambda guarded: guarded(["x"]))
+        with pytest.raises(SystemExit) as end:
+            entry.run(main)
+        assert str(end.value).startswith(f"Error: {type(error).__name__}: ")
+        assert "--verbosity=1 shows where" in str(end.value) and "\n" not in str(end.value)
+        values.verbosity = 1
+        with pytest.raises(type(error)):
+            entry.run(main)
+        values.verbosity = -1
