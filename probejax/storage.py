@@ -67,8 +67,13 @@ def check_place(out: str) -> None:
         )
 
 
-def write_atomic(path: epath.PathLike, content: bytes | str) -> None:
+def write_atomic(path: epath.PathLike, content: bytes | str, flag: str = "--out") -> None:
     """Writes a file so that readers see the old content or the new, never a part.
+
+    Args:
+        path: on the disk or in a bucket.
+        content: all of it.
+        flag: what decides where it lies, for the message.
 
     Raises:
         StorageError: the place is unwritable or full; nothing half-written is left behind.
@@ -83,7 +88,7 @@ def write_atomic(path: epath.PathLike, content: bytes | str) -> None:
             with writing(path) as file:
                 file.write(data)
     except (OSError, ImportError) as error:
-        raise _unwritable(path, error) from error
+        raise _unwritable(path, error, flag) from error
 
 
 @contextlib.contextmanager
@@ -279,9 +284,9 @@ def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     return "; ".join(f"{n} is {shown(there, n)} there and {shown(here, n)} here" for n in names)
 
 
-def _unwritable(path: epath.Path, error: Exception) -> StorageError:
+def _unwritable(path: epath.Path, error: Exception, flag: str = "--out") -> StorageError:
     return StorageError(
-        f"Cannot write {path}: {_reason(error)}. Free some space or choose a writable --out; "
+        f"Cannot write {path}: {_reason(error)}. Free some space or choose a writable {flag}; "
         "what was saved before is kept, and the same command resumes."
     )
 

@@ -373,8 +373,10 @@ def test_nan_is_refused_and_not_stored(tmp_path):
 
 def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "activations").write_text("a file where the folder should be")
-    with pytest.raises(OSError, match="activations"):
-        get(tmp_path)
+    for positions in ("last", "all"):
+        recipe = dataclasses.replace(RECIPE, positions=positions)
+        with pytest.raises(OSError, match=r"activations.*a writable --cache_dir"):
+            get(tmp_path, recipe=recipe)
 
 
 def test_the_manifest_says_what_it_is(tmp_path):

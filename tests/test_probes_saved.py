@@ -207,6 +207,11 @@ def damaged(path, x, y):
         (again(conditions=[]), r"0 conditions have thresholds \(1,\)"),
         (again(conditions=[{"regime": "standard"}]), "missing"),
         (again(unit={}), "'method'"),
+        (again(conditions=[{**about["conditions"][0], "seed": "x"}]), "Expected `int`"),
+        (again(conditions={}), "Expected `array`"),
+        (again(unit=[]), "Expected `object`"),
+        (serialise(tensors, {"probejax": '{"unit": {"a":' + "[" * 10**5}), "nested too deeply"),
+        (b"\xff" * 7 + b"\x7f" + b"x" * 100, ""),
         (again({k: v for k, v in tensors.items() if k != "thresholds"}), "'thresholds'"),
     ]
 
@@ -216,7 +221,7 @@ def test_a_damaged_file_is_told_and_nothing_is_unpickled(tmp_path):
     path = tmp_path / "p.safetensors"
     for content, message in damaged(path, x, y):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"(?s)is damaged or no file of probes.*" + message):
+        with pytest.raises(ValueError, match=r"p\.safetensors is damaged \(.*" + message):
             probes.load(path)
     with pytest.raises(FileNotFoundError, match="no file of probes"):
         probes.load(tmp_path / "absent")

@@ -176,7 +176,6 @@ def _run(prompts, folders, recipe, model: LanguageModel, label: str, batch_token
     layers = tuple(sorted(folders))
     # All layers of a batch lie in one file, so a batch is there or not.
     parts = folders[layers[0]].with_suffix(".parts")
-    parts.mkdir(parents=True, exist_ok=True)
     stem = "_".join(map(str, layers))
     known = _known(parts / f"{stem}.known.npz", distinct, layers, recipe)
     new = np.setdiff1d(np.arange(len(distinct)), known.prompts)
@@ -209,7 +208,7 @@ def _run(prompts, folders, recipe, model: LanguageModel, label: str, batch_token
                         f"or infinity with --dtype={recipe.dtype}; the weights may be damaged."
                     )
             arrays = {str(layer): stored.storable(rows) for layer, rows in part.rows.items()}
-            storage.write_atomic(pieces[i].path, npz.to_bytes(arrays))
+            storage.write_atomic(pieces[i].path, npz.to_bytes(arrays), "--cache_dir")
             bar.update(part.tokens)
     filled = [known, *pieces] if len(known.prompts) else pieces
     try:
@@ -237,7 +236,7 @@ def _known(path: Path, distinct: list[str], layers: tuple[int, ...], recipe: Rec
         root = path.parent.parent
         prompts, rows = shared.known(root, dataclasses.asdict(recipe), layers, distinct)
         arrays = {str(layer): x for layer, x in rows.items()}
-        storage.write_atomic(path, npz.to_bytes({"prompts": prompts, **arrays}))
+        storage.write_atomic(path, npz.to_bytes({"prompts": prompts, **arrays}), "--cache_dir")
     prompts = _read(path, "prompts")
     return _Piece(path, prompts, np.ones_like(prompts))
 

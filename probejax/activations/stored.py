@@ -95,10 +95,9 @@ def write(
     Raises:
       StorageError: the cache cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     shape = _write_rows(folder / "x.npy", chunks, rows)
     content = npz.to_bytes(arrays)
-    storage.write_atomic(folder / "rows.npz", content)
+    storage.write_atomic(folder / "rows.npz", content, "--cache_dir")
     manifest = Manifest(
         format=FORMAT,
         layer=layer,
@@ -108,13 +107,14 @@ def write(
         **recipe,
     )
     text = json.dumps(msgspec.to_builtins(manifest), indent=1)
-    storage.write_atomic(folder / "manifest.json", text)
+    storage.write_atomic(folder / "manifest.json", text, "--cache_dir")
 
 
 def _write_rows(path: Path, chunks: Iterable[np.ndarray], rows: int) -> tuple[int, int]:
     """Streams pieces into one npy file that appears whole; returns its shape."""
     shape = (rows, 0)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with storage.writing(path) as file:
             for chunk in chunks:
                 if not shape[1]:

@@ -9,19 +9,18 @@ Loading runs no code from the file: it holds arrays and JSON, and the trees of x
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 from etils import epath
 from jaxtyping import Array, Float
-from safetensors import SafetensorError
 from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialise
 
-from probejax import saes, storage
+from probejax import foreign, saes, storage
 from probejax.probes import knn, xgboost
 from probejax.probes import sae as latent_probe
 from probejax.probes.methods import parse as method_of
@@ -32,6 +31,7 @@ FPR = 0.01
 """Share of the negative test rows that may lie above the saved threshold."""
 
 _FORMAT = "probejax probes 1"
+_MOST = 1 << 32  # bytes of a file of probes
 _ABOUT = "probejax"  # the only key of the metadata: of several, the order would be random
 _ENCODER = ("W_enc", "b_enc", "threshold", "b_dec", "center")
 
@@ -53,6 +53,21 @@ class Saved:
     seed: int
     batch: int
     lane: int
+
+
+class _Header(msgspec.Struct):
+    """The JSON before the tensors, as far as it is ours."""
+
+    metadata: dict[str, str] = msgspec.field(name="__metadata__", default_factory=dict)
+
+
+class _About(msgspec.Struct):
+    """Our text in the metadata."""
+
+    format: str | None = None
+    unit: dict[str, Any] = {}
+    conditions: list[Saved] = []
+    normalise: str = "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,20 +241,20 @@ def load(path: epath.PathLike) -> SavedProbes:
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: the file is damaged, or holds something else.
+      DamagedFile: the file is damaged, or holds something else.
     """
     path = epath.Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no file of probes {path}.")
-    data = path.read_bytes()
-    try:
+    data = foreign.read_bytes(path, _MOST)
+    with foreign.parsing(path, "if it is a file of probes, save them again with --save_probes"):
         tensors = parse(data)
         length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-        about = json.loads(metadata.get(_ABOUT, "{}"))
-        if (form := about.get("format")) != _FORMAT:
-            raise ValueError(f"its format is {form!r}, expected {_FORMAT!r}")
-        conditions = tuple(Saved(**each) for each in about["conditions"])
+        header = foreign.decode_json(data[8 : 8 + length], _Header)
+        about = foreign.decode_json(header.metadata.get(_ABOUT, "{}"), _About)
+        if about.format != _FORMAT:
+            raise ValueError(f"its format is {about.format!r}, expected {_FORMAT!r}")
+        conditions = tuple(about.conditions)
         thresholds = tensors.pop("thresholds")
         sae, latents = None, tensors.pop("sae.latents", None)
         if latents is not None:
@@ -248,13 +263,9 @@ def load(path: epath.PathLike) -> SavedProbes:
                 name: array if array is None else jnp.asarray(array)
                 for name, array in found.items()
             }
-            sae = saes.SAE(W_dec=None, normalise=about["normalise"], **cast(Any, there))
-        _check(conditions, thresholds, tensors, about["unit"]["method"])
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is damaged or no file of probes ({error}); save them again with --save_probes."
-        ) from error
-    return SavedProbes(about["unit"], conditions, thresholds, tensors, sae, latents)
+            sae = saes.SAE(W_dec=None, normalise=cast(Any, about.normalise), **cast(Any, there))
+        _check(conditions, thresholds, tensors, about.unit["method"])
+    return SavedProbes(about.unit, conditions, thresholds, tensors, sae, latents)
 
 
 def _check(conditions, thresholds, tensors, method) -> None:
