@@ -23,7 +23,9 @@ LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 
 # Inside a room, files import those that stand before them; what is not listed must not be cyclic.
 ORDER = {
-    "tasks": ("registry", "csv_files", "splits", "distinct", "catalog"),
+    "tasks": (
+        "registry", "classes", "csv_files", "folder", "splits", "distinct", "catalog",
+    ),
     "models": (
         "config", "transformer", "weights", "safetensors", "gguf_header", "gguf", "tokens",
         "checkpoint",

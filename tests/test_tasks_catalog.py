@@ -1,11 +1,13 @@
 import csv
 import io
+import os
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import zstandard
+from absl import flags
 from sklearn.preprocessing import LabelEncoder
 
 from probejax import artifacts, tasks
@@ -160,38 +162,6 @@ def test_a_users_folder_replaces_and_adds_tasks(tmp_path):
         tasks.load("mine", tasks_dir=tmp_path / "absent")
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (b"", r"has no column prompt and no column target: its first row is \[\]"),
-        (b"prompt,label\na,0\n", r"has no column target: its first row is \['prompt', 'label'\]"),
-        (b"prompt,target\n", r"has no rows below its header"),
-        (
-            b"prompt,target\na,x\nb,x\n",
-            r"has 1 class in its target column \('x'\); expected exactly 2",
-        ),
-        (
-            b"prompt,target\na,0\nb,1\nc,2\n",
-            r"has 3 classes .*\('0', '1', '2'\); expected exactly 2",
-        ),
-        (b"prompt,target\na,0\n,1\n", r"has no prompt in data row 2"),
-        (b"prompt,target\na,0\nb\n", r"has no target in data row 2"),
-        (b'prompt,target\na,0\n"b,1\n', r"is not well-formed CSV \(unexpected end of data\)"),
-        (b"prompt,target\n\xff,0\nb,1\n", r"is not UTF-8 text"),
-    ],
-)
-def test_a_malformed_file_is_refused_with_what_is_wrong(tmp_path, content, message):
-    (tmp_path / "mine.csv").write_bytes(content)
-    with pytest.raises(ValueError, match=r"mine\.csv " + message):
-        tasks.load("mine", tasks_dir=tmp_path)
-    assert csv.field_size_limit() == 131_072
-
-
-def test_numeric_targets_sort_by_value_like_scikit_learn(tmp_path):
-    (tmp_path / "mine.csv").write_text("prompt,target\na,10\nb,9\nc,10\n")
-    assert tasks.load("mine", tasks_dir=tmp_path).labels.tolist() == [1, 0, 1]
-
-
 def test_a_damaged_zst_file_is_refused(fake_cache):
     assert len(tasks.load("119_us_state_TX").labels) == 1000
     whole = fake_cache.read_bytes()
@@ -214,3 +184,108 @@ def test_every_packaged_file_parses_as_pandas_parses_it(data):
 def _smaller_files(data):
     paths = [data / "cleaned_data" / f"{name}.csv.zst" for name in catalog.names()]
     return [path for path in paths if path.stat().st_size < 2**20]
+
+
+def folder_of(path, *names):
+    for name in names:
+        (path / name).write_text("prompt,target\na,0\nb,1\n")
+    return path
+
+
+ODD = (
+    "v[2]",
+    "v2",
+    "a,b",
+    "my task",
+    "95",
+    "*",
+    "[!x]?",
+    "d\u00e9j\u00e0 vu",
+    "a_OOD_b",
+    "x.csv",
+    "-x",
+)
+
+
+def test_a_name_means_itself_before_it_means_others(tmp_path):
+    where = folder_of(tmp_path, *(f"{name}.csv" for name in ODD))
+    assert set(tasks.names(where)) - set(tasks.names()) == set(ODD)
+    for name in ODD:
+        assert tasks.match([name], where) == (name,)
+        assert tasks.load(name, tasks_dir=where).source == str(tmp_path / f"{name}.csv")
+    assert tasks.match(["v*"], where) == ("v2", "v[2]")
+    assert tasks.match(["v[23]"], where) == ("v2",)
+    assert tasks.match(["all"], where) == tasks.names(where)
+
+
+def test_a_list_on_the_command_line_takes_a_comma_in_quotes(tmp_path):
+    where = folder_of(tmp_path, "a,b.csv", "v[2].csv")
+    given = flags.ListParser().parse('"a,b",v[2]')
+    assert tasks.match(given, where) == ("a,b", "v[2]")
+    with pytest.raises(ValueError, match=r'did you mean "a,b" or .* .with the quotes, for its'):
+        tasks.match(flags.ListParser().parse("a,b"), where)
+
+
+@pytest.mark.parametrize(
+    "names, said",
+    [
+        (["all.csv"], r"all\.csv' cannot be a task file: `all` means several tasks; rename it"),
+        (["demo.csv"], r"demo\.csv' cannot be a task file: `demo` means several tasks"),
+        (["mine.CSV"], r"mine\.CSV' .*: its name ends in \.CSV; rename it to mine\.csv"),
+        (["mine.csv", "mine.csv.zst"], r"mine\.csv would be the same task; rename or remove one"),
+        (["mine_OOD.csv"], r"shifted test set of a task 'mine', but there is no mine\.csv beside"),
+        (["_OOD.csv"], r"shifted test set of a task '', but there is no \.csv beside"),
+        (["mine.csv", "mine_OOD_OOD.csv"], r"shifted test set of a task 'mine_OOD', but there is"),
+        (
+            ["my\ntask.csv"],
+            r"my\\ntask\.csv' cannot be a task file: its name has spaces at an end, or",
+        ),
+        (["mine .csv"], r"its name has spaces at an end, or characters that cannot be shown"),
+        (["caf\udce9.csv"], r"characters that cannot be shown; rename it"),
+    ],
+)
+def test_a_file_whose_name_will_not_do_is_refused(tmp_path, names, said):
+    where = folder_of(tmp_path, *names)
+    for call in (tasks.names, tasks.shifted_names, lambda folder: tasks.match(["all"], folder)):
+        with pytest.raises(ValueError, match=said) as error:
+            call(where)
+        assert "\n" not in str(error.value)
+
+
+def test_other_files_are_no_tasks(tmp_path):
+    where = folder_of(
+        tmp_path, ".mine.csv", "._x.csv", ".csv", "mine.tsv", "README", "87_glue_cola_OOD.csv"
+    )
+    assert tasks.names(where) == tasks.names()
+    assert len(tasks.load_shifted("87_glue_cola", tasks_dir=where).labels) == 2
+
+
+def test_what_is_there_but_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "87_glue_cola.csv").symlink_to(tmp_path / "absent")
+    for name in ("pipe", "folder"):
+        assert tasks.match([name], tmp_path) == (name,)
+        for call in (tasks.load, tasks.fingerprint):
+            with pytest.raises(ValueError, match=rf"{name}\.csv is no regular file"):
+                call(name, tasks_dir=tmp_path)
+    with pytest.raises(FileNotFoundError):  # and not the study's own
+        tasks.load("87_glue_cola", tasks_dir=tmp_path)
+
+
+def test_a_packed_file_is_a_task_too(tmp_path):
+    packed = zstandard.ZstdCompressor().compress(b"prompt,target\na,0\nb,1\n")
+    (tmp_path / "mine.csv.zst").write_bytes(packed)
+    assert tasks.load("mine", tasks_dir=tmp_path).prompts == ("a", "b")
+    assert len(tasks.fingerprint("mine", tasks_dir=tmp_path)) == 16
+
+
+def test_a_task_shows_itself_on_one_line(tmp_path):
+    (tmp_path / "my task.csv").write_text(
+        "prompt,target\n'a\n',0\n".replace("'", '"') + "b,1\nc,0\n"
+    )
+    assert repr(tasks.load("my task", tasks_dir=tmp_path)) == (
+        "Task('my task', 3 prompts: 2 of label 0 and 1 of label 1, "
+        f"from {tmp_path / 'my task.csv'})"
+    )
+    assert ", cut at 8192 characters, from " in repr(tasks.load("49_cm_isshort"))

@@ -3,34 +3,40 @@
 import difflib
 import fnmatch
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from probejax import artifacts
-from probejax.tasks import csv_files, registry
-
-Location = str | os.PathLike[str]
-
-_SHIFTED_SUFFIX = "_OOD"  # the study's own file names, so that its data folder serves as tasks_dir
+from probejax import artifacts, foreign
+from probejax.tasks import csv_files, folder, registry
+from probejax.tasks.folder import Location
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Task:
     """Prompts with binary labels.
 
     `labels` is a read-only int64 array [n] of zeros and ones. `truncated_source`: this source cuts
     the task's longer prompts to their first 8192 characters, so last-token activations differ from
-    those of the full text.
+    those of the full text. `source` is the file that the task was read from, if it was.
     """
 
     name: str
     prompts: tuple[str, ...]
     labels: np.ndarray
     truncated_source: bool
+    source: str = ""
+
+    def __repr__(self) -> str:
+        ones = int(np.count_nonzero(self.labels == 1))
+        where = f", from {self.source}" if self.source else ""
+        cut = ", cut at 8192 characters" if self.truncated_source else ""
+        return (
+            f"Task({self.name!r}, {len(self.prompts):,} prompts: {len(self.labels) - ones:,} of "
+            f"label 0 and {ones:,} of label 1{cut}{where})"
+        )
 
 
 def names(tasks_dir: Location | None = None) -> tuple[str, ...]:
@@ -50,20 +56,22 @@ def load(
 
     Args:
         name: one of `names(tasks_dir)`.
-        tasks_dir: a folder of `<name>.csv` files (columns `prompt` and `target`). A file there
-            takes the place of the study's, and may add a task that the study does not have.
+        tasks_dir: a folder of `<name>.csv` files (columns `prompt` and `target`), or such files
+            packed as `<name>.csv.zst`. A file there takes the place of the study's, and may add a
+            task that the study does not have.
         cache_dir: the cache folder, see `probejax.artifacts.cache_dir`.
 
     Returns:
         The task; label 1 is the target that sorts last.
 
     Raises:
-        ValueError: there is no such task, or its file is not a well-formed task of two classes.
+        ValueError: there is no such task, its file is not a well-formed task of two classes, or the
+            name of a file in `tasks_dir` will not do.
         NotADirectoryError: `tasks_dir` is not a folder.
         probejax.artifacts.ArtifactError: the study's tasks cannot be fetched.
     """
     _require(name, names(tasks_dir), "task", "names")
-    if own := _own_file(name, tasks_dir):
+    if own := folder.files(tasks_dir).get(name):
         return _read(name, own, truncated=False)
     data = artifacts.study_tasks(cache_dir) / "sae_probes" / "data"
     path = data / "cleaned_data" / f"{name}.csv.zst"
@@ -89,17 +97,18 @@ def load_shifted(
         probejax.artifacts.ArtifactError: the study's tasks cannot be fetched.
     """
     _require(name, shifted_names(tasks_dir), "task with a shifted test set", "shifted_names")
-    if own := _own_file(name + _SHIFTED_SUFFIX, tasks_dir):
+    if own := folder.files(tasks_dir).get(name + folder.SHIFTED):
         return _read(name, own, truncated=False)
     data = artifacts.study_tasks(cache_dir) / "sae_probes" / "data"
-    return _read(name, data / "OOD data" / f"{name}{_SHIFTED_SUFFIX}.csv.zst", truncated=False)
+    return _read(name, data / "OOD data" / f"{name}{folder.SHIFTED}.csv.zst", truncated=False)
 
 
 def fingerprint(name: str, *, tasks_dir: Location | None = None) -> str:
     """Returns a hash of the task's files in `tasks_dir`; empty if both sets are the study's."""
-    stems = (name, name + _SHIFTED_SUFFIX)
-    own = [path for stem in stems if (path := _own_file(stem, tasks_dir))]
-    found = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in own]
+    own = folder.files(tasks_dir)
+    paths = [own[stem] for stem in (name, name + folder.SHIFTED) if stem in own]
+    read = lambda path: foreign.read_bytes(path, csv_files.MOST_BYTES)
+    found = [f"{path.name} {hashlib.sha256(read(path)).hexdigest()}" for path in paths]
     return hashlib.sha256("\n".join(found).encode()).hexdigest()[:16] if found else ""
 
 
@@ -108,7 +117,8 @@ def match(patterns: Sequence[str], tasks_dir: Location | None = None) -> tuple[s
 
     Args:
         patterns: task names, globs such as `*_glue_*`, `demo`, `all`, or `own`: those that have a
-            file in `tasks_dir`.
+            file in `tasks_dir`. What is the name of a task means that one, also if it holds `*`,
+            `?` or brackets.
         tasks_dir: as in `load`.
 
     Raises:
@@ -116,14 +126,18 @@ def match(patterns: Sequence[str], tasks_dir: Location | None = None) -> tuple[s
         NotADirectoryError: `tasks_dir` is not a folder.
     """
     known = names(tasks_dir)
-    groups = {"all": known, "demo": registry.DEMO}
+    groups: dict[str, tuple[str, ...]] = {"all": known, "demo": registry.DEMO}
     if tasks_dir is not None:
-        groups["own"] = tuple(name for name in known if _own_file(name, tasks_dir))
+        own = {stem.removesuffix(folder.SHIFTED) for stem in folder.files(tasks_dir)}
+        groups["own"] = tuple(name for name in known if name in own)
+        if "own" in patterns and not own:
+            raise ValueError(f"{tasks_dir} holds no task: expected <name>.csv files.")
     if not patterns:
         raise ValueError(f"no task was named; give names, globs, or one of {', '.join(groups)}")
     chosen: set[str] = set()
     for pattern in patterns:
-        found = groups.get(pattern) or fnmatch.filter(known, pattern)
+        exact = (pattern,) if pattern in known else groups.get(pattern)
+        found = exact or [name for name in known if fnmatch.fnmatchcase(name, pattern)]
         if not found:
             _require(pattern, known, "task", "names")
         chosen.update(found)
@@ -131,36 +145,26 @@ def match(patterns: Sequence[str], tasks_dir: Location | None = None) -> tuple[s
 
 
 def _own(tasks_dir: Location | None, listed: tuple[str, ...], shifted: bool) -> tuple[str, ...]:
-    if tasks_dir is None:
-        return ()
-    folder = Path(tasks_dir)
-    if not folder.is_dir():
-        raise NotADirectoryError(
-            f"tasks_dir {folder} is not a folder; expected a folder of <name>.csv files with the "
-            f"columns {' and '.join(csv_files.COLUMNS)}"
-        )
-    stems = (path.stem for path in folder.glob("*.csv"))
-    own = {s.removesuffix(_SHIFTED_SUFFIX) for s in stems if s.endswith(_SHIFTED_SUFFIX) == shifted}
+    names = (n for n in folder.files(tasks_dir) if n.endswith(folder.SHIFTED) == shifted)
+    own = {name.removesuffix(folder.SHIFTED) for name in names}
     return tuple(sorted(own.difference(listed)))
-
-
-def _own_file(stem: str, tasks_dir: Location | None) -> Path | None:
-    path = Path(tasks_dir, f"{stem}.csv") if tasks_dir is not None else None
-    return path if path and path.is_file() else None
 
 
 def _read(name: str, path: Path, truncated: bool) -> Task:
     prompts, labels = csv_files.read(path)
     labels.flags.writeable = False
-    return Task(name, prompts, labels, truncated)
+    return Task(name, prompts, labels, truncated, str(path))
 
 
 def _require(name: str, known: tuple[str, ...], what: str, listing: str) -> None:
     if name in known:
         return
     containing = [other for other in known if name and name.casefold() in other.casefold()]
-    close = (containing + difflib.get_close_matches(name, known, n=3))[:3]
-    hint = f"did you mean {' or '.join(dict.fromkeys(close))}? " if close else ""
+    close = (sorted(containing, key=len) + difflib.get_close_matches(name, known, n=3))[:3]
+    # As they are written in a list: a comma would cut a name in two.
+    shown = [f'"{other}"' if "," in other else other for other in dict.fromkeys(close)]
+    quoted = " (with the quotes, for its comma)" if any("," in each for each in shown) else ""
+    hint = f"did you mean {' or '.join(shown)}{quoted}? " if close else ""
     raise ValueError(
         f"there is no {what} {name!r}; {hint}probejax.tasks.{listing}() lists all {len(known)}"
     )

@@ -1,87 +1,192 @@
-"""Reads the `prompt` and `target` columns of one task file, plain or zstd-compressed CSV."""
+"""Reads the `prompt` and `target` columns of one task file, plain or zstd-compressed CSV.
 
+Every line below the header is a row, and every row is read whole or the file is refused: what is
+cut, skipped or filled in here would be a result about other prompts.
+"""
+
+import codecs
 import csv
 import io
-import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import zstandard
 
+from probejax import foreign
+from probejax.foreign import DamagedFile
+from probejax.tasks import classes
+
 COLUMNS = ("prompt", "target")
+MOST_BYTES = 1 << 28  # of a file, also of what it unpacks to; the study's largest has 2 ** 24
+# Characters of a prompt. Its tokens are cut to their last ones, but only after all are known: what
+# the last ones are may depend on the first character (a run of spaces is cut up from its start).
+# So a prompt is tokenised whole or refused. Tokenising takes some 70 bytes a character.
+MOST_CHARACTERS = 1 << 22
+
+_PIECE = 1024  # compressed bytes at a time, which unpack to 32 MiB at most
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_LIMIT = threading.Lock()  # the csv module has one limit for the whole process
 
 
 def read(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     """Reads one task file.
 
     Args:
-        path: `*.csv` or `*.csv.zst`, UTF-8, with a header row that names both columns.
+        path: `*.csv` or `*.csv.zst`, UTF-8, with a header row that names both columns. Equal rows
+            all count. Blank lines may stand at the end only.
 
     Returns:
         The prompts in file order and int64 labels [n]: 0 for the target that sorts first (numbers
         by value, all else alphabetically), 1 for the other.
 
     Raises:
-        ValueError: the file is damaged, lacks a column or a value, or has not exactly two classes.
+        OSError: as `open` does.
+        DamagedFile: it is no regular file, too large, not such a CSV file, or lacks a column, a
+            prompt or a target; or it has not exactly two classes. The message says on which line.
     """
-    prompts, targets = _columns(_text(path), path)
-    return prompts, _encode(targets, path)
+    prompts, targets = _columns(_content(path), path)
+    try:
+        return prompts, classes.encode(targets)
+    except ValueError as error:
+        raise DamagedFile(f"{path} {error}.") from None
 
 
-def _text(path: Path) -> str:
-    content = path.read_bytes()
+def _content(path: Path) -> bytes:
+    content = foreign.read_bytes(path, MOST_BYTES)
     if path.suffix == ".zst":
-        stream = zstandard.ZstdDecompressor().decompressobj()
-        try:
-            content = stream.decompress(content)
-        except zstandard.ZstdError as error:
-            raise ValueError(f"{path} is not a valid zstd file ({error}); fetch it again") from None
-        if not stream.eof:
-            raise ValueError(f"{path} is a truncated zstd file: it ends early; fetch it again")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from None
-
-
-def _columns(text: str, path: Path) -> tuple[tuple[str, ...], list[str]]:
-    limit = csv.field_size_limit(sys.maxsize)  # whole articles are longer than csv's default
-    try:
-        # newline="": line ends inside a quoted prompt are part of the prompt.
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        header = reader.fieldnames or []
-        if absent := [column for column in COLUMNS if column not in header]:
-            raise ValueError(
-                f"{path} has no column {' and no column '.join(absent)}: its first row is "
-                f"{list(header)}; expected a header with {' and '.join(COLUMNS)}"
-            )
-        rows = [(row["prompt"], row["target"]) for row in reader]
-    except csv.Error as error:
-        raise ValueError(
-            f"{path} is not well-formed CSV ({error}); fetch or save it again"
-        ) from None
-    finally:
-        csv.field_size_limit(limit)
-    if not rows:
-        raise ValueError(f"{path} has no rows below its header; expected one row per prompt")
-    for number, row in enumerate(rows, start=1):
-        for column, value in zip(COLUMNS, row, strict=True):
-            if not value:
-                raise ValueError(f"{path} has no {column} in data row {number}; fill or remove it")
-    prompts, targets = zip(*rows, strict=True)
-    return prompts, list(targets)
-
-
-def _encode(targets: list[str], path: Path) -> np.ndarray:
-    try:
-        values = np.array(targets, dtype=np.float64)
-    except ValueError:
-        values = np.array(targets)
-    classes, first, labels = np.unique(values, return_index=True, return_inverse=True)
-    if len(classes) != 2:
-        shown = ", ".join(repr(targets[row]) for row in first[:5])
-        raise ValueError(
-            f"{path} has {len(classes)} class{'es' if len(classes) > 1 else ''} in its target "
-            f"column ({shown}{', ...' if len(classes) > 5 else ''}); expected exactly 2"
+        content = _unpacked(content, path)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DamagedFile(f"{path} is UTF-16 text; save it as UTF-8.")
+    if (at := content.find(b"\0")) >= 0:
+        raise DamagedFile(
+            f"{path} has a NUL character on line {_line(content, at)}, as UTF-16 text and damaged "
+            "files have; save it as UTF-8."
         )
-    return labels.astype(np.int64)
+    return content
+
+
+def _unpacked(packed: bytes, path: Path) -> bytes:
+    """Unpacks one zstd frame, whatever size it claims, until there is too much."""
+    stream, parts, size = zstandard.ZstdDecompressor().decompressobj(), [], 0
+    for start in range(0, len(packed), _PIECE):
+        if stream.eof:
+            raise DamagedFile(f"{path} has bytes behind its zstd frame; fetch it again.")
+        try:
+            parts.append(stream.decompress(packed[start : start + _PIECE]))
+        except zstandard.ZstdError as error:
+            raise DamagedFile(
+                f"{path} is not a valid zstd file ({error}); fetch it again."
+            ) from None
+        size += len(parts[-1])
+        if size > MOST_BYTES:
+            raise DamagedFile(f"{path} unpacks to more than {MOST_BYTES:,} bytes; split it.")
+    if not stream.eof:
+        raise DamagedFile(f"{path} is a truncated zstd file: it ends early; fetch it again.")
+    if stream.unused_data:
+        raise DamagedFile(f"{path} has bytes behind its zstd frame; fetch it again.")
+    return b"".join(parts)
+
+
+def _columns(content: bytes, path: Path) -> tuple[tuple[str, ...], list[str]]:
+    rows = _rows(content, path)
+    _, header = next(rows, (1, []))
+    places = [_place(header, column, path) for column in COLUMNS]
+    prompts, targets = [], []
+    blank = 0
+    for line, row in rows:
+        if not row:
+            blank = blank or line
+            continue
+        if blank:
+            raise DamagedFile(f"{path} is blank on line {blank}, before its end; remove the line.")
+        if len(row) != len(header):
+            raise DamagedFile(
+                f"{path} has {len(row)} field{'s' * (len(row) > 1)} on line {line} where its "
+                f"header names {len(header)} columns; a prompt that holds a comma or a line end "
+                "needs quotes around it."
+            )
+        prompt, target = (row[place] for place in places)
+        if not prompt.strip():
+            raise DamagedFile(f"{path} has no prompt on line {line}; fill it or remove the row.")
+        if classes.is_missing(target):
+            raise DamagedFile(
+                f"{path} has no target on line {line} but {target!r}, which means a missing value; "
+                "fill it, remove the row, or give the class another name."
+            )
+        prompts.append(prompt)
+        targets.append(target)
+    if not prompts:
+        raise DamagedFile(f"{path} has no rows below its header; expected one row per prompt.")
+    return tuple(prompts), targets
+
+
+def _rows(content: bytes, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yields the fields of every row, and the line on which it begins."""
+    # newline="": line ends inside a quoted prompt are part of the prompt.
+    text = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="")
+    reader = csv.reader(text, strict=True)
+    line = 1
+    try:
+        while (row := _next(reader)) is not None:
+            yield line, row
+            line = reader.line_num + 1
+    except UnicodeDecodeError:
+        raise DamagedFile(f"{path} is not UTF-8 text{_where(content)}; save it as UTF-8.") from None
+    except csv.Error as error:
+        if "limit" in str(error):
+            raise DamagedFile(
+                f"{path} has a field of more than {MOST_CHARACTERS:,} characters on line {line}; "
+                "shorten it (of a prompt only the last tokens are read)."
+            ) from None
+        raise DamagedFile(
+            f"{path} is not well-formed CSV on line {line} ({error}); inside quotes every quote is "
+            "doubled, and the last one ends the field."
+        ) from None
+
+
+def _next(reader) -> list[str] | None:
+    with _LIMIT:
+        before = csv.field_size_limit(MOST_CHARACTERS)
+        try:
+            return next(reader, None)
+        finally:
+            csv.field_size_limit(before)
+
+
+def _place(header: list[str], column: str, path: Path) -> int:
+    """Returns where a column is."""
+    if header.count(column) == 1:
+        return header.index(column)
+    if column in header:
+        raise DamagedFile(
+            f"{path} names the column {column} {header.count(column)} times in its header; "
+            "expected once: remove or rename the others."
+        )
+    near = [name for name in header if name.strip().casefold() == column]
+    hint = f" ({near[0]!r} is spelled otherwise)" if near else ""
+    for separator, name in _OTHER_SEPARATORS.items():
+        if len(header) == 1 and separator in header[0]:
+            hint = f" (it looks separated by {name}; commas are expected)"
+    raise DamagedFile(
+        f"{path} has no column {column}{hint}: its first row is {_shown(header)}; expected a "
+        f"header with {' and '.join(COLUMNS)}."
+    )
+
+
+def _shown(header: list[str]) -> str:
+    text = str(header)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _where(content: bytes) -> str:
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        return f" on line {_line(content, error.start)} ({error.reason})"
+    return ""
+
+
+def _line(content: bytes, at: int) -> int:
+    return len((content[:at] + b".").splitlines())
