@@ -131,6 +131,15 @@ def test_many_prompts_keep_their_order(ours):
     assert [ours.decode(ids[1:]) for ids in found] == texts
 
 
+def test_long_prompts_go_alone_and_come_out_the_same(ours, monkeypatch):
+    texts = ["a bc", "", "d" * 30, "e", *["f g"] * 9, "h" * 10]
+    expected = [ids.tolist() for ids in tokens.encode(ours, texts, 16)]
+    monkeypatch.setattr(tokens, "_CHARACTERS", 10)
+    sizes = [sum(map(len, chunk)) for chunk in tokens._chunks(texts)]
+    assert sizes == [4, 30, 10, 9, 9, 10]
+    assert [ids.tolist() for ids in tokens.encode(ours, texts, 16)] == expected
+
+
 def test_bad_arguments(ours):
     with pytest.raises(ValueError, match="max_length is 0; expected at least 1"):
         tokens.encode(ours, ["a"], 0)

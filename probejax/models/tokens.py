@@ -1,6 +1,6 @@
 """Text to token ids: Gemma's tokenizer from a GGUF header or a folder, and the study's rule."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from probejax.models.gguf_header import read_header
 BOS = "<bos>"
 _SPACE = "▁"  # how SentencePiece spells a space
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # token types of GGUF
-_CHUNK = 256  # prompts per call: an encoding takes some hundred bytes per token
+_CHUNK = 256  # prompts per call
+_CHARACTERS = 1 << 22  # per call: an encoding takes 70 bytes for each, of rare scripts 300
 
 
 def tokenizer_from_gguf(path: str | Path) -> tokenizers.Tokenizer:
@@ -164,9 +165,22 @@ def encode(
     if bos_id is None:
         raise ValueError(f"The tokenizer has no {BOS} token; give the id of its BOS as bos_id.")
     rows = []
-    for start in range(0, len(prompts), _CHUNK):
-        chunk = list(prompts[start : start + _CHUNK])
+    for chunk in _chunks(prompts):
         for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
             ids = encoding.ids
             rows.append(np.array([bos_id, *ids[max(len(ids) - max_length + 1, 0) :]], np.int32))
     return rows
+
+
+def _chunks(prompts: Sequence[str]) -> Iterator[list[str]]:
+    """Yields the prompts in their order; one that has too many characters alone stands alone."""
+    chunk: list[str] = []
+    size = 0
+    for prompt in prompts:
+        if chunk and (len(chunk) == _CHUNK or size + len(prompt) > _CHARACTERS):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(prompt)
+        size += len(prompt)
+    if chunk:
+        yield chunk

@@ -22,7 +22,7 @@ COLUMNS = ("prompt", "target")
 MOST_BYTES = 1 << 28  # of a file, also of what it unpacks to; the study's largest has 2 ** 24
 # Characters of a prompt. Its tokens are cut to their last ones, but only after all are known: what
 # the last ones are may depend on the first character (a run of spaces is cut up from its start).
-# So a prompt is tokenised whole or refused. Tokenising takes some 70 bytes a character.
+# So a prompt is tokenised whole or refused. That takes 70 to 300 bytes a character.
 MOST_CHARACTERS = 1 << 22
 
 _PIECE = 1024  # compressed bytes at a time, which unpack to 32 MiB at most
