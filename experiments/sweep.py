@@ -142,8 +142,8 @@ def main(_: list[str]) -> int:
 
 def _say_what_is_left_out(job: "px.sweep.Sweep") -> int:
     """Names the tasks that cannot run, each with its reason; returns the exit code."""
-    for task, why in job.left_out.items():
-        print(f"Left out: {task}: {why}", file=sys.stderr, flush=True)
+    for why in job.left_out.values():
+        print(f"Left out: {why}", file=sys.stderr, flush=True)
     return 1 if job.left_out else 0
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 # Twice the number of (positive, negative) pairs is at most rows**2 / 2 and must fit an int32.
-_MAX_ROWS = 65535
+MAX_ROWS = 65535
 _LARGEST_KEY = np.iinfo(np.int32).max
 
 _Vector = Array | np.ndarray
@@ -164,8 +164,8 @@ def _prepare(scores: _Vector, labels: _Vector, mask: _Vector) -> tuple[Array, Ar
     Keys are integers because XLA's CPU backend sorts one array of integers ten times as fast as
     floats or several arrays together.
     """
-    if scores.shape[0] > _MAX_ROWS:
-        raise ValueError(f"{scores.shape[0]} rows; at most {_MAX_ROWS} fit the exact counts")
+    if scores.shape[0] > MAX_ROWS:
+        raise ValueError(f"{scores.shape[0]} rows; at most {MAX_ROWS} fit the exact counts")
     scores = jnp.asarray(scores, jnp.float32)
     mask = jnp.asarray(mask)
     scores = jnp.where(mask & (scores != 0), scores, 0.0)  # -0.0 and 0.0 are equal scores

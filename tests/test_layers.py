@@ -12,7 +12,7 @@ TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
 # A room imports rooms of lower layers only.
 LAYERS = (
-    ("foreign", "stored_unit", "rules"),
+    ("foreign", "stored_unit", "rules", "labels"),
     ("artifacts", "storage", "devices", "hosts", "metrics"),
     ("tasks", "models", "saes", "solvers"),
     ("activations", "probes"),
@@ -24,7 +24,7 @@ LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 # Inside a room, files import those that stand before them; what is not listed must not be cyclic.
 ORDER = {
     "tasks": (
-        "registry", "classes", "csv_files", "folder", "splits", "distinct", "catalog",
+        "registry", "classes", "csv_files", "folder", "plans", "splits", "distinct", "catalog", "draw",
     ),
     "models": (
         "config", "transformer", "weights", "safetensors", "gguf_header", "gguf", "tokens",

@@ -268,7 +268,7 @@ def test_a_unit_holds_one_row_per_condition(job, results):
         ]
         assert {len(column) for column in fits.values()} == {12}
         assert fits["regime"] == ["standard"] + ["label_noise"] * 11
-        assert fits["level"] == [None, *tasks.splits.NOISE_FRACTIONS]
+        assert fits["level"] == [None, *tasks.NOISE_FRACTIONS]
         assert set(fits["seed"]) == {42}
         assert set(fits["num_train"]) == {30} and set(fits["num_test"]) == {99}
         assert set(fits["code"]) == {0} and max(fits["gap"]) < 1e-5

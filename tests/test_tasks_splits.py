@@ -1,11 +1,14 @@
 import itertools
 import math
+import re
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from probejax import tasks
-from probejax.tasks import conditions, flip_labels, split_rows
+from probejax.tasks import conditions, flip_labels, plans, split_rows
 
 # How many of the 113 tasks have how many rows; all are balanced, so counts follow from this alone.
 TASKS_OF_SIZE = {
@@ -193,18 +196,45 @@ def test_splitting_leaves_numpys_global_generator_alone(texas):
     "call, message",
     [
         (lambda y: conditions(y, ["scarce"]), r"no regime 'scarce'; the regimes are standard, sca"),
-        (lambda y: conditions(y[:101], ["standard"]), r"the task has 101 rows; at least 102 are"),
+        (
+            lambda y: conditions(alternating(101), ["standard"]),
+            r"standard: the task needs 51 prompts of each label where it has 51 of label 0 and "
+            r"50 of label 1: add 1 more of label 1$",
+        ),
         (
             lambda y: conditions(alternating(190), ["imbalance"]),
-            r"95 positives in 190 rows; imbalance needs at least 97 rows of each class",
+            r"imbalance: the task needs 97 .* has 95 of label 0 and 95 of label 1: add 2 more of "
+            r"label 0 and 2 more of label 1$",
         ),
         (
-            lambda y: conditions(np.repeat([0, 1], (900, 100)), ["standard"]),
-            r"splitting 1000 rows into 900 .* needs 450 positive rows where 100 are left",
+            lambda y: conditions(np.repeat([0, 1], (900, 30)), ["scarcity"]),
+            r"scarcity: the task needs 51 .* has 900 of label 0 and 30 of label 1: add 21 more of",
         ),
+        (
+            lambda y: conditions(np.repeat([0, 1], 1000), ["covariate_shift"], (42,), y[:2]),
+            r"covariate_shift: the task needs both labels in its shifted test set, which has 2 of",
+        ),
+        (
+            lambda y: conditions(np.repeat([0, 1], 1000), ["covariate_shift"], (42,), y),
+            r"needs 512 .* where its first 1,500 have 1,000 of label 0 and 500 of label 1: add 12",
+        ),
+        (
+            lambda y: conditions(alternating(70_000), ["standard"]),
+            r"has a test set of 68,975 prompts where 65,535 can be scored: remove some",
+        ),
+        (
+            lambda y: conditions(y, ["standard"], (42, -1)),
+            r"the seed -1 is out of range; expected 0",
+        ),
+        (
+            lambda y: conditions(2 * y - 1, ["standard"]),
+            r"the labels are -1, 1, and only 0 and 1 ar",
+        ),
+        (lambda y: split_rows(y + 1, 10, 10), r"the labels are 1, 2, and only 0 and 1 are labels"),
+        (lambda y: flip_labels(y / 2, 0.1), r"the labels are 0\.0, 0\.5, and only 0 and 1 are lab"),
         (
             lambda y: split_rows(y, 900, 101),
-            r"needs 51 positive rows where 50 are left; use a larger or more balanced task",
+            r"needs 51 positive rows where 50 are left; draw fewer rows, or add positive ones",
         ),
         (lambda y: split_rows(y, 10, 10, 1.5), r"positive fraction 1\.5; expected n_train >= 1"),
         (lambda y: split_rows(y, 0, 10), r"cannot split 1000 rows into 0 training and 10 test"),
@@ -214,3 +244,46 @@ def test_splitting_leaves_numpys_global_generator_alone(texas):
 def test_what_cannot_be_split_is_refused_with_the_numbers(texas, call, message):
     with pytest.raises(ValueError, match=message):
         call(texas)
+
+
+@pytest.mark.parametrize("kind", [bool, np.int8, np.uint8, np.float32])
+def test_labels_of_any_type_draw_the_same(texas, kind):
+    expected = conditions(texas, tasks.REGIMES)
+    found = conditions(texas.astype(kind), tasks.REGIMES)
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one.train, other.train)
+        np.testing.assert_array_equal(one.y_train, other.y_train)
+
+
+def test_a_task_that_is_not_balanced_is_drawn_from_as_far_as_it_is():
+    """206 and 194 rows are 388 of a balanced task; 12 rows of the larger class go unused."""
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1], (206, 194)))
+    (standard,) = conditions(labels, ["standard"])
+    assert (len(standard.train), len(standard.test)) == (288, 99)
+    assert (int(standard.y_train.sum()), int(standard.y_test.sum())) == (144, 50)
+    scarce = conditions(labels, ["scarcity"])
+    assert [len(c.train) for c in scarce] == [n for n in tasks.SCARCITY_SIZES if n <= 288]
+    assert all(len(c.train) + len(c.test) == 387 for c in scarce)
+
+
+SIZES = st.one_of(st.integers(0, 120), st.integers(90, 1300))
+
+
+@hypothesis.settings(max_examples=60)
+@hypothesis.given(SIZES, SIZES, st.sampled_from(tasks.REGIMES))
+def test_what_is_not_lacking_can_be_drawn_and_what_is_says_how_much(zeros, ones, regime):
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1], (zeros, ones)))
+    reason = plans.lacking(regime, labels, alternating(9))
+    if reason is None:
+        found = conditions(labels, [regime], (42,), alternating(9))
+        assert found and all(len(c.train) >= 2 and len(c.test) for c in found)
+        for c in found:
+            assert len(np.unique(np.r_[c.train, c.test])) == len(c.train) + len(c.test)
+        return
+    assert f"{zeros:,} of label 0 and {ones:,} of label 1" in reason or zeros + ones > 1500
+    with pytest.raises(ValueError, match="the task needs"):
+        conditions(labels, [regime], (42,), alternating(9))
+    missing = {int(y): int(n) for n, y in re.findall(r"(\d+) more of label (\d)", reason)}
+    labels = np.r_[labels, np.repeat([0, 1], (missing.get(0, 0), missing.get(1, 0)))]
+    if len(labels) <= 1500:  # the rows behind are not seen by covariate shift
+        assert plans.lacking(regime, labels, alternating(9)) is None

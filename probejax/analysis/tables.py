@@ -15,7 +15,7 @@ from probejax.analysis.grid import GROUP
 from probejax.analysis.group import Group
 from probejax.analysis.quiver import quiver
 from probejax.analysis.ties import TIE_RULES
-from probejax.tasks.splits import REGIMES
+from probejax.tasks.plans import REGIMES
 
 # The columns of the results table, one row per fit.
 COLUMNS = (

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from probejax import probes, tasks
+from probejax import probes
 from probejax.probes.tokens import Tokens
-from probejax.tasks import Condition, Task
+from probejax.tasks import Condition
 
 
 class Lanes(NamedTuple):
@@ -41,35 +41,6 @@ class TaskData(NamedTuple):
     conditions: list[Condition]
     features: jax.Array
     tokens: Tokens | None = None
-
-
-def draw(
-    task: Task,
-    shifted: Task | None,
-    regimes: Sequence[str],
-    seeds: Sequence[int],
-    protocol: str,
-) -> list[Condition]:
-    """Draws the conditions of a task, as rows of its features.
-
-    `strict` draws from distinct prompts, and tests on no shifted prompt that it trained on.
-
-    Raises:
-      ValueError: the task is too small or unbalanced for a regime.
-    """
-    shifted_labels = None if shifted is None else shifted.labels
-    if protocol == "paper":
-        return tasks.conditions(task.labels, regimes, seeds, shifted_labels)
-    rows = tasks.distinct_rows(task.prompts, task.labels)
-    if shifted is not None:
-        known = {task.prompts[row] for row in rows}
-        new = np.array([i for i, p in enumerate(shifted.prompts) if p not in known], int)
-        rows_shifted, shifted_labels = len(task.labels) + new, shifted.labels[new]
-        rows = np.concatenate([rows, rows_shifted])
-    drawn = tasks.conditions(
-        task.labels[rows[rows < len(task.labels)]], regimes, seeds, shifted_labels
-    )
-    return [dataclasses.replace(c, train=rows[c.train], test=rows[c.test]) for c in drawn]
 
 
 def pack(conditions: list[Condition], most_rows: int | None = None) -> Lanes:

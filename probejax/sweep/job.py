@@ -80,19 +80,15 @@ class Sweep:
                 continue  # the study's: each is fit for every regime
             try:
                 own, *shifted = self.prompts(task)
-                self._draw(own, shifted)
-            except (ValueError, OSError) as error:
-                found[task] = str(error)
+                other = shifted[0] if shifted else None
+                why = tasks.unfit(own, other, config.regimes, config.protocol)
+            except (ValueError, OSError) as error:  # its file is damaged, or cannot be read
+                why = str(error)
+            if why:
+                found[task] = why
         if len(found) == len(named):
-            raise ValueError(
-                "None of the tasks can run. "
-                + " ".join(f"{task}: {why.rstrip('.')}." for task, why in found.items())
-            )
+            raise ValueError("None of the tasks can run: " + " ".join(found.values()))
         return found
-
-    def _draw(self, task: tasks.Task, shifted: list[tasks.Task]) -> list[tasks.Condition]:
-        config, other = self.config, shifted[0] if shifted else None
-        return task_data.draw(task, other, config.regimes, config.seeds, config.protocol)
 
     def _find_saes(self) -> dict[str, saes.SaeFile]:
         if not any(probes.parse(method).k for method in self.methods):
@@ -285,8 +281,9 @@ class Sweep:
         return found
 
     def _read_data(self, task: str) -> TaskData:
-        loaded, *shifted = self.prompts(task)
-        drawn = self._draw(loaded, shifted)
+        config, (loaded, *shifted) = self.config, self.prompts(task)
+        other = shifted[0] if shifted else None
+        drawn = tasks.draw(loaded, other, config.regimes, config.seeds, config.protocol)
         found = [self._activations(each) for each in (loaded, *shifted)]
         features = jnp.asarray(np.concatenate([each.last() for each in found]))
         if not self.reads_tokens:

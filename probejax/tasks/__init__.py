@@ -10,17 +10,10 @@ from probejax.tasks.catalog import (
     shifted_names,
 )
 from probejax.tasks.distinct import distinct_rows
+from probejax.tasks.draw import draw, unfit
+from probejax.tasks.plans import IMBALANCE_FRACTIONS, NOISE_FRACTIONS, REGIMES, SCARCITY_SIZES
 from probejax.tasks.registry import DEMO
-from probejax.tasks.splits import (
-    IMBALANCE_FRACTIONS,
-    NOISE_FRACTIONS,
-    REGIMES,
-    SCARCITY_SIZES,
-    Condition,
-    conditions,
-    flip_labels,
-    split_rows,
-)
+from probejax.tasks.splits import Condition, conditions, flip_labels, split_rows
 
 __all__ = [
     "DEMO",
@@ -32,6 +25,7 @@ __all__ = [
     "Task",
     "conditions",
     "distinct_rows",
+    "draw",
     "fingerprint",
     "flip_labels",
     "load",
@@ -40,4 +34,5 @@ __all__ = [
     "names",
     "shifted_names",
     "split_rows",
+    "unfit",
 ]

@@ -8,7 +8,6 @@ import codecs
 import csv
 import io
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +89,7 @@ def _unpacked(packed: bytes, path: Path) -> bytes:
 
 
 def _columns(content: bytes, path: Path) -> tuple[tuple[str, ...], list[str]]:
-    rows = _rows(content, path)
-    _, header = next(rows, (1, []))
+    (_, header), *rows = _rows(content, path) or [(1, [])]
     places = [_place(header, column, path) for column in COLUMNS]
     prompts, targets = [], []
     blank = 0
@@ -122,37 +120,36 @@ def _columns(content: bytes, path: Path) -> tuple[tuple[str, ...], list[str]]:
     return tuple(prompts), targets
 
 
-def _rows(content: bytes, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yields the fields of every row, and the line on which it begins."""
+def _rows(content: bytes, path: Path) -> list[tuple[int, list[str]]]:
+    """Returns the fields of every row, and the line on which it begins."""
     # newline="": line ends inside a quoted prompt are part of the prompt.
     text = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="")
     reader = csv.reader(text, strict=True)
+    rows: list[tuple[int, list[str]]] = []
     line = 1
-    try:
-        while (row := _next(reader)) is not None:
-            yield line, row
-            line = reader.line_num + 1
-    except UnicodeDecodeError:
-        raise DamagedFile(f"{path} is not UTF-8 text{_where(content)}; save it as UTF-8.") from None
-    except csv.Error as error:
-        if "limit" in str(error):
-            raise DamagedFile(
-                f"{path} has a field of more than {MOST_CHARACTERS:,} characters on line {line}; "
-                "shorten it (of a prompt only the last tokens are read)."
-            ) from None
-        raise DamagedFile(
-            f"{path} is not well-formed CSV on line {line} ({error}); inside quotes every quote is "
-            "doubled, and the last one ends the field."
-        ) from None
-
-
-def _next(reader) -> list[str] | None:
     with _LIMIT:
         before = csv.field_size_limit(MOST_CHARACTERS)
         try:
-            return next(reader, None)
+            for row in reader:
+                rows.append((line, row))
+                line = reader.line_num + 1
+        except UnicodeDecodeError:
+            raise DamagedFile(
+                f"{path} is not UTF-8 text{_where(content)}; save it as UTF-8."
+            ) from None
+        except csv.Error as error:
+            if "limit" in str(error):
+                raise DamagedFile(
+                    f"{path} has a field of more than {MOST_CHARACTERS:,} characters on line "
+                    f"{line}; shorten it (of a prompt only the last tokens are read)."
+                ) from None
+            raise DamagedFile(
+                f"{path} is not well-formed CSV on line {line} ({error}); inside quotes every "
+                "quote is doubled, and the last one ends the field."
+            ) from None
         finally:
             csv.field_size_limit(before)
+    return rows
 
 
 def _place(header: list[str], column: str, path: Path) -> int:

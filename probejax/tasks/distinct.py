@@ -3,15 +3,25 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
+
+from probejax.labels import binary
 
 
-def distinct_rows(prompts: Sequence[str], labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+def distinct_rows(
+    prompts: Sequence[str], labels: Shaped[np.ndarray, " n"]
+) -> Int[np.ndarray, " m"]:
     """Returns the first row of every prompt, as many of either class, in their order.
 
     Prompts that occur with both labels are left out, and of the larger class the last ones, because
     the regimes are drawn from balanced tasks.
+
+    Raises:
+        ValueError: there are not as many labels as prompts, or one is neither 0 nor 1.
     """
+    labels = binary(labels)
+    if len(labels) != len(prompts):
+        raise ValueError(f"there are {len(prompts)} prompts and {len(labels)} labels")
     first: dict[str, int] = {}
     both = set()
     for row, prompt in enumerate(prompts):
