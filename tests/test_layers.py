@@ -24,7 +24,8 @@ LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 # Inside a room, files import those that stand before them; what is not listed must not be cyclic.
 ORDER = {
     "tasks": (
-        "registry", "classes", "csv_files", "folder", "plans", "splits", "distinct", "catalog", "draw",
+        "registry", "classes", "csv_files", "folder", "plans", "splits", "distinct", "catalog",
+        "draw",
     ),
     "models": (
         "config", "transformer", "weights", "safetensors", "gguf_header", "gguf", "tokens",

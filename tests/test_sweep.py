@@ -237,6 +237,25 @@ def test_a_model_without_an_sae_asks_for_one(config, place, tmp_path, monkeypatc
     assert make(config, place, sae=(), methods=("logreg",)).saes == {}
 
 
+def test_tasks_that_cannot_run_are_left_out_before_anything_is_fetched(config, place, tmp_path):
+    for name in ("good", "v[2]", "a,b", "my task"):
+        write_task(tmp_path / f"{name}.csv", ROWS, 1)
+    (tmp_path / "cut.csv").write_text("target,prompt\nyes,Hello, you\nno,Goodbye\n")
+    write_task(tmp_path / "few.csv", 60, 1)
+    lines = (tmp_path / "good.csv").read_text().splitlines()
+    skewed = [line for line in lines if line.endswith("no")] + lines[1:4]
+    (tmp_path / "skewed.csv").write_text("\n".join([lines[0], *skewed * 2]) + "\n")
+    own = {"tasks": None, "tasks_dir": str(tmp_path), "regimes": ("standard",)}
+    job = make(config, place, **own)
+    assert job.tasks == ("a,b", "good", "my task", "v[2]")
+    assert set(job.left_out) == {"cut", "few", "skewed"}
+    assert "cut.csv has 3 fields on line 2" in job.left_out["cut"]
+    assert all(name in why for name, why in job.left_out.items())
+    assert {unit.task for unit in job.units()} == set(job.tasks)
+    with pytest.raises(ValueError, match=r"None of the tasks can run: .*cut\.csv has 3 fields"):
+        make(config, place, **own | {"tasks": ("cut",), "model": "fetched/never"})
+
+
 def test_an_unknown_task_is_refused_at_once(config, place):
     with pytest.raises(ValueError, match=r"there is no task 'own_c'; did you mean own_"):
         make(config, place, tasks=("own_c",))
