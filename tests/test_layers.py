@@ -13,7 +13,7 @@ TESTS = sorted(ROOT.glob("tests/**/*.py"))
 # A room imports rooms of lower layers only.
 LAYERS = (
     ("foreign", "stored_unit", "rules", "labels"),
-    ("artifacts", "storage", "devices", "hosts", "metrics"),
+    ("artifacts", "storage", "devices", "hosts", "metrics", "spreadsheet"),
     ("tasks", "models", "saes", "solvers"),
     ("activations", "probes"),
     ("sweep", "analysis"),

@@ -4,6 +4,8 @@ import pathlib
 
 import pandas as pd
 
+from probejax.analysis import published
+
 _TESTS = {0: "original labels", 1: "labels of the judges", 2: "rows where they differ"}
 _PROBES = {"baseline": "logreg", "sae_128": "sae_k128", "sae_1": "one latent"}
 _COLA = "87_glue_cola_investigate"
@@ -19,7 +21,7 @@ def cola_probes(folder: str | pathlib.Path) -> pd.DataFrame:
         ValueError: the file holds other tests or probes than the study's.
     """
     path = pathlib.Path(folder) / "investigate" / f"{_COLA}_probes.csv"
-    table = pd.read_csv(path)
+    table = published.read_csv(path)
     test, method = table["run_num"].map(_TESTS), table["run_type"].map(_PROBES)
     if test.isna().any() or method.isna().any():
         raise ValueError(
@@ -37,7 +39,7 @@ def cola_disagreement(folder: str | pathlib.Path) -> pd.Series:
         FileNotFoundError: the folder has no such file.
     """
     path = pathlib.Path(folder) / "investigate" / f"{_COLA}.csv"
-    table = pd.read_csv(path, index_col=0)
+    table = published.read_csv(path, index_col=0)
     judges = table.columns.drop(["prompt", "original_target"])
     return table[judges].ne(table["original_target"], axis=0).mean()
 
@@ -51,7 +53,7 @@ def pruning(folder: str | pathlib.Path, model: str = "gemma-2-9b") -> pd.DataFra
     root = pathlib.Path(folder) / f"sae_probes_{model}" / "OOD" / "OOD_latents"
     tables = []
     for path in sorted(root.glob("*/*_pruned.csv")):
-        table = pd.read_csv(path).rename(columns={"k": "kept"})
+        table = published.read_csv(path).rename(columns={"k": "kept"})
         table.insert(0, "task", path.parent.name)
         tables.append(table)
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
@@ -66,5 +68,5 @@ def best_latents(folder: str | pathlib.Path, model: str = "gemma-2-9b") -> pd.Da
     paths = sorted(root.glob("top_1_latent_results_*_with_explanations.csv"))
     if not paths:
         return pd.DataFrame()
-    table = pd.read_csv(paths[0])
+    table = published.read_csv(paths[0])
     return table.rename(columns={"dataset": "task", "best_feature": "latent"})

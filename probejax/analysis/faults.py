@@ -103,7 +103,7 @@ def _in_distribution(folder: str | pathlib.Path, model: str, results: pd.DataFra
     base, sae = shifted[shifted["sae_id"] == ""], shifted[shifted["sae_id"] != ""]
     if not path.exists() or base.empty or sae.empty:
         return []
-    table = pd.read_csv(path)
+    table = published.read_csv(path)
     table = table[table["k"] == _FOLLOWED].merge(
         base[["task", "test_auc"]], left_on="dataset", right_on="task", suffixes=("", "_logreg")
     )

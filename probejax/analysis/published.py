@@ -6,11 +6,12 @@ The study (arXiv 2502.16681) published CSV files in `baseline_probes_<model>/` a
 
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from probejax import foreign, spreadsheet
 from probejax.analysis.tables import as_results
 
 _METRICS = ("val_auc", "test_auc", "test_acc", "test_f1")
@@ -166,16 +167,27 @@ def _read_shift(
     return [baseline, probes]
 
 
+def read_csv(path: pathlib.Path, **options: Any) -> pd.DataFrame:
+    """Reads a CSV file with pandas' options.
+
+    Raises:
+        OSError: as `open` does.
+        ValueError: it is no regular file, or no CSV file.
+    """
+    foreign.require_regular(path)
+    try:
+        return pd.read_csv(path, **options)
+    except ValueError as error:  # also pandas' parser errors
+        raise ValueError(f"{path} is no CSV file: {foreign.reason(error)}.") from error
+
+
 def _read_csv(
     path: pathlib.Path, level: str | None, needed: tuple[str, ...] = ("test_auc",)
 ) -> pd.DataFrame:
     """Reads a file with its numbers exact; an absent file gives an empty table."""
     if not path.exists():
         return pd.DataFrame()
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except ValueError as error:  # also pandas' parser errors
-        raise ValueError(f"{path} is no CSV file: {error}.") from error
+    table = read_csv(path, dtype=str, keep_default_na=False).apply(spreadsheet.plain_text)
     missing = [c for c in ("dataset", *needed, *([level] if level else [])) if c not in table]
     if missing:
         raise ValueError(f"{path} lacks the columns {', '.join(missing)}.")

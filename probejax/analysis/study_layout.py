@@ -8,7 +8,7 @@ that read all tokens.
 import pandas as pd
 from etils import epath
 
-from probejax import storage
+from probejax import foreign, spreadsheet, storage
 from probejax.analysis.controls import is_control
 from probejax.analysis.grid import GROUP
 from probejax.analysis.ties import TOKEN_ORDER
@@ -48,11 +48,11 @@ def write_study(out: epath.PathLike, results: pd.DataFrame) -> list[epath.Path]:
         part = part[part["protocol"] == protocols[0]]
         seed = _SEED if (part["seed"] == _SEED).any() else part["seed"].min()
         part = part[part["seed"] == seed]
-        name = str(model).rpartition("/")[2]
+        name = foreign.file_name(str(model).rpartition("/")[2])
         for path, table in _files(part).items():
             side, _, rest = path.partition("/")
             target = epath.Path(out) / "study" / f"{side}_probes_{name}" / rest
-            storage.write_atomic(target, table.to_csv(index=False))
+            storage.write_atomic(target, spreadsheet.encode_csv(table))
             written.append(target)
     return written
 
@@ -67,7 +67,7 @@ def _files(part: pd.DataFrame) -> dict[str, pd.DataFrame]:
     files = {}
     standard = part[(part["regime"] == "standard") & ~is_sae]
     for layer, rows in standard.groupby("layer", sort=False):
-        path = f"baseline/normal_settings/layer{layer}_results.csv"
+        path = f"baseline/normal_settings/layer{foreign.file_name(str(layer))}_results.csv"
         files[path] = rows[["dataset", "method", *_METRICS]]
     here = part["layer"] == main
     rows = part[(part["regime"] == "standard") & is_sae & probe & here]
