@@ -41,9 +41,10 @@ CONFIG = {
 
 def unit(task, method, sae_id, k, protocol="paper", layer="9", seeds=(42,)):
     """One unit with random but fixed numbers; an SAE probe is a little worse, a control much."""
+    known = [arrow[:2] for arrow in ARROWS]
     place = [
         TASKS.index(task),
-        [a[:2] for a in ARROWS].index((method, sae_id)),
+        [*known, (method, sae_id)].index((method, sae_id)),
         protocol == "paper",
     ]
     rng = np.random.default_rng([*place, int(layer)])
@@ -99,4 +100,17 @@ def write_run(root, *, tasks=TASKS, arrows=ARROWS, config=CONFIG, **options):
 def without_figures():
     """Leaves out what takes most of a report's time, where the page alone is tested."""
     with mock.patch("probejax.analysis.report.write_figures"):
+        yield
+
+
+@contextlib.contextmanager
+def quick_figures(*, laid_out=True):
+    """Writes figures without painting them; laid out, everything that can fail does."""
+
+    def save(figure, file, format, **options):
+        if laid_out and format == "png":  # the second of the two has the same layout
+            figure.draw_without_rendering()
+        file.write(b"picture")
+
+    with mock.patch("matplotlib.figure.Figure.savefig", save):
         yield

@@ -124,8 +124,8 @@ def test_the_report_shows_them(tmp_path):
 
 
 def test_the_figure_has_the_shares(rows):
-    (found,) = multi_token.figures(found_in(table())[0])
-    name, figure = found
+    ((name, draw),) = multi_token.figures(found_in(table())[0]).items()
+    figure = draw()
     widths = [bar.get_width() for bar in figure.axes[0].patches]
     assert name == "multi_token"
     np.testing.assert_allclose(widths, [-60, 20, 0, 100, -25, 50], atol=1e-9)

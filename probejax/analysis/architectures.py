@@ -69,6 +69,11 @@ class Study(NamedTuple):
         return self.saes[self.saes["chosen"]].reset_index(drop=True)
 
     @property
+    def with_l0(self) -> pd.Series:
+        """Which SAEs have a known L0, to stand on a logarithmic axis."""
+        return self.saes["l0"].between(0, np.inf, inclusive="neither")
+
+    @property
     def by_test(self) -> pd.DataFrame:
         """The row of each architecture's best SAE on test AUC."""
         return self.saes[self.saes["best_on_test"]].reset_index(drop=True)

@@ -1,7 +1,9 @@
 """One figure per regime: what adding SAE probes to the quiver does to test AUC."""
 
+import functools
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib
@@ -12,15 +14,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from probejax import storage
+from probejax import foreign, storage
 from probejax.analysis.architectures import Study
 from probejax.analysis.group import Group, groups
 from probejax.analysis.head_to_head import pairs
 from probejax.analysis.intervals import paired_bootstrap
 from probejax.analysis.labels import AXES, TITLES
+from probejax.analysis.left_out import attempt
 from probejax.analysis.multi_token import figures as multi_token_figures
 from probejax.analysis.quiver import choices, quiver
-from probejax.analysis.study_figures import architecture_figure, layer_figure, study_figures
+from probejax.analysis.study_figures import (
+    Drawing,
+    architecture_figure,
+    layer_figure,
+    study_figures,
+)
 
 # Blue and vermilion of Okabe and Ito's palette, which colour-blind readers can tell apart.
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
@@ -33,6 +41,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.hashsalt": "probejax",  # the same figure gives the same bytes
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar sign in a task's name is one
 }
 
 
@@ -41,6 +50,7 @@ def write_figures(
     results: pd.DataFrame,
     found: Sequence[Group] = (),
     studies: Sequence[Study] = (),
+    left_out: list[str] | None = None,
 ) -> list[epath.Path]:
     """Writes figures as PNG and SVG: one per regime that can be compared, and the study's types.
 
@@ -52,6 +62,7 @@ def write_figures(
         results: the results table.
         found: its groups, if they are known.
         studies: of SAE architectures.
+        left_out: gets a line for every figure that cannot be drawn, see `attempt`.
 
     Returns:
         The files written.
@@ -60,36 +71,48 @@ def write_figures(
         StorageError: the folder is unwritable.
     """
     found = found or groups(results, quiver(results, tie_rule=("documented", "neutral")))
+    left_out = [] if left_out is None else left_out
     written = []
-    with matplotlib.rc_context(_STYLE):
-        for place, group in enumerate(found):
-            folder = epath.Path(out) / "figures"
-            name = f"{group.model}_layer_{group.layer}_{group.protocol}".replace("/", "_")
-            folder = folder / name if place else folder
-            rows = group.rows(results)
-            for regime in group.regimes:
-                if figure := draw(rows, regime):
-                    written += _save(figure, folder, regime)
-            drawn = () if place else (*study_figures(group), *multi_token_figures(group))
-            for name, figure in drawn:
-                written += _save(figure, folder, name)
-        if figure := layer_figure(results):
-            written += _save(figure, epath.Path(out) / "figures", "layers")
-        if studies:
-            figure = architecture_figure(studies)
-            written += _save(figure, epath.Path(out) / "figures", "architectures")
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # drawn as a box in the PNG
+        for name, draw in _drawings(results, found, studies, left_out):
+            save = functools.partial(_save, draw, epath.Path(out), name)
+            written += attempt(left_out, f"figures/{name}", save) or []
     return written
 
 
-def _save(figure: Figure, folder: epath.Path, name: str) -> list[epath.Path]:
+def _drawings(
+    results: pd.DataFrame, found: Sequence[Group], studies: Sequence[Study], left_out: list[str]
+) -> Iterator[tuple[str, Drawing]]:
+    """Yields the path of each figure, without its ending, and what draws it."""
+    for place, group in enumerate(found):
+        folder = f"{group.model}_layer_{group.layer}_{group.protocol}"
+        folder = f"{foreign.file_name(folder)}/" if place else ""
+        rows = group.rows(results)
+        for regime in group.compared_regimes:
+            yield folder + foreign.file_name(regime), functools.partial(draw, rows, regime)
+    if found:
+        tokens = functools.partial(multi_token_figures, found[0])
+        more = attempt(left_out, "figures of probes on all tokens", tokens) or {}
+        for name, drawing in (study_figures(found[0]) | more).items():
+            yield foreign.file_name(name), drawing
+    yield "layers", functools.partial(layer_figure, results)
+    if studies:
+        yield "architectures", functools.partial(architecture_figure, studies)
+
+
+def _save(draw: Drawing, out: epath.Path, name: str) -> list[epath.Path]:
+    """Draws a figure and writes it, unless there is nothing that it could show."""
+    if not (figure := draw()):
+        return []
     kinds: dict[str, dict[str, Any]] = {"png": {"dpi": 200}, "svg": {"metadata": {"Date": None}}}
     written = []
     for kind, options in kinds.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, **options)
         figure.set_layout_engine("none")  # the first has arranged it; that takes half of the time
-        storage.write_atomic(folder / f"{name}.{kind}", buffer.getvalue())
-        written.append(folder / f"{name}.{kind}")
+        written.append(out / "figures" / f"{name}.{kind}")
+        storage.write_atomic(written[-1], buffer.getvalue())
     return written
 
 

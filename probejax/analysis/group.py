@@ -47,10 +47,16 @@ class Group(NamedTuple):
 
     @property
     def regimes(self) -> list[str]:
-        """The regimes with a comparison, in the order of the design."""
-        found = self.cells[self.cells["delta"].notna()]["regime"].unique()
+        """The regimes, in the order of the design."""
+        found = self.table.cells["regime"].unique()
         known = [regime for regime in TITLES if regime in found]
         return known + sorted(set(found) - set(known))
+
+    @property
+    def compared_regimes(self) -> list[str]:
+        """Those of the regimes that have a comparison."""
+        found = self.cells[self.cells["delta"].notna()]["regime"].unique()
+        return [regime for regime in self.regimes if regime in found]
 
     def row(self, regime: str, tie_rule: str = STATED) -> pd.Series | None:
         """Returns the overall row of a regime, None where there is no comparison of quivers."""

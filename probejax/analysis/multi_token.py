@@ -9,7 +9,8 @@ shows attention without it.
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -213,18 +214,20 @@ def _left_out(row: Mapping[Any, Any]) -> str:
 _ORANGE, _BLUE, _GREY = "#D55E00", "#0072B2", "#666666"
 
 
-def figures(group: Group) -> Iterator[tuple[str, Figure]]:
-    """Yields (name, figure) of the panels, in the form of the study's figure 11."""
+def figures(group: Group) -> dict[str, Callable[[], Figure]]:
+    """Returns what draws the panels, in the form of the study's figure 11, by the figure's name."""
     rows = multi_token([group])
     if rows.empty:
-        return
+        return {}
     rows = rows[(rows["panel"] != METHOD) & (rows["tasks"] > 0)]
-    for regime, part in rows.groupby("regime", sort=False):
-        name = "multi_token" if regime == "standard" else f"multi_token_{regime}"
-        yield name, _draw(part, part["sae_id"].nunique() * part["k"].nunique() > 1)
+    return {
+        "multi_token" if regime == "standard" else f"multi_token_{regime}": partial(_draw, part)
+        for regime, part in rows.groupby("regime", sort=False)
+    }
 
 
-def _draw(rows: pd.DataFrame, several: bool) -> Figure:
+def _draw(rows: pd.DataFrame) -> Figure:
+    several = rows["sae_id"].nunique() * rows["k"].nunique() > 1
     figure = Figure(figsize=(7.0, 1.2 + 0.55 * len(rows)), layout="constrained")
     axes = figure.subplots()
     names = []

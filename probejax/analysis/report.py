@@ -13,6 +13,7 @@ from probejax.analysis.examples import examples
 from probejax.analysis.faults import faults
 from probejax.analysis.figures import write_figures
 from probejax.analysis.group import groups
+from probejax.analysis.left_out import attempt
 from probejax.analysis.page import page
 from probejax.analysis.page.page import Story
 from probejax.analysis.run import read_run
@@ -47,25 +48,34 @@ def report(
       FileNotFoundError: the folder holds no finished units.
       StorageError: the folder cannot be written, or a unit is damaged.
     """
+    began, out = time.time(), epath.Path(out)
     if results is None:
         results, story = _from_runs([out, *also], cache_dir)
+    story = story or Story()
     table = write_tables(out, results)
     found = groups(results, table)
-    story = story or Story()
-    tokens = multi_token.multi_token(found)
-    studies = architectures.studies(found, story.saes)
+    left_out: list[str] = []
+    tokens = attempt(left_out, "probes on all tokens", lambda: multi_token.multi_token(found))
+    studies = attempt(
+        left_out, "SAE architectures", lambda: architectures.studies(found, story.saes)
+    )
+    tokens, studies = pd.DataFrame() if tokens is None else tokens, studies or []
     beside = {} if tokens.empty else {"multi_token": tokens}
     for name, part in (beside | architectures.tables(studies)).items():
-        storage.write_atomic(epath.Path(out) / f"{name}.csv", part.to_csv(index=False))
-    write_figures(out, results, found, studies)
-    write_study(out, results)
-    write_saebench(out, results, millis=int(time.time() * 1000))
-    storage.write_atomic(epath.Path(out) / "report.html", page(results, found, story, studies))
+        storage.write_atomic(out / f"{name}.csv", storage.encode_csv(part))
+    write_figures(out, results, found, studies, left_out)
+    attempt(left_out, "study/", lambda: write_study(out, results))
+    millis = int(time.time() * 1000)
+    attempt(left_out, "saebench/", lambda: write_saebench(out, results, millis=millis))
+    html = page(results, found, story, studies, left_out)
+    storage.write_atomic(out / "report.html", html)
+    storage.remove_parts(out, before=began)
     parts = [summary(table) if table["cells"].any() else means(results, found)]
     parts += [multi_token.summary(tokens)]
     parts += [architectures.summary(studies)] if studies else []
+    parts += ["\n".join(left_out)]
     status = f"{story.status}.\n" if story.status else ""
-    where = f"{status}Tables, figures and report.html are in {epath.Path(out)}."
+    where = f"{status}Tables, figures and report.html are in {out}."
     return "\n\n".join(filter(None, (*parts, where)))
 
 

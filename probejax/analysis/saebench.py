@@ -4,14 +4,13 @@ The fields are those of its evaluation `sparse_probing_sae_probes` (SAEBench 0.6
 """
 
 import json
-import re
 import uuid
 from typing import Any
 
 import pandas as pd
 from etils import epath
 
-from probejax import storage
+from probejax import foreign, storage
 from probejax.analysis.controls import is_control
 from probejax.analysis.grid import GROUP
 
@@ -46,7 +45,7 @@ def write_saebench(
         protocol, model, layer, sae_id = map(str, key)
         same = (base["protocol"] == protocol) & (base["model"] == model) & (base["layer"] == layer)
         payload = evaluation(part, base[same], millis)
-        name = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{protocol}_{model}_{sae_id}")
+        name = foreign.file_name(f"{protocol}_{model}_{sae_id}")
         path = epath.Path(out) / "saebench" / f"{name}_eval_results.json"
         text = json.dumps(payload, indent=2, sort_keys=True, allow_nan=False)
         storage.write_atomic(path, text + "\n")

@@ -3,7 +3,8 @@
 `figures.py` draws the change against the level (its figure 6) and the scatter of tasks (figure 4).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -20,27 +21,30 @@ _BLUE, _LIGHT, _ORANGE, _GREY = "#0072B2", "#56B4E9", "#D55E00", "#666666"
 _CYCLE = (_BLUE, _ORANGE, "#009E73", "#CC79A7", "#E69F00", _LIGHT, "#F0E442", _GREY)
 
 
-def study_figures(group: Group) -> Iterator[tuple[str, Figure]]:
-    """Yields (name, figure) for every type that the group has data for."""
-    if not group.regimes:
-        return
-    for name, figure in (
-        ("regimes", _bars(group)),
-        ("win_rates", _win_rates(group)),
-        ("curves", _curves(group)),
-        ("auc_against_k", _against_k(group)),
-        ("auc_against_l0", _against_l0(group)),
-        ("auc_against_width", _against_width(group)),
-        ("l0_by_width", _l0_by_width(group)),
-        ("difference_by_sae", _boxes(group)),
-        ("covariate_shift_tasks", _task_bars(group)),
-    ):
-        if figure is not None:
-            yield name, figure
-    for regime in group.regimes:
+Drawing = Callable[[], Figure | None]  # None where the results have nothing for it
+
+
+def study_figures(group: Group) -> dict[str, Drawing]:
+    """Returns what draws each type of figure, by name."""
+    if not group.compared_regimes:
+        return {}
+    types: dict[str, Callable[[Group], Figure | None]] = {
+        "regimes": _bars,
+        "win_rates": _win_rates,
+        "curves": _curves,
+        "auc_against_k": _against_k,
+        "auc_against_l0": _against_l0,
+        "auc_against_width": _against_width,
+        "l0_by_width": _l0_by_width,
+        "difference_by_sae": _boxes,
+        "covariate_shift_tasks": _task_bars,
+    }
+    found: dict[str, Drawing] = {name: partial(draw, group) for name, draw in types.items()}
+    for regime in group.compared_regimes:
         if len(group.levels(regime)) > 1:
-            yield f"tasks_{regime}", _heat(group, regime)
-            yield f"chosen_{regime}", _chosen(group, regime)
+            found[f"tasks_{regime}"] = partial(_heat, group, regime)
+            found[f"chosen_{regime}"] = partial(_chosen, group, regime)
+    return found
 
 
 def layer_figure(results: pd.DataFrame) -> Figure | None:
@@ -68,15 +72,23 @@ def layer_figure(results: pd.DataFrame) -> Figure | None:
 
 
 def architecture_figure(studies: Sequence[Study]) -> Figure:
-    """Returns AUC against L0 per architecture, a panel per study; rings mark the chosen SAEs."""
+    """Returns AUC against L0 per architecture, a panel per study; rings mark the chosen SAEs.
+
+    Raises:
+        ValueError: no L0 is known.
+    """
+    if not any(study.with_l0.any() for study in studies):
+        raise ValueError("the L0 of no SAE is known")
     figure, many = _figure(1.5 + 3.6 * len(studies), 3.8, len(studies))
     for axes, study in zip(many, studies, strict=True):
-        for i, (name, part) in enumerate(study.saes.groupby("architecture", sort=False)):
+        for i, (name, part) in enumerate(
+            study.saes[study.with_l0].groupby("architecture", sort=False)
+        ):
             axes.plot(
                 part["l0"], part["test_auc"], "o-", color=_colour(i), markersize=4,
                 label=architecture_name(str(name)),
             )  # fmt: skip
-        chosen = study.chosen
+        chosen = study.saes[study.with_l0 & study.saes["chosen"]]
         axes.scatter(chosen["l0"], chosen["test_auc"], s=70, facecolors="none", edgecolors=_GREY)
         axes.set(xlabel="L0 of the SAE", title=f"{study.method}, {study.tasks} tasks")
         axes.set_xscale("log", base=2)
@@ -97,7 +109,7 @@ def _colour(place: int) -> str:
 
 def _bars(group: Group) -> Figure | None:
     """Figure 1: logreg beside both quivers, per regime, with intervals over tasks."""
-    regimes = [regime for regime in group.regimes if group.row(regime) is not None]
+    regimes = [regime for regime in group.compared_regimes if group.row(regime) is not None]
     if not regimes:
         return None
     figure, (axes,) = _figure(7.0, 3.8)
@@ -119,7 +131,8 @@ def _bars(group: Group) -> Figure | None:
                 continue
             known = np.isfinite(values)
             mean, low, high = paired_bootstrap(values[known], tasks[known])
-            ends = [[mean - low], [high - mean]] if np.isfinite(low) else None
+            # Of values that are all alike the ends may round to the wrong side of the mean.
+            ends = [[max(mean - low, 0)], [max(high - mean, 0)]] if np.isfinite(low) else None
             label = name if i == 0 else None
             axes.bar(i + 0.27 * (j - 1), mean, 0.25, yerr=ends, color=colour, label=label)
     axes.set_xticks(range(len(regimes)), [title(r).replace(" ", "\n", 1) for r in regimes])
@@ -131,7 +144,7 @@ def _bars(group: Group) -> Figure | None:
 
 def _win_rates(group: Group) -> Figure | None:
     """Figure 11: tasks beyond the margin, for and against SAEs."""
-    rows = [(title(r), row) for r in group.regimes if (row := group.row(r)) is not None]
+    rows = [(title(r), row) for r in group.compared_regimes if (row := group.row(r)) is not None]
     if not rows:
         return None
     figure, (axes,) = _figure(6.0, 3.2)
@@ -151,7 +164,7 @@ def _win_rates(group: Group) -> Figure | None:
 
 def _curves(group: Group) -> Figure | None:
     """Figure 5: AUC against the level, mean and the three tasks that change most."""
-    regimes = [regime for regime in group.regimes if len(group.levels(regime)) > 1]
+    regimes = [regime for regime in group.compared_regimes if len(group.levels(regime)) > 1]
     if not regimes:
         return None
     figure, many = _figure(3.6 * len(regimes), 3.4, len(regimes))
@@ -175,6 +188,7 @@ def _level_axis(axes: Axes, regime: str) -> None:
     axes.set_title(title(regime))
     if regime == "scarcity":
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def _sae_means(group: Group, regime: str = "standard") -> pd.DataFrame:
@@ -190,7 +204,7 @@ def _sae_means(group: Group, regime: str = "standard") -> pd.DataFrame:
 
 
 def _lines(rows: pd.DataFrame, x: str, by: list[str], names: str, axis: str) -> Figure | None:
-    rows = rows[np.isfinite(rows[x].astype(float))]
+    rows = rows[rows[x].astype(float).between(0, np.inf, inclusive="neither")]
     if rows.empty or rows.groupby(by)[x].nunique().max() < 2:
         return None
     figure, (axes,) = _figure(5.6, 4.0)
@@ -221,7 +235,7 @@ def _against_k(group: Group) -> Figure | None:
 def _against_l0(group: Group) -> Figure | None:
     """Figure 21: AUC against the L0 of the SAE."""
     rows = _sae_means(group)
-    names = rows["method"] + ", width " + rows["width"].map("{:,.0f}".format)
+    names = [f"{m}, width {w:,.0f}" for m, w in zip(rows["method"], rows["width"], strict=True)]
     return _lines(rows.assign(name=names), "l0", ["width", "method"], "name", "L0 of the SAE")
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from probejax.analysis.architectures import Study, architecture_name, slope_text
 from probejax.analysis.labels import number, percent
+from probejax.analysis.left_out import attempt
 from probejax.analysis.page import charts
 from probejax.analysis.page.axes import esc
 from probejax.analysis.page.charts import Series
@@ -16,8 +17,13 @@ from probejax.analysis.quiver import MARGIN
 _STYLES = ("s0", "s1", "s2", "s3", "s4", "s5", "b0", "b1", "b2", "b3")
 
 
-def architectures_block(studies: Sequence[Study]) -> str:
-    """Returns the section on architectures, nothing without two of them."""
+def architectures_block(studies: Sequence[Study], left_out: list[str]) -> str:
+    """Returns the section on architectures, nothing without two of them.
+
+    Args:
+        studies: one per group and method.
+        left_out: gets a line for every chart that cannot be drawn.
+    """
     if not studies:
         return ""
     text = (
@@ -25,10 +31,21 @@ def architectures_block(studies: Sequence[Study]) -> str:
         "conditions. The study chose on test AUC, which flatters; that choice is in the last two "
         "columns. Intervals are paired and drawn over tasks, the choice held fixed.</p>"
     )
-    return block("architectures", "SAE architectures", text, *map(_study, studies))
+    parts = [_study(study, _picture(study, left_out)) for study in studies]
+    return block("architectures", "SAE architectures", text, *parts)
 
 
-def _study(study: Study) -> str:
+def _picture(study: Study, left_out: list[str]) -> str:
+    what = f"AUC against L0: {study.method}, {study.group}"
+    chart = attempt(left_out, what, lambda: _chart(study))
+    if not chart:
+        return ""
+    return (
+        f'<div class="grid"><figure><figcaption>AUC against L0</figcaption>{chart}</figure></div>'
+    )
+
+
+def _study(study: Study, picture: str) -> str:
     lines = [
         [
             architecture_name(row["architecture"]),
@@ -55,15 +72,16 @@ def _study(study: Study) -> str:
     return (
         f"<h3>{esc(study.method)}, {study.tasks} tasks ({esc(study.group)})</h3>"
         f"{table(headings, lines)}<p>{esc(slope_text(study))}</p>"
-        f'<div class="grid"><figure><figcaption>AUC against L0</figcaption>{_chart(study)}</figure>'
-        f"</div><p>Share of tasks on which the row is ahead of the column by more than {MARGIN:g} "
-        f"AUC.</p>{table(['', *names], wins, plain=True)}"
+        f"{picture}<p>Share of tasks on which the row is ahead of the column by more than "
+        f"{MARGIN:g} AUC.</p>{table(['', *names], wins, plain=True)}"
     )
 
 
 def _chart(study: Study) -> str:
     series = []
-    known = study.saes[np.isfinite(study.saes["l0"])]
+    known = study.saes[study.with_l0]
+    if known.empty:
+        raise ValueError("the L0 of no SAE is known")
     for i, (key, part) in enumerate(known.groupby("architecture", sort=False)):
         name, x, y = architecture_name(str(key)), part["l0"].tolist(), part["test_auc"].tolist()
         tips = [

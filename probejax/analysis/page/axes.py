@@ -2,6 +2,7 @@
 
 import html
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -66,6 +67,19 @@ def esc(text: object) -> str:
     return html.escape(str(text), quote=True)
 
 
+_LINKED = re.compile(
+    r"https://(www\.)?(neuronpedia\.org|huggingface\.co|arxiv\.org|github\.com)(/[\w./?=&%#~+-]*)?",
+    re.ASCII,
+)
+
+
+def link(text: object, address: str | None) -> str:
+    """Returns a text as a link, or alone where the address is not of a site that we know."""
+    if not address or not _LINKED.fullmatch(address):
+        return esc(text)
+    return f'<a href="{esc(address)}" rel="noopener">{esc(text)}</a>'
+
+
 def tip(text: str) -> str:
     """Returns the attribute that shows a text on hover."""
     return f' data-t="{esc(text)}"'
@@ -103,12 +117,12 @@ class Frame:
         for value in y_ticks:
             at = px(self.y(value))
             parts.append(f'<path class="grid" d="M{px(self.x.start)} {at}H{px(self.x.end)}"/>')
-            parts.append(f'<text x="{px(self.x.start - 6)}" y="{at}" class="ytick">{y_text(value)}')
-            parts.append("</text>")
+            parts.append(f'<text x="{px(self.x.start - 6)}" y="{at}" class="ytick">')
+            parts.append(f"{esc(y_text(value))}</text>")
         for value in x_ticks:
             at = px(self.x(value))
             parts.append(f'<text x="{at}" y="{px(self.y.start + 15)}" class="xtick">')
-            parts.append(f"{x_text(value)}</text>")
+            parts.append(f"{esc(x_text(value))}</text>")
         middle = px((self.x.start + self.x.end) / 2)
         parts.append(f'<path class="axis" d="M{px(self.x.start)} {px(self.y.start)}')
         parts.append(f'H{px(self.x.end)}"/>')

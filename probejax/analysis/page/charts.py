@@ -191,7 +191,7 @@ def stacked(
     shown = thinned(range(len(names)), 10)
     middles = [i + 0.5 for i in shown]
     quarters = [0, 0.25, 0.5, 0.75, 1]
-    parts = [at.axes(middles, quarters, lambda x: esc(names[int(x)]), percent)]
+    parts = [at.axes(middles, quarters, lambda x: names[int(x)], percent)]
     width = at.x(1) - at.x(0)
     for i, name in enumerate(names):
         base = 0.0

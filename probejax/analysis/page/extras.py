@@ -207,3 +207,9 @@ def provenance_block(facts: Mapping[str, str | Sequence[str]]) -> str:
         values = [value] if isinstance(value, str) else value
         parts.append(f"<dt>{esc(name)}</dt><dd>{'<br>'.join(map(esc, values))}</dd>")
     return block("provenance", "Where the numbers come from", f"<dl>{''.join(parts)}</dl>")
+
+
+def left_out_block(left_out: Sequence[str]) -> str:
+    """Returns what could not be made and why, a line for each."""
+    lines = "".join(f"<li>{esc(line)}</li>" for line in left_out)
+    return block("left_out", "Left out of this report", f"<ul>{lines}</ul>") if lines else ""

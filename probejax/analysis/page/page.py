@@ -1,6 +1,7 @@
 """The whole page: style, script and sections in one file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from probejax.analysis.architectures import Study
 from probejax.analysis.examples import Example
 from probejax.analysis.group import Group
 from probejax.analysis.labels import title
+from probejax.analysis.left_out import attempt
 from probejax.analysis.multi_token import multi_token
 from probejax.analysis.page import extras
 from probejax.analysis.page.architectures import architectures_block
@@ -48,7 +50,11 @@ class Story(NamedTuple):
 
 
 def page(
-    results: pd.DataFrame, found: Sequence[Group], story: Story, studies: Sequence[Study] = ()
+    results: pd.DataFrame,
+    found: Sequence[Group],
+    story: Story,
+    studies: Sequence[Study] = (),
+    left_out: list[str] | None = None,
 ) -> str:
     """Returns the report as one HTML document that needs no network.
 
@@ -57,38 +63,46 @@ def page(
         found: its groups.
         story: what is told beside.
         studies: of SAE architectures.
-      studies: of SAE architectures.
+        left_out: what could not be made so far; gets a line for every part of the page that cannot.
     """
-    shown = [group for group in found if group.regimes] or found[:1]
+    left_out = [] if left_out is None else left_out
+    shown = [group for group in found if group.compared_regimes] or found[:1]
     head = shown[0]
     links, parts = [], []
     for i, group in enumerate(shown):
         prefix = "" if i == 0 else f"g{i}-"
         links += [(prefix + regime, title(regime)) for regime in group.regimes] if i == 0 else []
-        body = "".join(section(group, regime, prefix + regime) for regime in group.regimes)
+        body = "".join(
+            section(group, regime, prefix + regime, left_out) for regime in group.regimes
+        )
         if i < _WITH_TASKS:
-            body += tasks_block(group, f"{prefix}tasks", story.examples, story.latents)
+            make = partial(tasks_block, group, f"{prefix}tasks", story.examples, story.latents)
+            body += attempt(left_out, f"the tasks of {group.name}", make) or ""
         if i:
             body = _other(group, i) + body
         parts.append(f'<div class="group" id="group-{i}">{body}</div>')
     probes, disagreement = story.cola or (None, None)
-    beside = {
-        "multi_token": multi_token_block(multi_token(found)),
-        "architectures": architectures_block(studies),
-        "controls": extras.controls_block(results),
-        "protocols": extras.protocols_block(results),
-        "fits": extras.unconverged_block(results),
-        "layers": extras.layers_block(results),
-        "faults": extras.faults_block(story.faults),
-        "cola": extras.cola_block(probes, disagreement),
-        "method": _method(),
-        "provenance": extras.provenance_block(story.facts),
+    blocks: dict[str, Callable[[], str]] = {
+        "multi_token": lambda: multi_token_block(multi_token(found)),
+        "architectures": lambda: architectures_block(studies, left_out),
+        "controls": lambda: extras.controls_block(results),
+        "protocols": lambda: extras.protocols_block(results),
+        "fits": lambda: extras.unconverged_block(results),
+        "layers": lambda: extras.layers_block(results),
+        "faults": lambda: extras.faults_block(story.faults),
+        "cola": lambda: extras.cola_block(probes, disagreement),
+        "method": _method,
+        "provenance": lambda: extras.provenance_block(story.facts),
     }
+    beside = {
+        name: attempt(left_out, f"section {name}", make) or "" for name, make in blocks.items()
+    }
+    beside["left_out"] = extras.left_out_block(left_out)
     names = {"tasks": "Tasks", "multi_token": "All tokens", "architectures": "Architectures",
              "controls": "Controls", "protocols": "Paper or strict", "fits": "Fits",
-             "faults": "Faults", "provenance": "Provenance"}  # fmt: skip
+             "faults": "Faults", "provenance": "Provenance", "left_out": "Left out"}  # fmt: skip
     links += [(key, name) for key, name in names.items() if key == "tasks" or beside.get(key)]
-    menu = "".join(f'<a href="#{anchor}">{esc(name)}</a>' for anchor, name in links)
+    menu = "".join(f'<a href="#{esc(anchor)}">{esc(name)}</a>' for anchor, name in links)
     status = f'<p class="status">{esc(story.status)}</p>' if story.status else ""
     files = resources.files("probejax.analysis.page")
     style, script = (files.joinpath(name).read_text() for name in ("style.css", "script.js"))

@@ -1,5 +1,7 @@
 """One section per regime: what changed, who was chosen, every method, every level."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
@@ -15,31 +17,39 @@ from probejax.analysis.labels import (
     signed,
     title,
 )
+from probejax.analysis.left_out import attempt
 from probejax.analysis.page import views
 from probejax.analysis.page.axes import esc
 from probejax.analysis.page.tables import Cell, change, count, figure, limits, table
 from probejax.analysis.quiver import MARGIN
 from probejax.analysis.verdict import NEUTRAL
 
+_PICTURES: dict[str, Callable[[Group, str], str]] = {
+    "Change of test AUC": views.delta_chart,
+    "Both quivers": views.means_chart,
+    "Task by task": views.scatter_chart,
+    "Who was chosen": views.chosen_chart,
+    "AUC against k": views.by_k,
+    "AUC against L0": views.by_l0,
+    "AUC against width": views.by_width,
+}
 
-def section(group: Group, regime: str, anchor: str) -> str:
-    """Returns the section of one regime."""
-    pictures = [
-        _figure("Change of test AUC", views.delta_chart(group, regime)),
-        _figure("Both quivers", views.means_chart(group, regime)),
-        _figure("Task by task", views.scatter_chart(group, regime)),
-        _figure("Who was chosen", views.chosen_chart(group, regime)),
-        _figure("AUC against k", views.by_k(group, regime)),
-        _figure("AUC against L0", views.by_l0(group, regime)),
-        _figure("AUC against width", views.by_width(group, regime)),
-    ]
-    heat = views.heat_chart(group, regime)
-    heat = _figure("Every task at every level", heat, "full") if heat else ""
+
+def section(group: Group, regime: str, anchor: str, left_out: list[str]) -> str:
+    """Returns the section of one regime; `left_out` gets a line for every part that fails."""
+    where = f"{title(regime)}, {group.name}"
+
+    def part(name: str, make: Callable[[Group, str], str]) -> str:
+        return attempt(left_out, f"{name}: {where}", lambda: make(group, regime)) or ""
+
+    pictures = [_figure(name, part(name, make)) for name, make in _PICTURES.items()]
+    heat = "Every task at every level"
     return (
         f'<section id="{esc(anchor)}"><h2>{esc(title(regime))}</h2>'
-        f"{_facts(group, regime)}"
-        f'<div class="grid">{"".join(pictures)}</div>{heat}'
-        f"<h3>Every method</h3>{_methods(group, regime)}{_levels(group, regime)}</section>"
+        f"{part('Numbers', _facts)}"
+        f'<div class="grid">{"".join(pictures)}</div>'
+        f"{_figure(heat, part(heat, views.heat_chart), 'full')}"
+        f"{part('Every method', _methods)}{part('Level by level', _levels)}</section>"
     )
 
 
@@ -93,6 +103,8 @@ def _missing(group: Group, regime: str, row: pd.Series) -> str:
 
 def _methods(group: Group, regime: str) -> str:
     rows = methods(group.table, regime).reset_index(drop=True)
+    if rows.empty:
+        raise ValueError("no fit has a test AUC")
     chosen = group.compared(regime)
     picked = chosen["chosen_label"].value_counts() if len(chosen) else pd.Series(dtype=int)
     has = [name for name in ("test_tpr", "test_ece") if rows[name].notna().any()]
@@ -118,7 +130,7 @@ def _methods(group: Group, regime: str) -> str:
             line += [change(row["delta"], 4, *ends), limits(*ends)]
             line += [count(row["wins"]), count(row["losses"])]
         body.append(line)
-    return table(headings, body, search="Find a method")
+    return f"<h3>Every method</h3>{table(headings, body, search='Find a method')}"
 
 
 def _levels(group: Group, regime: str) -> str:

@@ -10,7 +10,7 @@ from probejax.analysis.examples import Example
 from probejax.analysis.group import Group
 from probejax.analysis.labels import AXES, level_text, number, signed, title
 from probejax.analysis.page import charts
-from probejax.analysis.page.axes import esc
+from probejax.analysis.page.axes import esc, link
 from probejax.analysis.page.charts import Series
 from probejax.analysis.page.tables import Cell, change, figure, table
 from probejax.analysis.run import Latent
@@ -170,12 +170,10 @@ def _reached(rows: Sequence[tuple[str, float, float]]) -> str:
 def _latents(method: str, cards: Sequence[Latent]) -> str:
     body = []
     for card in cards:
-        link = card.link if card.link and card.link.startswith("https://") else None
-        name = f'<a href="{esc(link)}" rel="noopener">{card.index}</a>' if link else str(card.index)
         means = [figure(card.mean_0, 3), figure(card.mean_1, 3)]
         body.append(
             [
-                Cell(str(card.index), card.index, html=name),
+                Cell(str(card.index), card.index, html=link(card.index, card.link)),
                 *means,
                 change(card.mean_1 - card.mean_0, 3),
             ]

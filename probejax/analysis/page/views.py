@@ -160,8 +160,9 @@ def chosen_chart(group: Group, regime: str) -> str:
         bars = [(str(x), int(n), "s0" if styles[x] else "b0") for x, n in counts.items()]
         return charts.bars(bars, [("b0", "baseline"), ("s0", "SAE probe")])
     names, styles = _categories(group.table)
+    cells = cells[cells["level"].notna()]
     category = cells["chosen_label"].map(names)
-    levels = sorted(cells["level"].dropna().unique())
+    levels = sorted(cells["level"].unique())
     keys = list(styles)
     counts = np.zeros((len(levels), len(keys)))
     place = np.searchsorted(levels, cells["level"])
@@ -222,7 +223,7 @@ def by_width(group: Group, regime: str) -> str:
 
 
 def _by(group: Group, regime: str, rows: pd.DataFrame, axis: str, other: str) -> str:
-    rows = rows[np.isfinite(rows["x"])]
+    rows = rows[rows["x"].between(0, np.inf, inclusive="neither")]
     if rows.empty or rows.groupby("other")["x"].nunique().max() < 2:
         return ""
     series = []
