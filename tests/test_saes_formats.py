@@ -142,7 +142,7 @@ def edited(name, tmp_path, file, change):
         ("sparsify_topk", "layers.10/cfg.json", {"transcode": True}, "is a transcoder: it reads"),
         ("sparsify_topk", "layers.10/cfg.json", {"signed": True}, "signed=true"),
         ("sparsify_topk", "layers.10/cfg.json", {"activation": "x"}, "activation=x; expected topk"),
-        ("sae_lens_topk", "cfg.json", {"architecture": "temporal"}, "=temporal; probejax reads"),
+        ("sae_lens_topk", "cfg.json", {"architecture": "temporal"}, "=temporal; expected standard"),
         ("sae_lens_topk", "cfg.json", {"architecture": "skip_transcoder"}, "is a transcoder"),
         ("sae_lens_topk", "cfg.json", {"normalize_activations": "covariance_whitening"}, "says n"),
         ("sae_lens_expected_average", "cfg.json", {"norm_scaling_factor": None}, "by what factor"),
@@ -228,7 +228,7 @@ def test_missing_tensors_are_named(tmp_path):
     state = torch.load(tmp_path / "copy" / "ae.pt")
     del state["encoder.bias"]
     torch.save(state, tmp_path / "copy" / "ae.pt")
-    with pytest.raises(ValueError, match=r"has no encoder\.bias; expected encoder\.weight, encode"):
+    with pytest.raises(ValueError, match=r"has no encoder\.bias; expected encoder\.weight, decode"):
         saes.load(str(tmp_path / "copy"))
 
 

@@ -5,12 +5,15 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from jaxtyping import Float
 
+from probejax import foreign
 from probejax.saes import formats, random_sae, releases, suites
-from probejax.saes.formats import Files, Format
+from probejax.saes.formats import Format
 from probejax.saes.sae import SAE
 from probejax.saes.stored import StoredSAE
 
@@ -18,6 +21,23 @@ _SHIPPED = Path(__file__).parent / "shipped"
 _RANDOM = "random"
 _WHOLE = 1 << 30  # bytes of a file that are hashed whole
 _IN_MEMORY = 1 << 31  # bytes of float32 matrices that are loaded; larger SAEs stay in their file
+
+
+class _Measured(msgspec.Struct):
+    l0: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
+class _Options(msgspec.Struct):
+    architecture: str | None = None
+
+
+class _Record(msgspec.Struct):
+    """What a training run writes beside its SAE, as far as it is needed here."""
+
+    model: str | None = None
+    layer: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+    quality: _Measured = msgspec.field(default_factory=_Measured)
+    options: _Options = msgspec.field(default_factory=_Options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +97,7 @@ class SaeFile:
         Raises:
           ValueError: the record is damaged.
         """
-        record = self.path.with_name("training.json")
-        return Files(self.path, record if record.exists() else None).settings()
+        return _record(self.path, dict[str, Any]) or {}
 
     def open(self) -> StoredSAE:
         """Returns the SAE with its matrices left in the file.
@@ -132,6 +151,12 @@ class SaeFile:
                 f"{self.sae_id} reads vectors of width {self.d_model}, but the residual stream of "
                 f"{model} has {d_model}; give an SAE of this model."
             )
+
+
+def _record(weights: Path, kind: Any) -> Any:
+    """Returns what a training run wrote beside an SAE, None if there is no record."""
+    path = weights.with_name("training.json")
+    return foreign.read_json(path, kind, "delete it or restore it") if path.exists() else None
 
 
 def _name(layer: int | None) -> str:
@@ -188,15 +213,14 @@ def _describe(path: Path, variant: str = "", sae_id: str = "") -> SaeFile | None
     if series := suites.series_of(str(files.weights.parent)):
         known = {"architecture": series.architecture, "released": series.released}
         found = dataclasses.replace(found, **known)
-    record = found.description()
-    measured = record.get("quality", {}).get("l0")
-    return dataclasses.replace(
-        found,
-        model=record.get("model", found.model),
-        layer=record.get("layer", found.layer),
-        l0=found.l0 if measured is None else measured,
-        architecture=record.get("options", {}).get("architecture", found.architecture),
-    )
+    record = _record(files.weights, _Record) or _Record()
+    recorded = {
+        "model": record.model,
+        "layer": record.layer,
+        "l0": record.quality.l0,
+        "architecture": record.options.architecture,
+    }
+    return dataclasses.replace(found, **{k: v for k, v in recorded.items() if v is not None})
 
 
 def _sae_id(weights: Path, kind: Format) -> str:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 from jaxtyping import Array, Float
 
 from probejax.saes.sae import SAE, Encoder, Normalise, there
 from probejax.saes.winners import ALL, Keep
 
+_FLOATS = tuple(map(np.dtype, (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)))
 _BLOCK = 1 << 26  # bytes of float32 that are read at a time where a whole matrix is looked at
 
 
@@ -232,15 +234,25 @@ class StoredSAE:
             )
 
 
-def sizes(path: Path, W_enc: FileArray) -> tuple[int, int]:
+def sizes(path: Path, W_enc: FileArray, W_dec: FileArray | None = None) -> tuple[int, int]:
     """Returns d_model and d_sae.
 
     Raises:
-      ValueError: the array has not two axes.
+      ValueError: these are no matrices of numbers, or not of one SAE.
     """
-    if len(W_enc.shape) != 2:
+    for name, matrix in (("W_enc", W_enc), ("W_dec", W_dec)):
+        if matrix is not None and matrix.dtype.newbyteorder("=") not in _FLOATS:
+            raise ValueError(
+                f"{path} is not an SAE: {name} is of dtype {matrix.dtype}, expected floating-point "
+                "numbers."
+            )
+    if len(W_enc.shape) != 2 or 0 in W_enc.shape:
         raise ValueError(
             f"{path} is not an SAE: W_enc is {W_enc.shape}, expected (d_model, d_sae)."
+        )
+    if W_dec is not None and W_dec.shape != W_enc.shape[::-1]:
+        raise ValueError(
+            f"{path} is not an SAE: W_dec is {W_dec.shape}, expected {W_enc.shape[::-1]}."
         )
     return W_enc.shape[0], W_enc.shape[1]
 

@@ -1,13 +1,16 @@
 """What a file format is: which files it consists of, and how they are read."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from probejax.saes.stored import StoredSAE
+import numpy as np
+
+from probejax.saes.formats import settings
+from probejax.saes.formats.settings import Kind, changes_latents
+from probejax.saes.stored import FileArray, StoredSAE
 
 
 class Files(NamedTuple):
@@ -21,20 +24,13 @@ class Files(NamedTuple):
     weights: Path
     config: Path | None
 
-    def settings(self) -> dict[str, Any]:
-        """Returns the settings, empty where there is no file.
+    def settings(self, kind: type[Kind]) -> Kind:
+        """Returns the settings, all at their defaults where there is no file.
 
         Raises:
-          ValueError: the file is no JSON object.
+          ValueError: the file is damaged, or asks for what is not implemented.
         """
-        if self.config is None:
-            return {}
-        try:
-            return dict(json.loads(self.config.read_text()).items())
-        except (ValueError, AttributeError) as error:
-            raise ValueError(
-                f"{self.config} is damaged ({error}); delete it or restore it."
-            ) from error
+        return settings.settle(self.config, settings.read(self.config), kind)
 
 
 class Description(NamedTuple):
@@ -133,11 +129,11 @@ def model_name(text: str | None) -> str | None:
     return text.rstrip("/").rsplit("/", 1)[-1] if text else None
 
 
-def take(path: Path, tensors: dict[str, Any], *names: str) -> list[Any]:
+def take(path: Path, tensors: dict[str, Any], *names: str) -> list[FileArray]:
     """Returns the tensors of these names.
 
     Raises:
-      ValueError: some are missing; all of them are named.
+      ValueError: some are missing, or no tensors; all that are missing are named.
     """
     missing = [name for name in names if name not in tensors]
     if missing:
@@ -145,7 +141,54 @@ def take(path: Path, tensors: dict[str, Any], *names: str) -> list[Any]:
             f"{path} has no {', '.join(missing)}; expected {', '.join(names)}, "
             f"found {', '.join(map(str, tensors)) or 'nothing'}."
         )
+    for name in names:
+        if not isinstance(tensors[name], FileArray):
+            found = type(tensors[name]).__name__
+            raise ValueError(f"{path} has a {found} called {name}; expected a tensor.")
     return [tensors[name] for name in names]
+
+
+def vectors(path: Path, tensors: dict[str, Any], size: int, *names: str) -> list[np.ndarray]:
+    """Returns the vectors of these names and of one size, float64.
+
+    Raises:
+      ValueError: some are missing, or of another shape.
+    """
+    found = take(path, tensors, *names)
+    for name, vector in zip(names, found, strict=True):
+        if vector.shape != (size,):
+            raise ValueError(f"{path} is not an SAE: {name} is {vector.shape}, expected {(size,)}.")
+    return [vector[...].astype(np.float64) for vector in found]
+
+
+def scalar(path: Path, tensors: dict[str, Any], name: str) -> float:
+    """Returns the number of this name.
+
+    Raises:
+      ValueError: it is missing, or a tensor of several.
+    """
+    (found,) = take(path, tensors, name)
+    if found.shape not in ((), (1,)):
+        raise ValueError(f"{path} is not an SAE: {name} is {found.shape}, expected one number.")
+    return found[...].item()
+
+
+def nothing_else(path: Path, tensors: dict[str, Any], *known: str) -> None:
+    """Checks that no tensor is left out, for a makers' own reader would use it.
+
+    Raises:
+      ValueError: there are others, or something else whose name sounds like a part of the encoder.
+    """
+    others = [
+        name
+        for name, value in tensors.items()
+        if name not in known and (isinstance(value, FileArray) or changes_latents(str(name)))
+    ]
+    if others:
+        raise ValueError(
+            f"{path} holds {', '.join(map(str, others))}, which probejax does not know in such an "
+            f"SAE and which may change the latents; expected only {', '.join(known)}."
+        )
 
 
 def refuse_transcoder(path: Path) -> ValueError:

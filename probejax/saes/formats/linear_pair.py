@@ -3,7 +3,7 @@
 import re
 
 from probejax.saes.formats import torch_zip
-from probejax.saes.formats.format import Description, Files, Format, take
+from probejax.saes.formats.format import Description, Files, Format, nothing_else, take
 from probejax.saes.stored import StoredSAE, sizes
 from probejax.saes.winners import Keep
 
@@ -26,6 +26,7 @@ def _describe_goodfire(files: Files) -> Description:
 
 def _load_goodfire(files: Files, variant: str) -> StoredSAE:
     tensors = torch_zip.read(files.weights)
+    nothing_else(files.weights, tensors, *_relu_names(tensors))
     encoder, b_enc, decoder, b_dec = take(files.weights, tensors, *_relu_names(tensors))
     return StoredSAE.build(files.weights, encoder.T, b_enc[...], decoder.T, b_dec[...])
 
@@ -51,7 +52,9 @@ def _k(files: Files) -> int | None:
 
 
 def _load_qwen(files: Files, variant: str) -> StoredSAE:
-    encoder, b_enc, decoder, b_dec = take(files.weights, torch_zip.read(files.weights), *_QWEN)
+    tensors = torch_zip.read(files.weights)
+    nothing_else(files.weights, tensors, *_QWEN)
+    encoder, b_enc, decoder, b_dec = take(files.weights, tensors, *_QWEN)
     if (k := _k(files)) is None:
         raise ValueError(
             f"{files.weights} does not say how many latents it keeps; put it into a folder named "

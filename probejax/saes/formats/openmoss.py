@@ -6,23 +6,63 @@ the decoder's norms n included, latents compete or pass their threshold as n z b
 
 import math
 import re
+from typing import ClassVar
 
 import numpy as np
 
-from probejax.saes.formats import safetensors_file
+from probejax.saes.formats import safetensors_file, settings
 from probejax.saes.formats.format import (
     Description,
     Files,
     Format,
+    nothing_else,
     place,
     refuse_transcoder,
+    scalar,
     take,
+    vectors,
 )
+from probejax.saes.formats.settings import Settings, Width
 from probejax.saes.stored import FileArray, StoredSAE, row_norms, sizes
 from probejax.saes.winners import ALL, Keep
 
+IDLE = frozenset(  # fields of all versions of its library that steered the training
+    (
+        *("expansion_factor", "lp", "init_decoder_norm", "init_encoder_norm", "tp_size"),
+        *("init_encoder_with_decoder_transpose", "bias_init_method", "decoder_bias_init_method"),
+        *("decoder_exactly_fixed_norm", "decoder_exactly_unit_norm", "force_unit_decoder_norm"),
+        *("k_warmup_steps", "use_batch_norm_mse", "clip_grad_norm", "promote_act_fn_dtype"),
+        *("jumprelu_threshold_window", "jumprelu_threshold_grad_scale", "jump_relu_threshold"),
+        *("sparsity_threshold_for_csr", "sparsity_threshold_for_triton_spmm_kernel"),
+        "feature_sampling_window",
+    )
+)
 _LINEAR = ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
 _NATIVE = ("W_E", "b_E", "W_D", "b_D")
+
+
+class _Config(Settings, frozen=True):
+    """What the file says."""
+
+    act_fn: str = "jumprelu"
+    hook_point_in: str | None = None
+    hook_point_out: str | None = None
+    d_model: Width | None = None
+    d_sae: Width | None = None
+    top_k: Width | None = None
+    norm_activation: str = "dataset-wise"
+    sparsity_include_decoder_norm: bool = False
+
+    only: ClassVar = {
+        "sae_type": ("sae",),
+        # A batch of tokens cannot compete when one is encoded at a time.
+        "act_fn": ("relu", "jumprelu", "topk"),
+        "norm_activation": ("dataset-wise", "inference"),  # the latter is folded already
+        "use_glu_encoder": (False,),
+        "use_decoder_bias": (True,),
+        "apply_decoder_bias_to_pre_encoder": (False,),
+    }
+    idle: ClassVar = IDLE
 
 
 def _matrices(files: Files, tensors: dict) -> tuple[FileArray, FileArray, FileArray, FileArray]:
@@ -35,46 +75,45 @@ def _matrices(files: Files, tensors: dict) -> tuple[FileArray, FileArray, FileAr
 
 
 def _describe(files: Files) -> Description:
-    settings = files.settings()
+    config = files.settings(_Config)
     matrix = _matrices(files, safetensors_file.read(files.weights))[0]
-    layer, site = place(settings.get("hook_point_in"))
+    layer, site = place(config.hook_point_in)
     path = "/".join(files.weights.parts)
     model = "DeepSeek-R1-Distill-Llama-8B" if "Llama-Scope-R1-Distill" in path else None
     if layer is None and (found := re.search(r"/L(\d+)R/", path)):
         layer, site = int(found[1]), "resid_post"
-    act = settings.get("act_fn", "jumprelu")
-    l0 = settings.get("top_k") if act in ("topk", "batchtopk") else None
-    return Description(*sizes(files.weights, matrix), model, layer, site, l0, act)
+    l0 = config.top_k if config.act_fn == "topk" else None
+    return Description(*sizes(files.weights, matrix), model, layer, site, l0, config.act_fn)
 
 
 def _load(files: Files, variant: str) -> StoredSAE:
-    settings, tensors = files.settings(), safetensors_file.read(files.weights)
-    hook = settings.get("hook_point_in")
-    if settings.get("hook_point_out", hook) != hook:
+    config, tensors = files.settings(_Config), safetensors_file.read(files.weights)
+    hook = config.hook_point_in
+    if config.hook_point_out not in (None, hook):
         raise refuse_transcoder(files.weights)
     W_enc, b_enc, W_dec, b_dec = _matrices(files, tensors)
-    d_model, d_sae = W_enc.shape
+    names = _NATIVE if "W_E" in tensors else _LINEAR
+    norms_of = (name for name in tensors if name.startswith("dataset_average_activation_norm."))
+    thresholds = ("log_jumprelu_threshold",) if config.act_fn == "jumprelu" else ()
+    nothing_else(files.weights, tensors, *names, *thresholds, *norms_of)
+    d_model, d_sae = sizes(files.weights, W_enc, W_dec)
+    widths = {"d_model": config.d_model, "d_sae": config.d_sae}
+    settings.same_widths(files.config, files.weights, (d_model, d_sae), **widths)
     scale = 1.0
-    if settings.get("norm_activation", "dataset-wise") == "dataset-wise":
-        (norm,) = take(files.weights, tensors, f"dataset_average_activation_norm.{hook}")
-        scale = math.sqrt(d_model) / float(norm[...])
+    if config.norm_activation == "dataset-wise":
+        norm = scalar(files.weights, tensors, f"dataset_average_activation_norm.{hook}")
+        if not norm > 0:
+            raise ValueError(f"{files.weights} says that the mean norm at {hook} is {norm:g}.")
+        scale = math.sqrt(d_model) / norm
     norms = np.ones(d_sae)
-    if settings.get("sparsity_include_decoder_norm"):
+    if config.sparsity_include_decoder_norm:
         norms = row_norms(W_dec)
-    act = settings.get("act_fn", "jumprelu")
     keep, threshold, weight = ALL, np.zeros(d_sae), None
-    if act == "jumprelu":
-        (log_threshold,) = take(files.weights, tensors, "log_jumprelu_threshold")
-        threshold = np.exp(np.float64(log_threshold[...])) / norms
-    elif act == "topk":
-        keep, weight = Keep("top", int(settings["top_k"])), norms
-    elif act != "relu":
-        raise ValueError(
-            f"{files.config} says act_fn={act}; expected relu, jumprelu or topk (a batch of tokens "
-            "cannot compete when one is encoded at a time)."
-        )
-    if settings.get("apply_decoder_bias_to_pre_encoder"):
-        raise ValueError(f"{files.config} subtracts the decoder's bias, which no release does.")
+    if config.act_fn == "jumprelu":
+        (log_threshold,) = vectors(files.weights, tensors, d_sae, "log_jumprelu_threshold")
+        threshold = np.exp(log_threshold) / norms
+    elif config.act_fn == "topk":
+        keep, weight = Keep("top", config.top_k or 0), norms
     return StoredSAE.build(
         files.weights,
         W_enc,
