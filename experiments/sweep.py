@@ -104,6 +104,8 @@ def main(_: list[str]) -> int:
     px.storage.write_config(_OUT.value, identity)
     for folder in (_OUT.value, cache_dir / "activations"):
         px.storage.remove_leftovers(folder)
+    for note in job.notes:
+        print(note, flush=True)
     if _VERBOSE.value:
         for sae in job.saes.values():
             print(f"{sae.sae_id}: {sae.description().get('quality', 'not measured')}")

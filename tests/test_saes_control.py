@@ -1,6 +1,7 @@
 """What is said of SAEs: random controls, quality, whether one fits a run, cards of latents."""
 
 import dataclasses
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -107,6 +108,50 @@ def test_an_sae_that_fits():
     FITS.check("gemma-2-2b", 12, 2304)
     FITS.check("my-gemma", 12, 2304)  # the user's own name of a folder proves nothing
     dataclasses.replace(FITS, model=None, layer=None, site=None).check("gemma-2-9b", 3, 2304)
+
+
+@pytest.mark.parametrize(
+    "base, model",
+    [
+        ("gemma-2-2b", "gemma-2-2b-it"),
+        ("gemma-3-4b-pt", "gemma-3-4b-it"),
+        ("gemma-3-270m", "gemma-3-270m-it"),
+        ("Llama-3.1-8B", "Llama-3.1-8B-Instruct"),
+        ("Qwen2.5-7B", "Qwen2.5-7B-Instruct"),
+    ],
+)
+def test_an_sae_of_the_base_model_is_noted_on_the_instructed_one(base, model):
+    note = dataclasses.replace(FITS, model=base).check(model, 12, 2304)
+    assert f"a/b was trained on the base model {base}, the run is on {model}" in note
+    assert "\n" not in note
+    with pytest.raises(ValueError, match="reads layer 12"):
+        dataclasses.replace(FITS, model=base).check(model, 11, 2304)
+
+
+def test_a_run_keeps_the_notes_on_its_saes():
+    from probejax.sweep.job import Sweep
+
+    run = types.SimpleNamespace(saes={}, layer=12, most_latents=4, notes=[])
+    run.checkpoint = types.SimpleNamespace(name="gemma-2-2b-it", config=run)
+    run.d_model = 2304
+    run.saes = {"a": FITS, "b": dataclasses.replace(FITS, model="gemma-2-2b-it")}
+    Sweep._check_saes(run)
+    assert len(run.notes) == 1 and "base model gemma-2-2b" in run.notes[0]
+
+
+@pytest.mark.parametrize(
+    "trained_on, model",
+    [
+        ("gemma-2-2b-it", "gemma-2-2b"),
+        ("gemma-2-9b", "gemma-2-2b-it"),
+        ("gemma-3-4b-pt", "gemma-2-2b-it"),
+        ("gemma-3-1b-it", "gemma-3-1b-pt"),
+        ("gemma-2-2b-it", "gemma-2-9b-it"),
+    ],
+)
+def test_no_other_pair_of_models_is_mixed(trained_on, model):
+    with pytest.raises(ValueError, match=f"trained on {trained_on}, the run is on {model}"):
+        dataclasses.replace(FITS, model=trained_on).check(model, 12, 2304)
 
 
 @pytest.mark.parametrize(

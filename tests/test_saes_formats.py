@@ -1,10 +1,7 @@
 """Every format and architecture: golden files, and their makers' formulas on fresh ones."""
 
-import io
 import json
-import pickle
 import shutil
-import zipfile
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -108,6 +105,11 @@ def test_what_is_known_before_loading(tmp_path):
         ("blocks.3.attn.hook_z", (3, "attn_z")),
         ("blocks.3.hook_mlp_out", (3, "mlp_out")),
         ("model.language_model.layers.17.output", (17, "resid_post")),
+        ("language_model.model.layers.17.output", (17, "resid_post")),
+        ("model.language_model.model.layers.3.output", (3, "resid_post")),
+        ("language_model.model.layers.5.self_attn.o_proj.input", (5, "attn_z")),
+        ("language_model.model.layers.5.post_feedforward_layernorm.output", (5, "mlp_out")),
+        ("vision_tower.layers.3.output", (None, "vision_tower.layers.3.output")),
         ("model.layers.5.self_attn.o_proj.input", (5, "attn_z")),
         ("layers.10", (10, "resid_post")),
         ("layer_10", (10, "resid_post")),
@@ -121,6 +123,35 @@ def test_hooks_are_layers_and_sites(hook, expected):
     from probejax.saes.formats.format import place as read
 
     assert read(hook) == expected
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("google/gemma-3-1b-it", "gemma-3-1b-it"),
+        ("google/gemma-v3-1b-it", "gemma-3-1b-it"),
+        ("gemma-v3-4b-pt", "gemma-3-4b-pt"),
+        ("gemma-v3-270m-pt", "gemma-3-270m"),
+        ("google/gemma-3-270m-pt", "gemma-3-270m"),
+        ("google/gemma-3-270m-it/", "gemma-3-270m-it"),
+        ("gemma-2-2b", "gemma-2-2b"),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_one_model_has_one_name(text, expected):
+    from probejax.saes.formats.format import model_name
+
+    assert model_name(text) == expected
+
+
+def test_gemma_scope_2_of_a_model_that_sees_pictures(tmp_path):
+    hook = "language_model.model.layers.9.output"
+    change = {"hf_hook_point_in": hook, "hf_hook_point_out": hook, "model_name": "gemma-v3-4b-it"}
+    path = edited("gemma_scope_2", tmp_path, "config.json", lambda found: found.update(change))
+    found = saes.find(path)
+    assert (found.model, found.layer, found.site) == ("gemma-3-4b-it", 9, "resid_post")
+    assert found.check("gemma-3-4b-it", 9, 12) is None
 
 
 def edited(name, tmp_path, file, change):
@@ -219,7 +250,7 @@ def test_a_safetensors_file_that_is_cut_short_is_refused(tmp_path):
     content = path.read_bytes()
     for size in (0, 7, 200, len(content) - 1):
         path.write_bytes(content[:size])
-        with pytest.raises(ValueError, match=r"params\.safetensors is damaged or cut short"):
+        with pytest.raises(ValueError, match=r"params\.safetensors is damaged \("):
             saes.load(str(path.parent))
 
 
@@ -230,111 +261,3 @@ def test_missing_tensors_are_named(tmp_path):
     torch.save(state, tmp_path / "copy" / "ae.pt")
     with pytest.raises(ValueError, match=r"has no encoder\.bias; expected encoder\.weight, decode"):
         saes.load(str(tmp_path / "copy"))
-
-
-# ---- pickles ------------------------------------------------------------------------------------
-
-
-class Canary:
-    """Unpickled, it leaves a file behind."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-def torch_zip(path, pickled):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", pickled)
-        archive.writestr("archive/data/0", np.zeros(4, np.float32).tobytes())
-
-
-def test_a_malicious_pickle_is_refused_and_never_run(tmp_path):
-    shutil.copytree(GOLDEN / "saebench_topk", tmp_path / "copy")
-    canary, path = tmp_path / "canary", tmp_path / "copy" / "ae.pt"
-    torch_zip(path, pickle.dumps({"k": Canary(canary)}))
-    with pytest.raises(
-        ValueError, match=r"a pickle that wants .*touch|getattr.*, which is refused"
-    ):
-        saes.load(str(path.parent))
-    assert not canary.exists()
-    with zipfile.ZipFile(path) as archive:
-        pickle.loads(archive.read("archive/data.pkl"))
-    assert canary.exists()  # the canary sings when it is run
-
-
-@pytest.mark.parametrize(
-    "text", [b"cos\nsystem\n(S'true'\ntR.", b"cbuiltins\neval\n(S'1'\ntR.", b"\x80\x04\x82\x01."]
-)
-def test_other_callables_are_refused(tmp_path, text):
-    path = tmp_path / "x-SAE-l1.pt"
-    torch_zip(path, text)
-    with pytest.raises(ValueError, match=r"cannot be read \((it is a pickle that wants|unregist)"):
-        saes.load(str(path))
-
-
-class Liar(pickle.Pickler):
-    """Puts a storage of four numbers where `...` stands."""
-
-    def persistent_id(self, obj):
-        return ("storage", torch.FloatStorage, "0", "cpu", 4) if obj is ... else None
-
-
-class Lie:
-    def __init__(self, *arguments):
-        self.arguments = arguments
-
-    def __reduce__(self):
-        return torch._utils._rebuild_tensor_v2, self.arguments
-
-
-@pytest.mark.parametrize(
-    "first, shape, strides, message",
-    [
-        (0, (5,), (1,), "ends past the end of its storage"),
-        (3, (2,), (1,), "ends past the end of its storage"),
-        (0, (2, 2), (2, 4), "ends past the end of its storage"),
-        (-1, (2,), (1,), "negative extent"),
-        (1, (2,), (-1,), "negative extent"),
-    ],
-)
-def test_tensors_outside_their_storage_are_refused(tmp_path, first, shape, strides, message):
-    stream = io.BytesIO()
-    Liar(stream, 2).dump({"W": Lie(..., first, shape, strides, False, {})})
-    path = tmp_path / "x-SAE-l1.pt"
-    torch_zip(path, stream.getvalue())
-    with pytest.raises(ValueError, match=message):
-        formats.linear_pair.torch_zip.read(path)
-
-
-def test_what_torch_writes_is_read_as_it_was(tmp_path):
-    base = torch.arange(24.0).reshape(4, 6)
-    state = {
-        "view": base[1:, ::2],
-        "transposed": base.T,
-        "half": base.half(),
-        "bf16": base.bfloat16(),
-        "scalar": torch.tensor(3),
-        "flag": torch.tensor([True, False]),
-        "double": base.double(),
-        "parameter": torch.nn.Parameter(base),
-        "empty": torch.zeros(0, 3),
-        "nested": {"step": 3, "name": "x", "list": [1.5, None]},
-    }
-    torch.save(state, tmp_path / "x.pt")
-    found = formats.linear_pair.torch_zip.read(tmp_path / "x.pt")
-    assert found["nested"] == state["nested"]
-    for name, tensor in state.items():
-        if isinstance(tensor, torch.Tensor):
-            expected = tensor.detach().float().numpy()
-            np.testing.assert_array_equal(found[name][...], expected, err_msg=name)
-            assert found[name].shape == expected.shape
-
-
-def test_a_file_of_before_1_6_is_refused(tmp_path):
-    path = tmp_path / "x-SAE-l1.pt"
-    torch.save({"a": torch.zeros(2)}, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(ValueError, match=r"expected what torch\.save writes since PyTorch 1\.6"):
-        saes.load(str(path))

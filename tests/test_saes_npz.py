@@ -22,7 +22,7 @@ def load(path):
 
 
 def arrays_of(path):
-    return {name: found[...] for name, found in npz.read(path, tuple(SHAPES)).items()}
+    return {name: found[...] for name, found in npz.read(path).items()}
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_members_are_places_in_the_file(path):
     arrays = random_arrays(np.float16)
     np.savez(path, **arrays)
     content = path.read_bytes()
-    for name, found in npz.read(path, tuple(SHAPES)).items():
+    for name, found in npz.read(path).items():
         assert found.path == path and found.dtype == np.float16 and found.shape == SHAPES[name]
         size = 2 * int(np.prod(found.shape))
         assert content[found.offset : found.offset + size] == arrays[name].tobytes()
@@ -54,7 +54,7 @@ def test_members_are_places_in_the_file(path):
 def test_parts_and_transposes_of_a_member(path):
     arrays = random_arrays()
     np.savez(path, **arrays)
-    found = npz.read(path, ("W_enc",))["W_enc"]
+    found = npz.read(path)["W_enc"]
     np.testing.assert_array_equal(found[:, 3:7], arrays["W_enc"][:, 3:7])
     np.testing.assert_array_equal(found.T[5:], arrays["W_enc"].T[5:])
     np.testing.assert_array_equal(found[[4, 0], 2], arrays["W_enc"][[4, 0], 2])
@@ -82,7 +82,7 @@ def test_what_is_written_is_read_back(path, dtype):
     arrays = random_arrays(dtype)
     arrays["b_enc"] = arrays["b_enc"].astype(np.float32)  # dtypes may be mixed
     path.write_bytes(gemma_scope.to_bytes({**arrays, "other": np.ones(3)}))
-    mapped = npz.read(path, tuple(SHAPES))
+    mapped = npz.read(path)
     for name, array in arrays.items():
         assert mapped[name].dtype == array.dtype
         np.testing.assert_array_equal(mapped[name][...], array)
@@ -106,14 +106,14 @@ def test_a_file_that_is_cut_short_is_refused(path, share):
     content = gemma_scope.to_bytes(random_arrays())
     size = int(share * len(content))
     path.write_bytes(content[:size])
-    refused(path, f"damaged or cut short (File is not a zip file; {size:,} bytes)", "download it")
+    refused(path, "is damaged (File is not a zip file)", "download it")
 
 
 def test_a_hole_in_the_middle_is_refused(path):
     # The directory at the end is whole, but the members lie elsewhere than it says.
     content = gemma_scope.to_bytes(random_arrays())
     path.write_bytes(content[:300] + content[500:])
-    refused(path, "damaged or cut short")
+    refused(path, "is damaged (")
 
 
 def test_damaged_headers_are_refused_whatever_they_hold(path):
@@ -166,13 +166,15 @@ def test_pickled_objects_are_refused_and_never_run(path, tmp_path):
     assert canary.exists()  # the canary sings when it is run
 
 
-@pytest.mark.parametrize("dtype, shown", [("V2", "|V2"), ("<U3", "<U3"), (np.int32, "int32")])
-def test_other_dtypes_are_refused(path, dtype, shown):
+@pytest.mark.parametrize(
+    "dtype", ["V2", ">i2", np.longdouble, np.int32, "f4,f4", "c8", "?", "M8[s]"]
+)
+def test_other_dtypes_are_refused(path, dtype):
     # numpy stores bfloat16 as two raw bytes (V2), so what they mean is lost.
     arrays = random_arrays()
     arrays["W_dec"] = np.zeros((20, 6), dtype)
     np.savez(path, **arrays)
-    refused(path, f"W_dec.npy is of dtype {shown}; expected floating-point numbers")
+    refused(path, f"W_dec.npy is of dtype {np.dtype(dtype)}; expected floating-point")
 
 
 @pytest.mark.parametrize(
@@ -207,12 +209,13 @@ def test_what_is_no_zip_is_refused(path):
     buffer = io.BytesIO()
     np.save(buffer, np.ones(3))
     path.write_bytes(buffer.getvalue())
-    refused(path, f"(File is not a zip file; {len(buffer.getvalue())} bytes)")
+    refused(path, "(File is not a zip file)")
 
 
 def test_no_file_and_a_folder_are_refused(tmp_path, path):
-    refused(path, "There is no SAE file", kind=FileNotFoundError)
-    refused(tmp_path, "There is no SAE file", kind=FileNotFoundError)
+    with pytest.raises(FileNotFoundError, match=str(path)):
+        load(path)
+    refused(tmp_path, "is no regular file")
 
 
 def test_a_scaling_factor_is_refused(path):
@@ -238,7 +241,7 @@ def test_columns_are_read_alone(path, fortran):
     arrays = random_arrays(np.float16)
     order = np.asfortranarray if fortran else np.asarray
     np.savez(path, **{name: order(array) for name, array in arrays.items()})
-    found = npz.read(path, ("W_enc",))["W_enc"]
+    found = npz.read(path)["W_enc"]
     for start, stop in ((0, 20), (3, 7), (15, 99), (19, None), (20, 20)):
         columns = found.columns(start, stop)
         assert columns.dtype == np.float32

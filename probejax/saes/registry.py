@@ -19,6 +19,8 @@ from probejax.saes.stored import StoredSAE
 
 _SHIPPED = Path(__file__).parent / "shipped"
 _RANDOM = "random"
+_BASE = re.compile(r"(.+?)(?:-pt|-base)?", re.IGNORECASE)
+_TUNED = re.compile(r"(.+)-(?:it|instruct|chat)", re.IGNORECASE)
 _WHOLE = 1 << 30  # bytes of a file that are hashed whole
 _IN_MEMORY = 1 << 31  # bytes of float32 matrices that are loaded; larger SAEs stay in their file
 
@@ -126,13 +128,22 @@ class SaeFile:
         stored = self.open()
         return stored if 8 * stored.d_model * stored.d_sae > _IN_MEMORY else stored.load()
 
-    def check(self, model: str, layer: int, d_model: int) -> None:
-        """Checks that the SAE fits a run.
+    def check(self, model: str, layer: int, d_model: int) -> str | None:
+        """Checks that the SAE fits a run; returns a line to be shown where it fits but loosely.
+
+        An SAE of a base model may be used on the model of its family and size that was trained on
+        instructions from there.
 
         Raises:
           ValueError: it reads another model, layer, place or width; both sides are named.
         """
-        if self.model not in (None, model) and model in releases.MODELS:
+        note = None
+        if self.model not in (None, model) and _instructed(self.model, model):
+            note = (
+                f"note: {self.sae_id} was trained on the base model {self.model}, the run is on "
+                f"{model}; reconstructions may be worse there."
+            )
+        elif self.model not in (None, model) and model in releases.MODELS:
             raise ValueError(
                 f"{self.sae_id} was trained on {self.model}, the run is on {model}; give an SAE of "
                 "this model."
@@ -151,6 +162,14 @@ class SaeFile:
                 f"{self.sae_id} reads vectors of width {self.d_model}, but the residual stream of "
                 f"{model} has {d_model}; give an SAE of this model."
             )
+        return note
+
+
+def _instructed(base: str | None, model: str) -> bool:
+    """Says whether a model is what instructions made of a base model."""
+    family, tuning = _BASE.fullmatch(base or ""), _TUNED.fullmatch(model)
+    same = family is not None and tuning is not None and family[1].lower() == tuning[1].lower()
+    return same and not _TUNED.fullmatch(base or "")
 
 
 def _record(weights: Path, kind: Any) -> Any:

@@ -4,6 +4,7 @@ Nothing stays mapped between two blocks, so memory is that of one block, whateve
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from probejax.saes.sae import SAE, Encoder, Normalise, there
 from probejax.saes.winners import ALL, Keep
 
 _FLOATS = tuple(map(np.dtype, (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)))
+_MOST_AXES = 8
 _BLOCK = 1 << 26  # bytes of float32 that are read at a time where a whole matrix is looked at
 
 
@@ -38,14 +40,17 @@ class FileArray:
 
     def __post_init__(self):
         """Raises ValueError where the array does not lie inside the file."""
-        if min((*self.shape, *self.strides, self.offset), default=0) < 0:
+        if min((*self.shape, *self.strides, self.offset)) < 0 or len(self.shape) > _MOST_AXES:
             raise ValueError(f"its header is impossible (shape {self.shape})")
         last = sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
         end = self.offset + last + self.dtype.itemsize if 0 not in self.shape else self.offset
-        if end > (size := self.path.stat().st_size):
+        size = self.path.stat().st_size
+        if end > size or max(self.shape, default=0) > size:
             raise ValueError(
                 f"an array of shape {self.shape} ends past the end of the file ({size:,} bytes)"
             )
+        if math.prod(self.shape) > size:  # strides of zero repeat what is there
+            raise ValueError(f"an array of shape {self.shape} in a file of {size:,} bytes")
 
     @classmethod
     def contiguous(
@@ -59,6 +64,11 @@ class FileArray:
             steps.append(steps[-1] * size)
         strides = tuple(steps if fortran else steps[::-1])[: len(shape)]
         return cls(path, offset, dtype, tuple(shape), strides)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements, each counted once for every place where it is seen."""
+        return self.dtype.itemsize * math.prod(self.shape)
 
     @property
     def T(self) -> "FileArray":

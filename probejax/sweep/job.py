@@ -60,6 +60,7 @@ class Sweep:
         self.saes = self._find_saes()
         self.layer = self._find_layer()
         self.checkpoint.config.check_layers((self.layer,))
+        self.notes: list[str] = []  # for whoever starts the run
         self._check_saes()
         self.data = functools.lru_cache(1)(self._read_data)
         self._lanes = functools.lru_cache(2)(self._pack_lanes)
@@ -125,7 +126,8 @@ class Sweep:
 
     def _check_saes(self) -> None:
         for sae in self.saes.values():
-            sae.check(self.checkpoint.name, self.layer, self.checkpoint.config.d_model)
+            note = sae.check(self.checkpoint.name, self.layer, self.checkpoint.config.d_model)
+            self.notes += [note] if note else []
             if self.most_latents > sae.d_sae:
                 raise ValueError(
                     f"--methods asks for sae_k{self.most_latents}, but {sae.sae_id} has only "

@@ -4,6 +4,7 @@ Every class but JumpReluAutoEncoder and AutoEncoderNew subtracts its decoder's b
 are loaded with unit decoder rows, as both references do; the variant `raw` keeps them as stored.
 """
 
+import math
 from typing import Any, ClassVar
 
 import msgspec
@@ -99,12 +100,19 @@ _TRAINED = {
 def _tensors(files: Files) -> tuple[dict[str, Any], float]:
     """Returns the tensors, and the factor by which a checkpoint's biases are still to be scaled."""
     found = torch_zip.read(files.weights)
-    if not isinstance(found, dict):
-        raise ValueError(f"{files.weights} holds a {type(found).__name__}; expected a dictionary.")
     if "ae" not in found:
         return found, 1.0
-    factor = found.get("norm_factor")  # what an interrupted run leaves behind
-    return found["ae"], float(factor[...] if isinstance(factor, FileArray) else factor or 1.0)
+    tensors, factor = found["ae"], found.get("norm_factor")  # what an interrupted run leaves behind
+    if isinstance(factor, FileArray):
+        factor = scalar(files.weights, found, "norm_factor")
+    factor = 1.0 if factor is None else factor
+    usable = isinstance(factor, int | float) and math.isfinite(factor) and factor > 0
+    if not usable or not isinstance(tensors, dict):
+        raise ValueError(
+            f"{files.weights} is a backup of an interrupted run, but has no tensors under ae or no "
+            "norm_factor above 0."
+        )
+    return tensors, float(factor)
 
 
 def _settings(files: Files) -> _Trainer:

@@ -97,12 +97,14 @@ class Format:
         return Files(found[0], config)
 
 
+# The blocks in Hugging Face's models; in those that see pictures they stand deeper.
+_STACK = r"(?:(?:model|language_model)\.)+layers"
 _HOOKS = (
     (r"blocks\.(\d+)\.hook_(resid_post|resid_pre|mlp_out|attn_out)", None),
     (r"blocks\.(\d+)\.attn\.hook_z", "attn_z"),
-    (r"model\.(?:language_model\.)?layers\.(\d+)\.output", "resid_post"),
-    (r"model\.(?:language_model\.)?layers\.(\d+)\.self_attn\.o_proj\.input", "attn_z"),
-    (r"model\.(?:language_model\.)?layers\.(\d+)\.post_feedforward_layernorm\.output", "mlp_out"),
+    (rf"{_STACK}\.(\d+)\.output", "resid_post"),
+    (rf"{_STACK}\.(\d+)\.self_attn\.o_proj\.input", "attn_z"),
+    (rf"{_STACK}\.(\d+)\.post_feedforward_layernorm\.output", "mlp_out"),
     (r"(resid_post)_layer_(\d+)", None),
     (r"layers?[._](\d+)", "resid_post"),
 )
@@ -125,8 +127,14 @@ def place(hook: str | None) -> tuple[int | None, str | None]:
 
 
 def model_name(text: str | None) -> str | None:
-    """Returns the last part of a model's id, `gemma-2-2b` for `google/gemma-2-2b`."""
-    return text.rstrip("/").rsplit("/", 1)[-1] if text else None
+    """Returns the last part of a model's id, `gemma-2-2b` for `google/gemma-2-2b`.
+
+    Some makers write `gemma-v3-1b-it`, and give the one base model of Gemma 3 without a suffix one.
+    """
+    if not text:
+        return None
+    name = re.sub(r"^gemma-v(?=\d)", "gemma-", text.rstrip("/").rsplit("/", 1)[-1])
+    return "gemma-3-270m" if name == "gemma-3-270m-pt" else name
 
 
 def take(path: Path, tensors: dict[str, Any], *names: str) -> list[FileArray]:

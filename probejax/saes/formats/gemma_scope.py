@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from probejax.saes.formats import npz
-from probejax.saes.formats.format import Description, Files, Format, take
+from probejax.saes.formats.format import Description, Files, Format, nothing_else, take
 from probejax.saes.stored import StoredSAE, sizes
 
 _MEMBERS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
@@ -20,7 +20,7 @@ _SITES = {"res": "resid_post", "mlp": "mlp_out", "att": "attn_z"}
 
 
 def _describe(files: Files) -> Description:
-    tensors = npz.read(files.weights, _MEMBERS)
+    tensors = npz.read(files.weights)
     (W_enc,) = take(files.weights, tensors, "W_enc")
     return Description(*sizes(files.weights, W_enc), *from_path(files.weights), "jumprelu")
 
@@ -40,7 +40,8 @@ def from_path(path: Path) -> tuple[str | None, int | None, str | None, float | N
 
 
 def _load(files: Files, variant: str) -> StoredSAE:
-    tensors = npz.read(files.weights, (*_MEMBERS, "scaling_factor"))
+    tensors = npz.read(files.weights)
+    nothing_else(files.weights, tensors, *_MEMBERS, "scaling_factor")
     W_enc, b_enc, W_dec, b_dec, threshold = take(files.weights, tensors, *_MEMBERS)
     if "scaling_factor" in tensors and not np.allclose(tensors["scaling_factor"][...], 1):
         raise ValueError(f"{files.weights} has a scaling_factor other than 1, which none has.")

@@ -46,9 +46,7 @@ def _describe(files: Files) -> Description:
     if site is None and (found := re.search(r"/(resid_post|attn_out|mlp_out)(_all)?/", path)):
         site = _SITES[found[1]]
     if model is None and (found := re.search(r"gemma-scope-2-(\d+[mb])-(pt|it)", path)):
-        model = f"gemma-3-{found[1]}-{found[2]}"
-    if model == "gemma-3-270m-pt":  # the one base model without a suffix
-        model = "gemma-3-270m"
+        model = model_name(f"gemma-3-{found[1]}-{found[2]}")
     return Description(*sizes(files.weights, w_enc), model, layer, site, l0, "jumprelu")
 
 

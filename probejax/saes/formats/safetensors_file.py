@@ -1,11 +1,13 @@
 """Reads the header of a safetensors file; the tensors are read in place."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
+import msgspec
 import numpy as np
 
+from probejax import foreign
 from probejax.saes.stored import FileArray
 
 _DTYPES = {
@@ -15,40 +17,45 @@ _DTYPES = {
     "BF16": ml_dtypes.bfloat16,
     "I64": np.int64,
     "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
 }
-_LARGEST_HEADER = 100_000_000  # the format's own limit
+_MOST = 1 << 20  # bytes of a header; that of an SAE has some hundred
+_LENGTH = 8  # bytes of the header's length, in front of it
+
+
+class _Entry(msgspec.Struct):
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
 
 
 def read(path: Path) -> dict[str, FileArray]:
-    """Returns all tensors of numbers.
+    """Returns all tensors.
 
     Raises:
-      FileNotFoundError: no such file.
-      ValueError: the file is cut short or damaged.
+      OSError: as `open` does.
+      DamagedFile: the file is cut short, damaged, or has numbers of a kind that is not known.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no SAE file {path}.")
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > min(size - 8, _LARGEST_HEADER):
-                raise ValueError("no safetensors header")
-            header = json.loads(file.read(length))
+    with foreign.parsing(path, "download it again"), foreign.open_regular(path) as file:
+        length = int.from_bytes(file.read(_LENGTH), "little")
+        if length > _MOST:
+            raise ValueError(f"a header of {length:,} bytes, where at most {_MOST:,} are expected")
+        header = foreign.decode_json(file.read(length), dict[str, Any])
+        header.pop("__metadata__", None)
+        entries = msgspec.convert(header, dict[str, _Entry])
         return {
-            name: _tensor(path, 8 + length, name, entry)
-            for name, entry in header.items()
-            if name != "__metadata__" and entry["dtype"] in _DTYPES
+            name: _tensor(path, _LENGTH + length, name, entry) for name, entry in entries.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is damaged or cut short ({error}; {size:,} bytes); download it again."
-        ) from error
 
 
-def _tensor(path: Path, base: int, name: str, entry: dict) -> FileArray:
-    begin, end = entry["data_offsets"]
-    dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
-    if begin < 0 or end - begin != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
-        raise ValueError(f"{name} of shape {shape} has {end - begin} bytes")
-    return FileArray.contiguous(path, base + begin, dtype, shape)
+def _tensor(path: Path, base: int, name: str, entry: _Entry) -> FileArray:
+    if entry.dtype not in _DTYPES:
+        raise ValueError(f"{name} is of dtype {entry.dtype}; expected {', '.join(_DTYPES)}")
+    begin, end = entry.data_offsets
+    found = FileArray.contiguous(path, base + begin, _DTYPES[entry.dtype], entry.shape)
+    if begin < 0 or end - begin != found.nbytes:
+        raise ValueError(f"{name} of shape {entry.shape} has {end - begin} bytes")
+    return found
