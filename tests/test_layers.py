@@ -32,7 +32,7 @@ ORDER = {
         "checkpoint",
     ),
     "saes": (
-        "winners", "sae", "stored", "formats", "stream", "select", "quality", "describe",
+        "winners", "sae", "stored", "formats", "absent", "stream", "select", "quality", "describe",
         "canonical", "releases", "suites", "random_sae", "registry", "architectures", "train",
         "fit",
     ),

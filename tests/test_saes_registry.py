@@ -1,14 +1,19 @@
 """SAEs by name, and the one that ships."""
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from probejax import saes
+from probejax.foreign import DamagedFile
 from probejax.saes import gemma_scope, registry
 
+GOLDEN = Path(__file__).parent / "golden" / "saes"
 SHIPPED_FOR = "gemma-3-270m"
 
 
@@ -92,10 +97,105 @@ def test_what_does_not_exist_is_an_error_that_lists_what_does(shelf, tmp_path):
         assert message.endswith("come with probejax: large, small/layer_1, small/layer_2.")
 
 
+def said(place):
+    """The sentence with which a place is refused."""
+    with pytest.raises((FileNotFoundError, DamagedFile)) as caught:
+        saes.find(str(place))
+    message = str(caught.value)
+    assert str(place) in message and message.endswith(".") and "\n" not in message
+    return message
+
+
 def test_a_folder_without_an_sae_is_an_error_that_lists_the_formats(shelf, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"empty holds no SAE in a known format: gemma_sc"):
-        saes.find(str(tmp_path / "empty"))
+    assert said(tmp_path / "empty").endswith(
+        "empty is empty; give the folder or the file of an SAE."
+    )
+    (tmp_path / "empty" / "README.md").write_text("x")
+    for place in ("empty", "empty/README.md"):
+        assert "holds no SAE in a known format: gemma_scope, gemma" in said(tmp_path / place)
+
+
+@pytest.mark.parametrize(
+    "name, config, missing",
+    [
+        ("sae_lens_topk", "cfg.json", ["config.json (openmoss)", "cfg.json (sae_lens)"]),
+        ("openmoss_topk", "config.json", ["config.json (openmoss)", "cfg.json (sae_lens)"]),
+        ("saebench_april_update", "config.json", ["config.json (dictionary_learning)"]),
+        ("saebench_topk", "config.json", ["config.json (dictionary_learning)"]),
+        ("llama_scope", "hyperparams.json", ["hyperparams.json (llama_scope)"]),
+        ("sparsify_topk", "layers.10/cfg.json", ["layers.10/cfg.json (sparsify)"]),
+    ],
+)
+def test_settings_that_are_missing_are_named(shelf, tmp_path, name, config, missing):
+    shutil.copytree(GOLDEN / name, tmp_path / "copy")
+    (tmp_path / "copy" / config).unlink()
+    folder = (tmp_path / "copy" / config).parent
+    (weights,) = [path for path in folder.rglob("*") if path.suffix in (".pt", ".safetensors")]
+    for place in (folder, weights):
+        message = said(place)
+        assert f"{weights} cannot be read without its settings" in message
+        assert all(each in message for each in missing)
+
+
+def test_a_repository_of_many_saes_lists_some(shelf, tmp_path):
+    for layer in range(12):
+        write(tmp_path / "repository" / f"layer_{layer:02}" / "width_16k" / "average_l0_80")
+    message = said(tmp_path / "repository")
+    assert "is no SAE itself but holds some; give one, such as" in message
+    inside = "repository/layer_{:02}/width_16k/average_l0_80"
+    assert all(str(tmp_path / inside.format(layer)) in message for layer in (0, 1, 2))
+    assert "layer_03" not in message
+
+
+def test_a_folder_of_several_files_lists_some(shelf, tmp_path):
+    (source,) = GOLDEN.glob("goodfire/*.pth")
+    for layer in (3, 1, 2):
+        shutil.copy(source, tmp_path / f"x-SAE-l{layer}.pth")
+    assert all(f"x-SAE-l{layer}.pth" in said(tmp_path) for layer in (1, 2, 3))
+
+
+@pytest.mark.parametrize("name", ["params.npz", "training.json"])
+def test_pipes_are_not_waited_for(shelf, tmp_path, name):
+    path = write(tmp_path / "mine")
+    found = saes.find(str(path))
+    path.with_name(name).unlink(missing_ok=True)
+    os.mkfifo(path.with_name(name))
+    for place in (path.parent, path.parent / "params.npz"):
+        with pytest.raises(DamagedFile, match=rf"{name} is no regular file"):
+            saes.find(str(place))
+    if name == "params.npz":
+        for use in (found.fingerprint, found.open):
+            with pytest.raises(DamagedFile, match=r"params\.npz is no regular file"):
+                use()
+
+
+@pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
+def test_pipes_and_loops_beside_weights_are_named(shelf, tmp_path, name):
+    for number, put in enumerate((os.mkfifo, lambda path: os.symlink(path, path))):
+        folder = tmp_path / f"copy{number}"
+        shutil.copytree(GOLDEN / "sae_lens_topk", folder)
+        (folder / name).unlink()
+        (folder / "expected.npz").unlink()
+        put(folder / name)
+        assert name in said(folder) or name != "cfg.json"
+
+
+@pytest.mark.parametrize(
+    "spec", ["x" * 5000, "~nobody-of-this-name/x", "a\0b", "", "/" * 300 + "x"]
+)
+def test_impossible_paths_are_no_sae(shelf, spec):
+    with pytest.raises((FileNotFoundError, ValueError)):
+        saes.find(spec)
+
+
+def test_an_sae_prints_on_one_line(shelf, tmp_path):
+    for name in ("sae_lens_topk", "sae_lens_layer_norm", "sparsify_groupmax/layers.10"):
+        found = saes.find(str(GOLDEN / name))
+        for each in (found, found.open(), found.load()):
+            assert "\n" not in repr(each) and len(repr(each)) < 250
+            assert "d_model=12" in repr(each) and "d_sae=40" in repr(each)
+    assert repr(saes.load(str(GOLDEN / "sae_lens_topk"))) == "SAE(d_model=12, d_sae=40, keep=top 5)"
 
 
 def test_an_empty_shelf_says_so(tmp_path, monkeypatch):

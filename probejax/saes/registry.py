@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from probejax import foreign
-from probejax.saes import formats, random_sae, releases, suites
-from probejax.saes.formats import Format
+from probejax.saes import absent, formats, random_sae, releases, suites
+from probejax.saes.formats import Files, Format
 from probejax.saes.sae import SAE
 from probejax.saes.stored import StoredSAE
 
@@ -42,7 +42,7 @@ class _Record(msgspec.Struct):
     options: _Options = msgspec.field(default_factory=_Options)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SaeFile:
     """An SAE on the disk and what is known about it; None where something is not recorded.
 
@@ -76,6 +76,19 @@ class SaeFile:
     architecture: str | None = None
     released: str | None = None
 
+    def __repr__(self) -> str:
+        """Says on one line what it is."""
+        known = {
+            "model": self.model,
+            "layer": None if self.layer is None else _name(self.layer),
+            "site": self.site,
+            "d_model": self.d_model,
+            "d_sae": self.d_sae,
+            "l0": self.l0,
+        }
+        words = [f"{name}={value}" for name, value in known.items() if value is not None]
+        return f"SaeFile({', '.join([self.sae_id, self.format, *words])})"
+
     def facts(self) -> dict[str, str | float | None]:
         """Returns what results say of the SAE beside its name."""
         return {"architecture": self.architecture, "l0": self.l0, "released": self.released}
@@ -83,15 +96,17 @@ class SaeFile:
     def fingerprint(self) -> str:
         """Returns a hash of what decides its latents."""
         digest = hashlib.sha256(f"{self.format}@{self.variant};".encode())
-        for path in self._files():
-            _hash(path, digest)
+        for path in () if self.format == _RANDOM else self._files():
+            if path is not None:
+                _hash(path, digest)
         return digest.hexdigest()[:16]
 
-    def _files(self) -> list[Path]:
-        if self.format == _RANDOM:
-            return []
+    def _files(self) -> Files:
+        foreign.require_regular(self.path)
         files = formats.FORMATS[self.format].files(self.path)
-        return [path for path in files or () if path is not None]
+        if files is None:
+            raise ValueError(f"{self.path} is no file of an SAE in the format {self.format}.")
+        return files
 
     def description(self) -> dict:
         """Returns what its training recorded: measured quality and options; may be empty.
@@ -107,10 +122,8 @@ class SaeFile:
         Raises:
           ValueError: the file is damaged or not an SAE.
         """
-        files = formats.FORMATS[self.format].files(self.path)
-        if files is None:
-            raise ValueError(f"{self.path} is no file of an SAE in the format {self.format}.")
-        return formats.FORMATS[self.format].load(files, self.variant)
+        with np.errstate(all="ignore"):  # what is not finite is refused, and warns of nothing
+            return formats.FORMATS[self.format].load(self._files(), self.variant)
 
     def load(self, x: Float[np.ndarray, "n d_model"] | None = None) -> SAE | StoredSAE:
         """Loads the SAE, or only opens it if its matrices exceed 2 GiB in float32.
@@ -184,8 +197,9 @@ def _name(layer: int | None) -> str:
 
 def _hash(path: Path, digest) -> None:
     """Hashes a file, or of a large one its size and 256 blocks spread over it."""
-    size, block = path.stat().st_size, 1 << 20
-    with path.open("rb") as file:
+    block = 1 << 20
+    with foreign.open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         starts = range(0, size, block)
         if size > _WHOLE:
             starts = [i * (size - block) // 255 for i in range(256)]
@@ -272,15 +286,13 @@ def find(spec: str, *, cache_dir: str | Path | None = None) -> SaeFile:
     if spec in by_id:
         return by_id[spec]
     where, variant = spec, ""
-    if "@" in spec and not Path(spec).expanduser().exists():
+    if "@" in spec and not os.path.exists(os.path.expanduser(spec)):
         where, _, variant = spec.rpartition("@")
-    path = Path(where).expanduser()
-    if path.exists():
+    path = Path(os.path.expanduser(where))
+    if os.path.exists(path):
         if found := _describe(path, variant):
             return found
-        raise FileNotFoundError(
-            f"--sae={spec} holds no SAE in a known format: {', '.join(formats.FORMATS)}."
-        )
+        raise FileNotFoundError(f"--sae={spec}: {absent.explain(path)}")
     if release := releases.find(where):
         folder = releases.fetch(release, cache_dir)
         if found := _describe(folder, variant, f"{release.repository}/{release.folder}"):

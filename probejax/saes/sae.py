@@ -9,7 +9,7 @@ pre > b_mag - exp(r_mag) b_gate (section 3.3 there). So only the competition of 
 """
 
 import dataclasses
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ class Encoder(NamedTuple):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SAE:
     """Parameters of an SAE, float32.
 
@@ -65,6 +65,10 @@ class SAE:
     weight: Float[Array, " d_sae"] | None = None
     keep: Keep = dataclasses.field(default=ALL, metadata={"static": True})
     normalise: Normalise = dataclasses.field(default="none", metadata={"static": True})
+
+    def __repr__(self) -> str:
+        """Says on one line what it is."""
+        return in_words(self)
 
     @property
     def d_model(self) -> int:
@@ -179,6 +183,19 @@ def activate(
 def jumprelu(pre: Float[Array, "*shape"], threshold: Float[Array, "..."]) -> Float[Array, "*shape"]:
     """Returns `pre` where it is above the threshold and positive, else 0; NaN stays NaN."""
     return jnp.where((pre > threshold) | jnp.isnan(pre), jnp.maximum(pre, 0.0), 0.0)
+
+
+def in_words(sae: Any, place: Any = None) -> str:
+    """Returns one line on an SAE: its widths, who may be active, and in which file it is."""
+    shape = getattr(sae.W_enc, "shape", ("?", "?"))  # JAX puts other things in place of arrays
+    parts = [f"d_model={shape[0]}", f"d_sae={shape[-1]}"]
+    if sae.keep.kind != "all":
+        parts.append(f"keep={sae.keep.kind} {sae.keep.k}")
+    if sae.normalise != "none":
+        parts.append(f"normalise={sae.normalise}")
+    parts += ["no decoder"] if sae.W_dec is None else []
+    parts += [] if place is None else [f"in {place}"]
+    return f"{type(sae).__name__}({', '.join(parts)})"
 
 
 def there(W_dec: Matrix | None) -> Matrix:

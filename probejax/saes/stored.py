@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Array, Float
 
-from probejax.saes.sae import SAE, Encoder, Normalise, there
+from probejax.saes.sae import SAE, Encoder, Normalise, in_words, there
 from probejax.saes.winners import ALL, Keep
 
 _FLOATS = tuple(map(np.dtype, (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)))
@@ -102,7 +102,7 @@ class FileArray:
         return pieces.view(self.dtype).astype(np.float32, copy=False)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class StoredSAE:
     """An SAE whose matrices are in a file; fields as in `SAE`, those of one axis in memory.
 
@@ -122,6 +122,10 @@ class StoredSAE:
     decoder_gain: np.ndarray | None = None
     keep: Keep = ALL
     normalise: Normalise = "none"
+
+    def __repr__(self) -> str:
+        """Says on one line what it is."""
+        return in_words(self, self.W_enc.path)
 
     @property
     def d_model(self) -> int:
@@ -151,6 +155,7 @@ class StoredSAE:
     def _encoder(self, W_enc: np.ndarray, index: Any) -> Encoder:
         if self.encoder_gain is not None:
             W_enc *= self.encoder_gain[index]
+        require_finite(self.W_enc.path, "W_enc", W_enc)
         weight = None if self.weight is None else jnp.asarray(self.weight[index])
         b_enc, threshold = jnp.asarray(self.b_enc[index]), jnp.asarray(self.threshold[index])
         return Encoder(jnp.asarray(W_enc), b_enc, threshold, weight)
@@ -160,6 +165,7 @@ class StoredSAE:
         rows = there(self.W_dec)[start:stop]
         if self.decoder_gain is not None:
             rows *= self.decoder_gain[start:stop, None]
+        require_finite(self.W_enc.path, "W_dec", rows)
         return jnp.asarray(rows)
 
     def load(self) -> SAE:
@@ -223,6 +229,11 @@ class StoredSAE:
 
     def _check(self, path: Path) -> None:
         sizes(path, self.W_enc)
+        for name in ("b_enc", "b_dec", "center", "weight", "encoder_gain"):
+            if (vector := getattr(self, name)) is not None:
+                require_finite(path, name, vector)
+        never = np.isposinf(self.threshold)  # of a latent whose decoder row is zero
+        require_finite(path, "threshold", np.where(never, 0, self.threshold))
         d_model, d_sae = self.W_enc.shape
         expected = {"b_enc": (d_sae,), "W_dec": (d_sae, d_model), "b_dec": (d_model,)}
         expected |= {"threshold": (d_sae,), "center": (d_model,), "weight": (d_sae,)}
@@ -267,6 +278,19 @@ def sizes(path: Path, W_enc: FileArray, W_dec: FileArray | None = None) -> tuple
     return W_enc.shape[0], W_enc.shape[1]
 
 
+def require_finite(path: Path, name: str, values: np.ndarray) -> None:
+    """Checks numbers of an SAE.
+
+    Raises:
+      ValueError: some are not finite.
+    """
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"{path} holds NaN or infinite numbers in {name}; download it again, or choose an "
+            "earlier checkpoint if its training diverged."
+        )
+
+
 def block_of(d_model: int) -> int:
     """Returns how many latents to read at a time: those of 64 MiB, at least 128."""
     return max(_BLOCK // (4 * d_model), 128)
@@ -279,4 +303,6 @@ def row_norms(matrix: FileArray) -> np.ndarray:
         np.einsum("md,md->m", rows, rows, dtype=np.float64)
         for rows in (matrix[i : i + step] for i in range(0, matrix.shape[0], step))
     ]
-    return np.sqrt(np.concatenate(squares))
+    norms = np.sqrt(np.concatenate(squares))
+    require_finite(matrix.path, "W_dec", norms)
+    return norms

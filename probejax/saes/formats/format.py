@@ -68,6 +68,7 @@ class Format:
       needs_config: False where the settings may be missing.
       by_name: pattern of further names, for a file that is named itself.
       variants: readings of the same file, the default first.
+      unlike: pattern of names that are another format's, whatever `weights` says.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Format:
     needs_config: bool = True
     by_name: str | None = None
     variants: tuple[str, ...] = ("reference",)
+    unlike: str | None = None
 
     def files(self, path: Path) -> Files | None:
         """Returns the files of this format at a folder or weights file, None if it has none."""
@@ -89,8 +91,9 @@ class Format:
             found = [path]
         else:
             found = sorted(folder.glob(self.weights))
+        found = [each for each in found if not (self.unlike and each.match(self.unlike))]
         config = folder / self.config if self.config else None
-        if config is not None and not config.is_file():
+        if config is not None and not config.exists():
             config = None
         if len(found) != 1 or (self.config and self.needs_config and config is None):
             return None

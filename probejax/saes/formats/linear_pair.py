@@ -65,4 +65,4 @@ def _load_qwen(files: Files, variant: str) -> StoredSAE:
 
 
 QWEN_SCOPE = Format("qwen_scope", "*.sae.pt", None, _describe_qwen, _load_qwen)
-GOODFIRE = Format("goodfire", "*.pt*", None, _describe_goodfire, _load_goodfire)
+GOODFIRE = Format("goodfire", "*.pt*", None, _describe_goodfire, _load_goodfire, unlike="ae*.pt")
