@@ -28,8 +28,8 @@ ORDER = {
         "draw",
     ),
     "models": (
-        "config", "transformer", "weights", "safetensors", "gguf_header", "gguf", "tokens",
-        "checkpoint",
+        "config", "quantised", "hf_config", "gguf_config", "transformer", "weights",
+        "safetensors", "gguf_header", "gguf", "tokens", "checkpoint",
     ),
     "saes": (
         "winners", "sae", "stored", "formats", "absent", "stream", "select", "quality", "describe",

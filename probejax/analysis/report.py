@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from etils import epath
 
-from probejax import storage
+from probejax import spreadsheet, storage
 from probejax.analysis import architectures, case_studies, multi_token, published
 from probejax.analysis.examples import examples
 from probejax.analysis.faults import faults
@@ -48,7 +48,7 @@ def report(
       FileNotFoundError: the folder holds no finished units.
       StorageError: the folder cannot be written, or a unit is damaged.
     """
-    began, out = time.time(), epath.Path(out)
+    out = epath.Path(out)
     if results is None:
         results, story = _from_runs([out, *also], cache_dir)
     story = story or Story()
@@ -62,14 +62,14 @@ def report(
     tokens, studies = pd.DataFrame() if tokens is None else tokens, studies or []
     beside = {} if tokens.empty else {"multi_token": tokens}
     for name, part in (beside | architectures.tables(studies)).items():
-        storage.write_atomic(out / f"{name}.csv", storage.encode_csv(part))
+        storage.write_atomic(out / f"{name}.csv", spreadsheet.encode_csv(part))
     write_figures(out, results, found, studies, left_out)
     attempt(left_out, "study/", lambda: write_study(out, results))
     millis = int(time.time() * 1000)
     attempt(left_out, "saebench/", lambda: write_saebench(out, results, millis=millis))
     html = page(results, found, story, studies, left_out)
     storage.write_atomic(out / "report.html", html)
-    storage.remove_parts(out, before=began)
+    storage.remove_leftovers(out)
     parts = [summary(table) if table["cells"].any() else means(results, found)]
     parts += [multi_token.summary(tokens)]
     parts += [architectures.summary(studies)] if studies else []

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,11 @@ import jax.numpy as jnp
 import tokenizers
 
 from probejax import artifacts
-from probejax.models import config as configs
-from probejax.models import safetensors, tokens, weights
+from probejax.foreign import open_regular, read_json
+from probejax.models import gguf_config, hf_config, safetensors, tokens, weights
+from probejax.models.config import GemmaConfig
 from probejax.models.gguf import Gguf
+from probejax.models.gguf_header import parts
 from probejax.models.transformer import Transformer
 
 PINNED = {"gemma-3-270m": artifacts.gemma_3_270m}  # models that come without an account
@@ -36,15 +37,16 @@ class Checkpoint:
     fingerprint: str
 
     @functools.cached_property
-    def config(self) -> configs.GemmaConfig:
+    def config(self) -> GemmaConfig:
         """The numbers of the model.
 
         Raises:
-          ValueError: a model that probejax does not run.
+          ValueError: a model that probejax does not run, or a damaged file.
         """
         if self.path.is_file():
-            return configs.from_gguf(self._gguf.fields, self.name)
-        return configs.from_hf(json.loads((self.path / "config.json").read_text()), self.name)
+            return gguf_config.from_gguf(self._gguf.fields, self.name, self._gguf.d_vocab)
+        fields = read_json(self.path / "config.json", dict[str, Any], "download it again")
+        return hf_config.from_hf(fields, self.name)
 
     @functools.cached_property
     def _gguf(self) -> Gguf:
@@ -71,9 +73,12 @@ class Checkpoint:
 class LanguageModel:
     """A model ready to run: its numbers, its weights and its tokenizer."""
 
-    config: configs.GemmaConfig
+    config: GemmaConfig
     transformer: Transformer
     tokenizer: tokenizers.Tokenizer
+
+    def __repr__(self) -> str:
+        return f"LanguageModel({self.config.name}, {self.transformer})"
 
 
 def find(spec: str, *, cache_dir: str | Path | None = None) -> Checkpoint:
@@ -139,10 +144,11 @@ def load(
 def _fingerprint(path: Path, samples: int = 64, block: int = 1 << 16) -> str:
     """Hashes sizes and evenly spaced blocks of the weights; whole files would take minutes."""
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else [path / "config.json", *safetensors.files(path)]:
+    one_file = path.is_file()
+    for file in parts(path) if one_file else [path / "config.json", *safetensors.files(path)]:
         size = file.stat().st_size
-        digest.update(f"{file.name if path.is_dir() else ''}:{size};".encode())
-        with file.open("rb") as stream:
+        digest.update(f"{'' if one_file else file.name}:{size};".encode())
+        with open_regular(file) as stream:
             for i in range(samples):
                 stream.seek(i * max(size - block, 0) // max(samples - 1, 1))
                 digest.update(stream.read(block))

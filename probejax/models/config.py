@@ -1,13 +1,17 @@
-"""The numbers of a Gemma 2 or Gemma 3 text model, read from its checkpoint."""
+"""The numbers of a Gemma 2 or Gemma 3 text model, and those of the published ones."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated
 
-from huggingface_hub.errors import StrictDataclassError
+from msgspec import Meta
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"  # the names of `config.json`
-_ACTIVATION = "gelu_pytorch_tanh"
+
+# What a file may say; the largest Gemma has 62 blocks, a width of 5,376 and 262,208 tokens.
+Layers = Annotated[int, Meta(ge=1, le=1024)]
+Size = Annotated[int, Meta(ge=1, le=1 << 24)]
+Epsilon = Annotated[float, Meta(gt=0, le=1)]
+Positive = Annotated[float, Meta(gt=0, le=1e12)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +56,23 @@ class GemmaConfig:
     final_softcap: float | None
     norm_eps: float = 1e-6
 
+    def __post_init__(self):
+        """Raises ValueError where the numbers contradict each other."""
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"{self.name} has {self.n_heads} query heads, which cannot share its "
+                f"{self.n_kv_heads} key and value heads evenly; is its configuration damaged?"
+            )
+        if self.d_head % 2:
+            raise ValueError(
+                f"{self.name} has heads of width {self.d_head}; rotary angles need an even one."
+            )
+        if unknown := set(self.layer_types) - {LOCAL, GLOBAL}:
+            raise ValueError(
+                f"{self.name} has blocks of type {', '.join(sorted(unknown))}; probejax knows "
+                f"{LOCAL} and {GLOBAL}."
+            )
+
     @property
     def n_layers(self) -> int:
         """Blocks of the full model."""
@@ -75,152 +96,14 @@ class GemmaConfig:
             )
 
 
-def from_hf(fields: Mapping[str, Any], name: str) -> GemmaConfig:
-    """Reads a checkpoint's `config.json`.
-
-    Fields that the file leaves out take the defaults of transformers' own config class, which is
-    how the published Gemma 3 files are meant to be read.
-
-    Args:
-      fields: the parsed `config.json`.
-      name: label for messages.
-
-    Raises:
-      ValueError: the file describes another kind of model.
-    """
-    from transformers import Gemma2Config, Gemma3TextConfig  # slow import, needed only here
-
-    fields = fields.get("text_config", fields)  # the vision models nest the text model
-    kinds = {"gemma2": Gemma2Config, "gemma3_text": Gemma3TextConfig}
-    kind = fields.get("model_type", "")
-    if kind not in kinds:
-        raise ValueError(
-            f"{name} is a {kind or 'model of unknown type'!r}; probejax runs {', '.join(kinds)}."
-        )
-    try:
-        hf = kinds[kind](**{k: v for k, v in fields.items() if k != "model_type"})
-    except StrictDataclassError as error:
-        raise ValueError(f"The config.json of {name} is not valid: {error}") from error
-    if getattr(hf, "use_bidirectional_attention", False):
-        raise ValueError(
-            f"{name} attends in both directions; probejax runs causal language models only."
-        )
-    if hf.hidden_activation != _ACTIVATION:
-        raise ValueError(
-            f"{name} says hidden_activation={hf.hidden_activation}; probejax implements "
-            f"{_ACTIVATION}, which every Gemma has."
-        )
-    ropes = _ropes(hf)
-    for rope in ropes.values():
-        if rope.get("rope_type", "default") not in ("default", "linear"):
-            raise ValueError(
-                f"{name} uses {rope['rope_type']!r} rotary scaling; only `default` and `linear` "
-                "are implemented."
-            )
-    if ropes[LOCAL].get("factor", 1.0) != 1.0:
-        raise ValueError(
-            f"{name} scales the rotary angles of its sliding blocks, which no Gemma does."
-        )
-    return GemmaConfig(
-        name=name,
-        d_model=hf.hidden_size,
-        d_head=hf.head_dim,
-        d_mlp=hf.intermediate_size,
-        d_vocab=hf.vocab_size,
-        n_heads=hf.num_attention_heads,
-        n_kv_heads=hf.num_key_value_heads,
-        layer_types=tuple(hf.layer_types),
-        sliding_window=hf.sliding_window,
-        rope_base_local=float(ropes[LOCAL]["rope_theta"]),
-        rope_base_global=float(ropes[GLOBAL]["rope_theta"]),
-        rope_scale_global=float(ropes[GLOBAL].get("factor", 1.0)),
-        query_pre_attn_scalar=float(hf.query_pre_attn_scalar),
-        qk_norm=kind == "gemma3_text",
-        attn_softcap=hf.attn_logit_softcapping,
-        final_softcap=hf.final_logit_softcapping,
-        norm_eps=hf.rms_norm_eps,
-    )
-
-
-def _ropes(hf) -> dict[str, dict[str, Any]]:
-    """Returns the rotary parameters per layer type; Gemma 2 has one set for both."""
-    parameters = getattr(hf, "rope_parameters", None)
-    if parameters is None:  # transformers 4
-        scaling = getattr(hf, "rope_scaling", None) or {}
-        full = {"rope_theta": hf.rope_theta, **scaling}
-        return {
-            GLOBAL: full,
-            LOCAL: {"rope_theta": getattr(hf, "rope_local_base_freq", hf.rope_theta)},
-        }
-    if GLOBAL in parameters:
-        return {GLOBAL: parameters[GLOBAL], LOCAL: parameters[LOCAL]}
-    return {GLOBAL: parameters, LOCAL: parameters}
-
-
-def from_gguf(fields: Mapping[str, Any], name: str) -> GemmaConfig:
-    """Reads the header of a GGUF file.
-
-    The header leaves out what llama.cpp hard-codes per architecture: the alternation of window and
-    full attention (1:1 in Gemma 2, 5:1 in Gemma 3), the local rotary base of Gemma 3 (10,000) and
-    the query scale, which is `d_head` except in the 27B models, where it is `d_model / n_heads`.
-
-    Args:
-      fields: header key -> value.
-      name: label for messages.
-
-    Raises:
-      ValueError: another architecture, or a header without a number that is needed.
-    """
-    kind = fields.get("general.architecture")
-    if kind not in ("gemma2", "gemma3"):
-        raise ValueError(f"{name} holds a {kind!r} model; probejax runs gemma2 and gemma3.")
-
-    def read(key: str, default=None):
-        value = fields.get(f"{kind}.{key}", default)
-        if value is None:
-            raise ValueError(
-                f"The GGUF header of {name} has no {kind}.{key}; is the file complete?"
-            )
-        return value
-
-    n_layers, d_model, n_heads = (
-        read("block_count"),
-        read("embedding_length"),
-        read("attention.head_count"),
-    )
-    d_head = read("attention.key_length")
-    period = 2 if kind == "gemma2" else 6
-    gemma3 = kind == "gemma3"
-    is_27b = n_layers == (62 if gemma3 else 46)
-    base = float(read("rope.freq_base", 10_000.0))
-    return GemmaConfig(
-        name=name,
-        d_model=d_model,
-        d_head=d_head,
-        d_mlp=read("feed_forward_length"),
-        d_vocab=len(fields["tokenizer.ggml.tokens"]),
-        n_heads=n_heads,
-        n_kv_heads=read("attention.head_count_kv"),
-        layer_types=_alternate(n_layers, period),
-        sliding_window=read("attention.sliding_window"),
-        rope_base_local=10_000.0 if gemma3 else base,
-        rope_base_global=base,
-        rope_scale_global=float(read("rope.scaling.factor", 1.0)),
-        query_pre_attn_scalar=float(d_model // n_heads if is_27b else d_head),
-        qk_norm=gemma3,
-        attn_softcap=None if gemma3 else float(read("attn_logit_softcapping", 50.0)),
-        final_softcap=None if gemma3 else float(read("final_logit_softcapping", 30.0)),
-        norm_eps=round(float(read("attention.layer_norm_rms_epsilon")), 12),  # stored as float32
-    )
-
-
-def _alternate(n_layers: int, period: int) -> tuple[str, ...]:
+def alternate(n_layers: int, period: int) -> tuple[str, ...]:
+    """Returns the layer types of a model in which every `period`-th block attends in full."""
     return tuple(GLOBAL if (i + 1) % period == 0 else LOCAL for i in range(n_layers))
 
 
 def _gemma2(name, d_model, d_head, d_mlp, n_heads, n_kv_heads, n_layers, scalar) -> GemmaConfig:
     return GemmaConfig(
-        name, d_model, d_head, d_mlp, 256_000, n_heads, n_kv_heads, _alternate(n_layers, 2),
+        name, d_model, d_head, d_mlp, 256_000, n_heads, n_kv_heads, alternate(n_layers, 2),
         sliding_window=4096, rope_base_local=1e4, rope_base_global=1e4, rope_scale_global=1.0,
         query_pre_attn_scalar=scalar, qk_norm=False, attn_softcap=50.0, final_softcap=30.0,
     )  # fmt: skip
@@ -230,7 +113,7 @@ def _gemma3(
     name, d_model, d_head, d_mlp, d_vocab, n_heads, n_kv_heads, n_layers, window, scale, scalar
 ) -> GemmaConfig:
     return GemmaConfig(
-        name, d_model, d_head, d_mlp, d_vocab, n_heads, n_kv_heads, _alternate(n_layers, 6),
+        name, d_model, d_head, d_mlp, d_vocab, n_heads, n_kv_heads, alternate(n_layers, 6),
         sliding_window=window, rope_base_local=1e4, rope_base_global=1e6, rope_scale_global=scale,
         query_pre_attn_scalar=scalar, qk_norm=True, attn_softcap=None, final_softcap=None,
     )  # fmt: skip

@@ -1,17 +1,27 @@
 """Reads the safetensors files of a Hugging Face model folder."""
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from probejax.models.weights import Renamed
+from probejax.foreign import DamagedFile, parsing, read_json, require_regular
+from probejax.models.quantised import require_floats
+from probejax.models.weights import HEAD, Renamed
 
 _TEXT_MODEL = re.compile(r"^(?:language_model\.model|model\.language_model|language_model)\.")
+_BARE = re.compile(r"^(?=(?:embed_tokens|layers|norm)\.)")  # a folder saved by AutoModel
 _NOT_TEXT = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_")
+_ADVICE = "download it again"
+
+
+class _Index(msgspec.Struct):
+    """`model.safetensors.index.json`: tensor -> the file that holds it."""
+
+    weight_map: dict[str, str]
 
 
 class Safetensors:
@@ -24,15 +34,19 @@ class Safetensors:
           FileNotFoundError: no weights, or a file that the index names is absent.
           ValueError: a file that is damaged or cut short.
         """
+        self.folder = folder
         self._files = {}
         for path in files(folder):
-            try:
+            require_regular(path)
+            with parsing(path, _ADVICE):
                 file = safe_open(path, framework="numpy")
-            except (SafetensorError, OSError) as error:
-                raise ValueError(
-                    f"{path} is damaged or cut short ({error}); download it again."
-                ) from error
-            self._files |= {name: file for name in file.keys()}
+                names = file.keys()
+            if twice := sorted(self._files.keys() & set(names)):
+                raise DamagedFile(
+                    f"{path} holds {twice[0]}, which another file of the folder holds as well; "
+                    "download the folder again."
+                )
+            self._files |= dict.fromkeys(names, file)
 
     def names(self) -> Iterable[str]:
         """Returns the name of every tensor."""
@@ -41,6 +55,10 @@ class Safetensors:
     def shape(self, name: str) -> tuple[int, ...]:
         """Returns a tensor's shape from the header."""
         return tuple(self._files[name].get_slice(name).get_shape())
+
+    def type(self, name: str) -> str:
+        """Returns a tensor's type from the header, such as `F32` or `BF16`."""
+        return str(self._files[name].get_slice(name).get_dtype())
 
     def read(self, name: str, cuts: tuple[slice, ...]) -> np.ndarray:
         """Reads one block; the rest of the tensor stays on the disk."""
@@ -52,6 +70,7 @@ def files(folder: Path) -> list[Path]:
 
     Raises:
       FileNotFoundError: the folder holds no weights, or not all that its index names.
+      DamagedFile: the index is no index, or names a file outside the folder.
     """
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.exists():
@@ -61,9 +80,12 @@ def files(folder: Path) -> list[Path]:
             f"{folder} holds neither model.safetensors nor model.safetensors.index.json; "
             "--model wants a Hugging Face model folder."
         )
-    found = [
-        folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    ]
+    named = sorted(set(read_json(index, _Index, _ADVICE).weight_map.values()))
+    if away := [name for name in named if Path(name).name != name or "\\" in name]:
+        raise DamagedFile(f"{index} names {away[0]!r}, which is no file of its folder; {_ADVICE}.")
+    if not named:
+        raise DamagedFile(f"{index} names no file; {_ADVICE}.")
+    found = [folder / name for name in named]
     absent = [path.name for path in found if not path.exists()]
     if absent:
         raise FileNotFoundError(
@@ -73,14 +95,19 @@ def files(folder: Path) -> list[Path]:
 
 
 def text_model(tensors: Safetensors) -> Renamed:
-    """Returns the text model's tensors under `model.`, whatever a vision checkpoint calls them.
+    """Returns the text model's tensors under `model.`, whatever its checkpoint calls them.
 
-    The output head is left out where it is stored: in every Gemma it equals the embedding.
+    Raises:
+      ValueError: the weights are quantised, or two tensors have the same place.
     """
 
     def rename(name: str) -> str | None:
-        if name.startswith(_NOT_TEXT) or name.endswith("lm_head.weight"):
+        if name.startswith(_NOT_TEXT):
             return None
-        return _TEXT_MODEL.sub("model.", name)
+        if name.endswith("lm_head.weight"):
+            return HEAD
+        return _BARE.sub("model.", _TEXT_MODEL.sub("model.", name))
 
+    text = [name for name in tensors.names() if not name.startswith(_NOT_TEXT)]
+    require_floats({name: tensors.type(name) for name in text}, tensors.folder)
     return Renamed(tensors, rename)

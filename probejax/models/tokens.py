@@ -2,17 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from probejax.models.gguf_header import read_header
+from probejax.foreign import DamagedFile, parsing, read_bytes
+from probejax.models.gguf_header import parts, read_header
 
 BOS = "<bos>"
+_PREFIX = "tokenizer.ggml."
 _SPACE = "▁"  # how SentencePiece spells a space
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # token types of GGUF
+_MOST_BYTES = 1 << 28  # of a tokenizer.json; Gemma's has 33 million
 _CHUNK = 256  # prompts per call
 _CHARACTERS = 1 << 22  # per call: an encoding takes 70 bytes for each, of rare scripts 300
 
@@ -24,24 +27,71 @@ def tokenizer_from_gguf(path: str | Path) -> tokenizers.Tokenizer:
       FileNotFoundError: there is no such file.
       ValueError: the file is damaged, or holds another kind of tokenizer.
     """
-    fields = read_header(path).fields
-    kind = fields.get("tokenizer.ggml.model")
-    if kind != "llama" or fields.get("tokenizer.ggml.add_space_prefix"):
+    first = parts(Path(path))[0]  # of a model in several files, that has the tokenizer
+    fields = read_header(first).fields
+    own = {key.removeprefix(_PREFIX): x for key, x in fields.items() if key.startswith(_PREFIX)}
+    try:
+        found = msgspec.convert(own, _Fields)
+    except msgspec.ValidationError as error:
+        raise DamagedFile(
+            f"The tokenizer of {path} is not valid among the keys {_PREFIX}*: {error}; download "
+            "the file again."
+        ) from error
+    if found.model != "llama" or found.add_space_prefix:
         raise ValueError(
-            f"{path} holds a {kind!r} tokenizer (tokenizer.ggml.model) with add_space_prefix="
-            f"{fields.get('tokenizer.ggml.add_space_prefix')}; Gemma's is 'llama' with False, and "
+            f"{path} holds a {found.model!r} tokenizer (tokenizer.ggml.model) with "
+            f"add_space_prefix={found.add_space_prefix}; Gemma's is 'llama' with False, and "
             "probejax knows no other: use a GGUF file of a Gemma 2 or Gemma 3 model."
         )
-    words = [_spelled(token) for token in _field(fields, "tokens", path)]
-    kinds = _field(fields, "token_type", path)
-    return _gemma(words, kinds, _field(fields, "unknown_token_id", path))
+    if not found.tokens:
+        raise DamagedFile(f"The header of {path} has no {_PREFIX}tokens; is the file complete?")
+    with parsing(path, "download it again"):
+        words = [_spelled(token) for token in found.tokens]
+        return _gemma(words, _kinds(found), _unknown(found))
 
 
-def _field(fields: dict[str, Any], name: str, path: str | Path) -> Any:
-    key = f"tokenizer.ggml.{name}"
-    if key not in fields:
-        raise ValueError(f"The header of {path} has no {key}; is the file complete?")
-    return fields[key]
+class _Fields(msgspec.Struct):
+    """What a header says of its tokenizer, after `tokenizer.ggml.`."""
+
+    model: str | None = None
+    add_space_prefix: bool = False
+    tokens: list[str] = []
+    token_type: list[int] = []
+    scores: list[float] = []
+    unknown_token_id: int | None = None
+
+
+def _kinds(fields: _Fields) -> list[int]:
+    """Returns the type of each token.
+
+    A file that calls none user-defined is Ollama's, which calls those tokens normal and keeps
+    SentencePiece's scores, by which they can be told: of the learned tokens, only the first has 0.
+    """
+    if len(fields.token_type) != len(fields.tokens):
+        raise ValueError(
+            f"it has {len(fields.tokens)} tokens and {len(fields.token_type)} token types"
+        )
+    kinds = list(fields.token_type)
+    if _USER_DEFINED in kinds or len(fields.scores) != len(kinds):
+        return kinds
+    zero = [i for i, kind in enumerate(kinds) if kind == _NORMAL and fields.scores[i] == 0]
+    for i in zero:
+        if i + 1 == len(kinds) or fields.scores[i + 1] != -1.0:
+            kinds[i] = _USER_DEFINED
+    return kinds
+
+
+def _unknown(fields: _Fields) -> int:
+    """Returns the id of the token that stands for what the vocabulary cannot spell."""
+    if fields.unknown_token_id is None:
+        if "<unk>" not in fields.tokens:
+            raise ValueError("it has neither unknown_token_id nor a token <unk>")
+        return fields.tokens.index("<unk>")
+    if not 0 <= fields.unknown_token_id < len(fields.tokens):
+        raise ValueError(
+            f"its unknown_token_id is {fields.unknown_token_id}, of {len(fields.tokens)} tokens"
+        )
+    return fields.unknown_token_id
 
 
 def _spelled(token: str) -> str:
@@ -52,6 +102,8 @@ def _spelled(token: str) -> str:
 def _gemma(words: list[str], kinds: list[int], unknown: int) -> tokenizers.Tokenizer:
     """Returns Gemma's tokenizer: the text of each id, its kind, and the id of `<unk>`."""
     vocab = {word: i for i, word in enumerate(words)}
+    if len(vocab) < len(words):
+        raise ValueError(f"{len(words) - len(vocab)} of its tokens occur twice")
     tokenizer = tokenizers.Tokenizer(
         models.BPE(
             vocab=vocab,
@@ -107,10 +159,8 @@ def tokenizer_from_folder(path: str | Path) -> tokenizers.Tokenizer:
     """
     path = Path(path)
     if (file := path / "tokenizer.json").is_file():
-        try:
-            tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the package raises nothing narrower
-            raise ValueError(f"{file} is damaged ({error}); download it again.") from error
+        with parsing(file, "download it again"):
+            tokenizer = tokenizers.Tokenizer.from_buffer(read_bytes(file, _MOST_BYTES))
     elif (file := path / "tokenizer.model").is_file():
         tokenizer = _from_sentencepiece(file)
     else:

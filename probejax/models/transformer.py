@@ -23,7 +23,16 @@ EMBED = -1  # the "layer" of the residual stream that enters block 0
 _einsum = functools.partial(jnp.einsum, precision="highest")  # float32 means float32 on a TPU too
 
 
-class RMSNorm(nnx.Module):
+class _Module(nnx.Module):
+    """A module that prints as one line."""
+
+    def __repr__(self) -> str:
+        leaves = jax.tree.leaves(nnx.state(self))
+        dtypes = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
+        return f"{type(self).__name__}({sum(leaf.size for leaf in leaves):,} {dtypes} parameters)"
+
+
+class RMSNorm(_Module):
     """Root-mean-square norm with the gain `1 + weight`."""
 
     def __init__(self, width: int, eps: float, dtype: DTypeLike):
@@ -58,7 +67,7 @@ def softcap(x: Float[Array, "*shape"], cap: float | None) -> Float[Array, "*shap
     return x if cap is None else cap * jnp.tanh(x / cap)
 
 
-class Attention(nnx.Module):
+class Attention(_Module):
     """Grouped-query attention; a sliding block sees only the last `sliding_window` keys."""
 
     def __init__(self, config: GemmaConfig, layer: int, dtype: DTypeLike):
@@ -107,7 +116,7 @@ class Attention(nnx.Module):
         return _einsum("BTNH,DNH->BTD", mixed, self.o_proj[...])
 
 
-class MLP(nnx.Module):
+class MLP(_Module):
     """Gated MLP with the tanh form of GELU."""
 
     def __init__(self, config: GemmaConfig, dtype: DTypeLike):
@@ -122,7 +131,7 @@ class MLP(nnx.Module):
         return _einsum("BTF,DF->BTD", gate * up, self.down_proj[...])
 
 
-class Block(nnx.Module):
+class Block(_Module):
     """One layer: attention and MLP, each with a norm before and a norm after."""
 
     def __init__(self, config: GemmaConfig, layer: int, dtype: DTypeLike):
@@ -146,7 +155,7 @@ class Block(nnx.Module):
         return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
 
 
-class Transformer(nnx.Module):
+class Transformer(_Module):
     """The first `n_layers` blocks of a Gemma model, with the final norm if they are all of them."""
 
     def __init__(
@@ -158,11 +167,23 @@ class Transformer(nnx.Module):
         complete = n_layers == config.n_layers
         self.norm = RMSNorm(config.d_model, config.norm_eps, dtype) if complete else None
         self.final_softcap = config.final_softcap
+        self.tied = True  # False where the checkpoint's output head is not the embedding
+
+    def __repr__(self) -> str:
+        vocabulary, width = self.embed_tokens[...].shape
+        return (
+            f"Transformer({len(self.layers)} blocks of width {width}, {vocabulary} tokens, "
+            f"{self.embed_tokens[...].dtype})"
+        )
 
     def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        """Returns the scaled embedding; the scale is rounded to the working dtype first."""
+        """Returns the scaled embedding; the scale is rounded to the working dtype first.
+
+        An id that the table has no row for gives NaN, which no caller keeps.
+        """
         table = self.embed_tokens[...]
-        return table[tokens] * jnp.asarray(math.sqrt(table.shape[1]), table.dtype)
+        rows = table.at[tokens].get(mode="fill", fill_value=jnp.nan)
+        return rows * jnp.asarray(math.sqrt(table.shape[1]), table.dtype)
 
 
 def residuals(
@@ -222,10 +243,15 @@ def logits(
     """Returns next-token logits in float32, for parity checks; probing never needs them.
 
     Raises:
-      ValueError: the model was loaded without its last blocks.
+      ValueError: the model was loaded without its last blocks, or has another output head.
     """
     if transformer.norm is None:
         raise ValueError("Logits need the whole model; load it with layers=None.")
+    if not transformer.tied:
+        raise ValueError(
+            "The checkpoint's output head differs from its embedding, which no Gemma's does, and "
+            "probejax does not read it: there are residuals, but no logits."
+        )
     last = len(transformer.layers) - 1
     x = transformer.norm(residuals(transformer, tokens, mask, (last,))[last])
     scores = _einsum("BTD,VD->BTV", x, transformer.embed_tokens[...]).astype(jnp.float32)

@@ -19,6 +19,9 @@ from probejax import devices
 from probejax.models.config import GemmaConfig
 from probejax.models.transformer import Transformer
 
+HEAD = "lm_head.weight"  # what a checkpoint may hold besides: in every Gemma, the embedding again
+_EMBEDDING = "model.embed_tokens.weight"
+
 # How each parameter is cut over the mesh axis "model": by heads, MLP width or vocabulary.
 _SPECS = {
     "embed_tokens": P("model"),
@@ -79,6 +82,7 @@ def load(
     """
     if mesh is None:
         mesh = jax.sharding.Mesh(np.array(devices.own()[:1]), ("model",))
+    _require_blocks(config, tensors)
     make = lambda n: lambda: Transformer(config, n, dtype)
     names = lambda state: {tensor_name(path): leaf for path, leaf in nnx.to_flat_state(state)}
     graphdef, abstract = nnx.split(nnx.eval_shape(make(n_layers)))
@@ -89,13 +93,25 @@ def load(
         (path, leaf.replace(_read(tensors, tensor_name(path), leaf, _sharding(mesh, path))))
         for path, leaf in nnx.to_flat_state(abstract)
     ]
-    return nnx.merge(graphdef, nnx.from_flat_state(filled))
+    transformer = nnx.merge(graphdef, nnx.from_flat_state(filled))
+    transformer.tied = transformer.norm is None or _tied(tensors)
+    return transformer
+
+
+def _require_blocks(config: GemmaConfig, tensors: Tensors) -> None:
+    """Raises before a model of very many blocks is laid out, if the checkpoint has not as many."""
+    n_tensors = len(list(tensors.names()))
+    if n_tensors < config.n_layers:
+        raise ValueError(
+            f"The checkpoint does not fit {config.name}: its {n_tensors} tensors cannot be "
+            f"{config.n_layers} blocks."
+        )
 
 
 def _check(model: str, wanted: Mapping, full: Mapping, tensors: Tensors) -> None:
     """Raises unless the checkpoint holds exactly this model."""
     given = set(tensors.names())
-    missing, unused = sorted(wanted.keys() - given), sorted(given - full.keys())
+    missing, unused = sorted(wanted.keys() - given), sorted(given - full.keys() - {HEAD})
     if missing or unused:
         raise ValueError(
             f"The checkpoint does not fit {model}: missing {_some(missing)}; "
@@ -108,6 +124,19 @@ def _check(model: str, wanted: Mapping, full: Mapping, tensors: Tensors) -> None
     ]
     if wrong:
         raise ValueError(f"The checkpoint does not fit {model}: {_some(wrong)}.")
+
+
+def _tied(tensors: Tensors, samples: int = 64) -> bool:
+    """Tells whether the output head is the embedding, by some rows if the checkpoint holds both."""
+    if HEAD not in tensors.names():
+        return True
+    if tensors.shape(HEAD) != tensors.shape(_EMBEDDING):
+        return False
+    for row in np.linspace(0, tensors.shape(HEAD)[0] - 1, samples).astype(int):
+        cuts = (slice(row, row + 1), slice(None))
+        if not np.array_equal(tensors.read(HEAD, cuts), tensors.read(_EMBEDDING, cuts)):
+            return False
+    return True
 
 
 def _some(items: list[str], most: int = 8) -> str:
@@ -155,8 +184,17 @@ class Renamed:
     """Tensors under other names: `rename` maps a file's name to ours, or None to leave it out."""
 
     def __init__(self, tensors: Tensors, rename: Callable[[str], str | None]):
+        """Raises ValueError if two tensors get the same name."""
         self._tensors = tensors
-        self._source = {ours: name for name in tensors.names() if (ours := rename(name))}
+        self._source = {}
+        for name in tensors.names():
+            if (ours := rename(name)) in self._source:
+                raise ValueError(
+                    f"The checkpoint holds {self._source[ours]} and {name}, which are both {ours}; "
+                    "delete the one that does not belong to the model."
+                )
+            if ours is not None:
+                self._source[ours] = name
 
     def names(self) -> Iterable[str]:
         """Returns our names."""

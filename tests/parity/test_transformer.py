@@ -49,19 +49,16 @@ def hf_model(config):
         attn_implementation="eager",
     )
     torch.manual_seed(0)
+    # As transformers 4 spells the rotary numbers; 5 reads it too, and saves its own spelling.
+    shared["rope_theta"] = c.rope_base_global
     if c.qk_norm:
-        ropes = {
-            "sliding_attention": {"rope_type": "default", "rope_theta": c.rope_base_local},
-            "full_attention": {
-                "rope_type": "linear",
-                "factor": c.rope_scale_global,
-                "rope_theta": c.rope_base_global,
-            },
-        }
-        model = Gemma3ForCausalLM(Gemma3TextConfig(**shared, rope_parameters=ropes))
+        ropes = dict(
+            rope_local_base_freq=c.rope_base_local,
+            rope_scaling={"rope_type": "linear", "factor": c.rope_scale_global},
+        )
+        model = Gemma3ForCausalLM(Gemma3TextConfig(**shared, **ropes))
     else:
-        ropes = {"rope_type": "default", "rope_theta": c.rope_base_global}
-        model = Gemma2ForCausalLM(Gemma2Config(**shared, rope_parameters=ropes))
+        model = Gemma2ForCausalLM(Gemma2Config(**shared))
     with torch.no_grad():
         for parameter in model.parameters():  # large enough to bend the soft caps
             scale = 0.5 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
