@@ -81,7 +81,8 @@ class FileArray:
             return np.zeros(self.shape, np.float32)[index]
         mapped = np.memmap(self.path, np.uint8, "r", self.offset)
         view = np.ndarray(self.shape, self.dtype, mapped, 0, self.strides)
-        return np.array(view[index], np.float32)
+        with np.errstate(all="ignore"):  # what is too large becomes infinite, see require_finite
+            return np.array(view[index], np.float32)
 
     def columns(self, start: int, stop: int | None) -> np.ndarray:
         """Reads neighbouring columns of a matrix.
@@ -99,7 +100,8 @@ class FileArray:
                 file.seek(self.offset + self.strides[0] * row + size * start)
                 if file.readinto(piece.data) != len(piece):
                     raise ValueError(f"{self.path} has become shorter while it was read.")
-        return pieces.view(self.dtype).astype(np.float32, copy=False)
+        with np.errstate(all="ignore"):
+            return pieces.view(self.dtype).astype(np.float32, copy=False)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -154,7 +156,8 @@ class StoredSAE:
 
     def _encoder(self, W_enc: np.ndarray, index: Any) -> Encoder:
         if self.encoder_gain is not None:
-            W_enc *= self.encoder_gain[index]
+            with np.errstate(all="ignore"):  # what is not finite is refused below
+                W_enc *= self.encoder_gain[index]
         require_finite(self.W_enc.path, "W_enc", W_enc)
         weight = None if self.weight is None else jnp.asarray(self.weight[index])
         b_enc, threshold = jnp.asarray(self.b_enc[index]), jnp.asarray(self.threshold[index])
@@ -164,7 +167,8 @@ class StoredSAE:
         """Reads the decoder rows of the latents start..stop-1."""
         rows = there(self.W_dec)[start:stop]
         if self.decoder_gain is not None:
-            rows *= self.decoder_gain[start:stop, None]
+            with np.errstate(all="ignore"):
+                rows *= self.decoder_gain[start:stop, None]
         require_finite(self.W_enc.path, "W_dec", rows)
         return jnp.asarray(rows)
 

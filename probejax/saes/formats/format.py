@@ -10,7 +10,7 @@ import numpy as np
 
 from probejax.saes.formats import settings
 from probejax.saes.formats.settings import Kind, changes_latents
-from probejax.saes.stored import FileArray, StoredSAE
+from probejax.saes.stored import FileArray, StoredSAE, require_finite
 
 
 class Files(NamedTuple):
@@ -163,24 +163,29 @@ def vectors(path: Path, tensors: dict[str, Any], size: int, *names: str) -> list
     """Returns the vectors of these names and of one size, float64.
 
     Raises:
-      ValueError: some are missing, or of another shape.
+      ValueError: some are missing, of another shape, or not finite.
     """
     found = take(path, tensors, *names)
     for name, vector in zip(names, found, strict=True):
         if vector.shape != (size,):
             raise ValueError(f"{path} is not an SAE: {name} is {vector.shape}, expected {(size,)}.")
-    return [vector[...].astype(np.float64) for vector in found]
+    values = [vector[...].astype(np.float64) for vector in found]
+    for name, vector in zip(names, values, strict=True):
+        if "threshold" not in name:  # that of a latent which is never active is infinite
+            require_finite(path, name, vector)
+    return values
 
 
 def scalar(path: Path, tensors: dict[str, Any], name: str) -> float:
     """Returns the number of this name.
 
     Raises:
-      ValueError: it is missing, or a tensor of several.
+      ValueError: it is missing, a tensor of several, or not finite.
     """
     (found,) = take(path, tensors, name)
     if found.shape not in ((), (1,)):
         raise ValueError(f"{path} is not an SAE: {name} is {found.shape}, expected one number.")
+    require_finite(path, name, found[...])
     return found[...].item()
 
 

@@ -10,6 +10,7 @@ from probejax import foreign
 from probejax.saes.formats import zip_file
 from probejax.saes.stored import FileArray
 
+_MOST_HEADER = 500  # bytes; usual are 118, and long ones can keep Python's parser busy
 _TEXT = "US"  # kinds of dtypes
 
 
@@ -44,11 +45,12 @@ def _member(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> FileArray | No
     offset, length = zip_file.place(file, info)
     file.seek(offset)
     version = np.lib.format.read_magic(file)
-    header = (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
-    )
+    short = version == (1, 0)
+    lengths = file.tell()
+    if (said := int.from_bytes(file.read(2 if short else 4), "little")) > _MOST_HEADER:
+        raise ValueError(f"{info.filename} has a header of {said:,} bytes")
+    file.seek(lengths)
+    header = np.lib.format.read_array_header_1_0 if short else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = header(file)
     if dtype.kind in _TEXT:
         return None

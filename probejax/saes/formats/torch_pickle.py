@@ -8,7 +8,7 @@ import pickletools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-_MOST = 1 << 20  # operations; a file of some hundred tensors has some thousand
+_MOST = 1 << 17  # operations; a file of some hundred tensors has some thousand
 _ATOMS = (str, int, float, bool, type(None))
 _IDLE = ("PROTO", "FRAME")
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
