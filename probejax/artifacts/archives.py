@@ -12,10 +12,14 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Annotated
+
+import msgspec
 
 from probejax.artifacts.cache import (
     GEMMA_NOTICE,
@@ -25,10 +29,17 @@ from probejax.artifacts.cache import (
     disk_sentence,
     refuse_outside,
 )
-from probejax.artifacts.wheels import Wheel, find_wheel, sha256_of
+from probejax.artifacts.checked import damaged, sha256_of
+from probejax.artifacts.wheels import Wheel, find_wheel
+from probejax.foreign import read_json, reason
 
 if sys.platform != "win32":
     import fcntl
+
+_DAY = 86_400  # seconds
+# {name: (size in bytes, sha256)}
+_Hash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+_Manifest = Annotated[dict[str, tuple[int, _Hash]], msgspec.Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -105,33 +116,43 @@ def gemma_3_270m(cache: Location | None = None, *, verify: bool = False) -> Path
 
 
 def fetch(archive: Archive, cache: Location | None = None, *, verify: bool = False) -> Path:
-    """Returns the folder with the archive's files, fetching them when they are absent.
+    """Returns the folder with the archive's files, fetching them when they are absent or damaged.
 
     Safe to call from several processes at once: one fetches, the others wait for it.
 
     Raises:
-        ArtifactError: a wheel cannot be had, a hash is wrong, the cache is damaged or not writable.
+        ArtifactError: a wheel cannot be had, a hash is wrong, or the cache is not writable.
         ValueError: a wheel holds a member that would be written outside its folder.
     """
     root = cache_dir(cache)
     folder = root / "artifacts" / archive.sha256
-    part = folder.with_name(f"{folder.name}.part")
-    if not folder.is_dir() or part.is_dir():
+    if not folder.is_dir() or any(folder.parent.glob(f"{folder.name}.*")):
         try:
-            _fetch_absent(archive, root, folder, part)
+            _fetch_absent(archive, root, folder)
         except OSError as error:
             if not folder.is_dir():  # else another process was faster, and theirs is as good
                 raise ArtifactError(disk_sentence(root, error)) from error
-    _check(folder, verify)
+    if damage := _damage(archive, folder, root, verify):
+        sys.stderr.write(f"{folder} is damaged ({damage}); fetching it again\n")
+        try:
+            _fetch_absent(archive, root, folder, again=True)
+        except (OSError, ArtifactError) as error:
+            raise ArtifactError(
+                f"{folder} is damaged ({damage}) and could not be fetched again ({reason(error)}); "
+                "delete that folder, or choose another cache with --cache_dir or $PROBEJAX_CACHE"
+            ) from error
     return folder
 
 
-def _fetch_absent(archive: Archive, root: Path, folder: Path, part: Path) -> None:
+def _fetch_absent(archive: Archive, root: Path, folder: Path, again: bool = False) -> None:
+    """Fetches what is not there, or is damaged, and removes what killed processes left behind."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f"{folder.name}.part")
     what = archive.joined or archive.wheels[0].filename
     with _lock(folder.with_name(f"{folder.name}.lock"), what) as locked:
+        _remove_leftovers(folder)
         # Whoever holds the lock owns `part`: what a killed process left there is ours.
-        if folder.is_dir():
+        if folder.is_dir() and not (again and _damage(archive, folder, root, True)):
             if locked:
                 shutil.rmtree(part, ignore_errors=True)
             return
@@ -144,6 +165,8 @@ def _fetch_absent(archive: Archive, root: Path, folder: Path, part: Path) -> Non
             if fresh.exists():
                 shutil.rmtree(fresh)
             _unpack(archive, paths, fresh)
+            if again:
+                os.rename(folder, part / f"damaged-{os.getpid()}")
             os.rename(fresh, folder)
             _flush_folder(folder.parent)
         except BaseException as error:
@@ -154,26 +177,54 @@ def _fetch_absent(archive: Archive, root: Path, folder: Path, part: Path) -> Non
         shutil.rmtree(part, ignore_errors=True)
 
 
+def _remove_leftovers(folder: Path) -> None:
+    """Removes the folders of processes that died where there are no locks, a day after."""
+    for left in folder.parent.glob(f"{folder.name}.part-*"):
+        if time.time() - left.stat().st_mtime > _DAY:
+            shutil.rmtree(left, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def _lock(path: Path, what: str) -> Iterator[bool]:
-    """Holds a lock that dies with the process; yields False where there are no such locks."""
-    with open(path, "ab") as file:
-        locked = False
-        if sys.platform != "win32":
+    """Holds a lock that dies with the process; yields False where there are no such locks.
+
+    Its file is removed in the end. Whoever waited for it meanwhile takes the file that is there.
+    """
+    while True:
+        with open(path, "ab") as file:
+            locked = sys.platform != "win32" and _take(file, what)
+            if locked and not _is_at(file, path):
+                continue
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                locked = True
-            except BlockingIOError:
-                sys.stderr.write(f"waiting for another process that is fetching {what}\n")
-                fcntl.flock(file, fcntl.LOCK_EX)
-                locked = True
-            except OSError:  # a network file system without locks
-                pass
-        yield locked
+                yield locked
+            finally:
+                with contextlib.suppress(OSError):  # Windows removes no open file
+                    path.unlink()
+            return
+
+
+def _take(file: IO[bytes], what: str) -> bool:
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.stderr.write(f"waiting for another process that is fetching {what}\n")
+            fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:  # a network file system without locks
+        return False
+    return True
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Says whether an open file is still the one of this name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _unpack(archive: Archive, paths: list[Path], fresh: Path) -> None:
-    """Writes the kept members and, last, manifest.json: `{name: [size in bytes, sha256]}`."""
+    """Writes the kept members and, last, manifest.json, a `_Manifest`."""
     names = []
     for path in paths:
         with zipfile.ZipFile(path) as opened:
@@ -206,25 +257,23 @@ def _unpack(archive: Archive, paths: list[Path], fresh: Path) -> None:
         _flush_folder(Path(parent))
 
 
-def _check(folder: Path, verify: bool) -> None:
-    advice = f"delete the folder {folder} and run again"
+def _damage(archive: Archive, folder: Path, root: Path, anew: bool) -> str | None:
+    """Says what is wrong with an unpacked archive, None if nothing is."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = read_json(folder / "manifest.json", _Manifest, "fetch it again")
+        for name in manifest:
+            refuse_outside(name, "manifest.json")
     except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{folder} has no readable manifest.json ({error}); {advice}"
-        ) from error
-    for name, (size, sha256) in manifest.items():
+        return reason(error)
+    if archive.joined and manifest.get(archive.joined, (0, ""))[1] != archive.sha256:
+        return f"manifest.json does not hold {archive.joined} with sha256 {archive.sha256}"
+    for name, (size, _) in manifest.items():
         path = folder / name
         found = path.stat().st_size if path.is_file() else "no"
         if found != size:
-            raise ArtifactError(
-                f"{path} is damaged: expected {size} bytes, found {found}; {advice}"
-            )
-        if verify and (digest := sha256_of(path)) != sha256:
-            raise ArtifactError(
-                f"{path} is damaged: expected sha256 {sha256}, found {digest}; {advice}"
-            )
+            return f"{name}: expected {size} bytes, found {found}"
+    hashes = {folder / name: sha256 for name, (_, sha256) in manifest.items()}
+    return damaged(hashes, root / "checked" / f"{archive.sha256}.json", anew=anew)
 
 
 def _flush_folder(folder: Path) -> None:

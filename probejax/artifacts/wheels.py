@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from probejax.artifacts.cache import ArtifactError
+from probejax.artifacts.checked import sha256_of
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,3 @@ def _bytes_under(folder: Path) -> int:
             with contextlib.suppress(OSError):  # pip moves its files while we look
                 total += os.path.getsize(os.path.join(parent, name))
     return total
-
-
-def sha256_of(path: Path) -> str:
-    """Returns the hash of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
