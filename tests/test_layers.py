@@ -23,6 +23,9 @@ LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 
 # Inside a room, files import those that stand before them; what is not listed must not be cyclic.
 ORDER = {
+    "artifacts": (
+        "cache", "checked", "wheels", "archives", "hub_errors", "hub", "hub_models", "ids",
+    ),
     "tasks": (
         "registry", "classes", "csv_files", "folder", "plans", "splits", "distinct", "catalog",
         "draw",

@@ -1,17 +1,20 @@
 import json
+import os
 import shutil
 
 import gguf
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import strategies as st
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from safetensors.numpy import load_file, save_file
 
-from probejax import models
+from probejax import artifacts, models
 from probejax.models import gguf as gguf_module
 from probejax.models import safetensors, weights
 from tests import tiny_models
@@ -202,10 +205,35 @@ def test_folders_that_hold_no_model(tmp_path, arrays):
         FileNotFoundError, match=r"has no config\.json; --model wants a model folder"
     ):
         models.find(str(tmp_path))
-    with pytest.raises(
-        ValueError, match=r"--model=nonsense is no file, no folder and no Hugging Fa"
-    ):
-        models.find("nonsense")
+
+
+@pytest.mark.parametrize(
+    "spec, kind, said",
+    [
+        ("nonsense", ValueError, r"is no file, no folder and no Hugging Face id .* gemma-3-270m\."),
+        ("gemma-2-2b", ValueError, "did you mean google/gemma-2-2b or"),
+        ("gemma-270m", ValueError, r"; did you mean gemma-3-270m or"),
+        ("a/b/c", ValueError, "is no file, no folder and no Hugging Face id"),
+        ("./nothing", FileNotFoundError, r"--model=\./nothing: there is no nothing\.$"),
+        ("{here}/modle", FileNotFoundError, r"there is no .*/modle; did you mean .*/model\?$"),
+        ("{here}/model/x", FileNotFoundError, r"/model is a file and holds no x\.$"),
+        ("~nobody-at-all/x", FileNotFoundError, r"there is no ~nobody-at-all\.$"),
+        ("{here}/pipe", ValueError, "pipe is no regular file"),
+    ],
+)
+def test_what_is_no_model_is_said_without_a_request(spec, kind, said, tmp_path):
+    (tmp_path / "model").touch()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(kind, match=said):
+        models.find(spec.format(here=tmp_path))
+
+
+@hypothesis.given(st.text(max_size=300))
+def test_any_text_is_a_model_or_one_sentence(spec):
+    try:
+        models.find(spec)
+    except (FileNotFoundError, ValueError, artifacts.ArtifactError) as error:
+        assert "\n" not in str(error).replace(spec, "")
 
 
 def test_fingerprint_follows_the_weights_and_not_the_place(folder, tmp_path_factory):

@@ -9,7 +9,10 @@ from probejax.artifacts.archives import (
     study_tasks,
 )
 from probejax.artifacts.cache import ArtifactError, cache_dir
-from probejax.artifacts.hub import hub_file, hub_weights
+from probejax.artifacts.hub import hub_file, hub_file_if_any, snapshot
+from probejax.artifacts.hub_errors import NoSuchFile, NoSuchRepository
+from probejax.artifacts.hub_models import HubModel, hub_model, hub_weights
+from probejax.artifacts.ids import did_you_mean, exists, is_path, local_path, no_such_path
 from probejax.artifacts.wheels import Wheel
 
 __all__ = [
@@ -17,11 +20,22 @@ __all__ = [
     "STUDY_TASKS",
     "Archive",
     "ArtifactError",
+    "HubModel",
+    "NoSuchFile",
+    "NoSuchRepository",
     "Wheel",
     "cache_dir",
+    "did_you_mean",
+    "exists",
     "fetch",
     "gemma_3_270m",
     "hub_file",
+    "hub_file_if_any",
+    "hub_model",
     "hub_weights",
+    "is_path",
+    "local_path",
+    "no_such_path",
+    "snapshot",
     "study_tasks",
 ]

@@ -15,7 +15,7 @@ class ArtifactError(RuntimeError):
 def cache_dir(path: Location | None = None) -> Path:
     """Returns the cache folder: `path`, else $PROBEJAX_CACHE, else ~/.cache/probejax."""
     chosen = path or os.environ.get("PROBEJAX_CACHE") or "~/.cache/probejax"
-    return Path(chosen).expanduser().absolute()
+    return Path(os.path.expanduser(chosen)).absolute()
 
 
 def disk_sentence(root: Path, error: OSError) -> str:

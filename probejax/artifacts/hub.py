@@ -1,37 +1,30 @@
 """Named files from the Hugging Face Hub, never a whole repository, into `<cache>/hub`."""
 
-import errno
-import json
+import contextlib
+import os
+import re
 import sys
 from pathlib import Path
+from typing import Literal
 
 import huggingface_hub
 from huggingface_hub import errors
 
-from probejax.artifacts.cache import (
-    GEMMA_NOTICE,
-    ArtifactError,
-    Location,
-    cache_dir,
-    disk_sentence,
-    refuse_outside,
-)
+from probejax.artifacts.cache import ArtifactError, Location, cache_dir
+from probejax.artifacts.checked import damaged, sha256_of
+from probejax.artifacts.hub_errors import NoSuchFile, explained
+from probejax.foreign import file_name, reason
 
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
-_TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-_WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-# The errors of a disk; any other OSError while downloading is the network's.
-_DISK_ERRNOS = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
-}
+# The Hub has answered, or the client has looked into the cache already.
+_ANSWERS = (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError)
 
 
 def hub_file(
     repo_id: str, filename: str, revision: str | None = None, cache: Location | None = None
 ) -> Path:
-    """Returns one file of a model repository, fetched when absent.
+    """Returns one file of a model repository, fetched when absent, and again when damaged.
+
+    The cache keeps a file under the hash that the Hub gives of it, so that damage is found.
 
     Args:
         repo_id: as on the Hub, such as `google/gemma-2-2b`.
@@ -40,136 +33,119 @@ def hub_file(
         cache: the cache folder, see `cache_dir`.
 
     Raises:
+        NoSuchRepository: there is none, or it is private.
         ArtifactError: gated, missing or not reachable, or the cache is not writable.
     """
     root = cache_dir(cache)
     try:
-        return Path(
-            huggingface_hub.hf_hub_download(
-                repo_id, filename, revision=revision, cache_dir=root / "hub"
-            )
-        )
+        path = _download(repo_id, filename, revision, root)
     except Exception as error:
-        raise ArtifactError(_sentence(error, repo_id, filename, revision, root)) from error
+        if isinstance(error, _ANSWERS) or not (
+            known := _in_cache(repo_id, filename, revision, root)
+        ):
+            raise explained(error, repo_id, filename, revision, root) from error
+        path = known  # the network failed in a way in which the client itself does not look there
+    if damage := _damage(path, root):
+        sys.stderr.write(f"{path} is damaged ({damage}); fetching it again\n")
+        try:
+            _download(repo_id, filename, snapshot(path, filename).name, root, force=True)
+            damage = _damage(path, root)
+        except Exception as error:
+            raise ArtifactError(
+                f"{path} is damaged ({damage}) and could not be fetched again ({reason(error)}); "
+                "run again where the Hugging Face Hub can be reached"
+            ) from error
+        if damage:
+            raise ArtifactError(
+                f"the Hugging Face Hub delivered a {filename} of {repo_id} that is not the file it "
+                f"announced ({damage}); run again later"
+            )
+    return path
 
 
-def hub_weights(repo_id: str, revision: str | None = None, cache: Location | None = None) -> Path:
-    """Returns a folder with a model's config.json, tokenizer files and safetensors weights.
+def hub_file_if_any(
+    repo_id: str, filename: str, commit: str, cache: Location | None = None
+) -> Path | None:
+    """Returns a file as `hub_file` does, or None if the repository holds none of that name.
 
-    The weights are model.safetensors or, without one, the files that model.safetensors.index.json
-    names. All files are of one commit, the one that `revision` means when config.json is fetched.
+    A commit never changes, so that what is known about it needs no request: this works offline.
 
     Raises:
-        ArtifactError: as for `hub_file`, or the repository holds no tokenizer or no such weights.
-        ValueError: the index names a file outside the repository.
+        ArtifactError: as for `hub_file`, but for a missing file.
     """
-    folder = hub_file(repo_id, "config.json", revision, cache).parent
-    commit = folder.name
-    found = [_if_exists(repo_id, name, commit, cache) for name in _TOKENIZERS]
-    if not any(found):
-        raise ArtifactError(
-            f"{repo_id} on the Hugging Face Hub holds no tokenizer: expected {_TOKENIZERS[0]} or "
-            f"{_TOKENIZERS[1]}; choose a repository that has one"
-        )
-    for name in _TOKENIZER_SETTINGS:
-        _if_exists(repo_id, name, commit, cache)
-    if "gemma" in repo_id.lower() and not any(folder.glob("*.safetensors")):
-        sys.stderr.write(GEMMA_NOTICE)
-    if _if_exists(repo_id, _WEIGHTS, commit, cache):
-        return folder
-    index = _if_exists(repo_id, _INDEX, commit, cache)
-    if index is None:
-        raise ArtifactError(
-            f"{repo_id} on the Hugging Face Hub holds neither {_WEIGHTS} nor {_INDEX}; choose a "
-            "repository with safetensors weights"
-        )
-    try:
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ArtifactError(
-            f"{index} is not a safetensors index (expected JSON with a weight_map, {error}); "
-            "delete the file and run again"
-        ) from error
-    for shard in shards:
-        refuse_outside(shard, _INDEX)
-        hub_file(repo_id, shard, commit, cache)
-    return folder
-
-
-def _if_exists(repo_id: str, filename: str, commit: str, cache: Location | None) -> Path | None:
-    # A commit never changes, so what is known about it needs no request: this works offline.
-    known = huggingface_hub.try_to_load_from_cache(
-        repo_id, filename, cache_dir=cache_dir(cache) / "hub", revision=commit
-    )
-    if known is not None:
-        return Path(known) if isinstance(known, str) else None
+    if _in_cache(repo_id, filename, commit, cache_dir(cache)) is False:
+        return None
     try:
         return hub_file(repo_id, filename, commit, cache)
-    except ArtifactError as error:
-        if _is_missing_file(error.__cause__):
-            return None
-        raise
+    except NoSuchFile:
+        return None
 
 
-def _is_missing_file(error: BaseException | None) -> bool:
-    # The Hub's client derives "not in the cache, and no network" from "no such file".
-    return isinstance(error, errors.EntryNotFoundError) and not isinstance(
-        error, errors.LocalEntryNotFoundError
+def hub_etag(repo_id: str, filename: str, commit: str, cache: Location | None = None) -> str | None:
+    """Returns the Hub's hash of a file, without fetching it; None if there is no such file.
+
+    Of large files that is the SHA-256 of their content. A file in the cache needs no request.
+
+    Raises:
+        ArtifactError: as for `hub_file`, but for a missing file.
+    """
+    root = cache_dir(cache)
+    known = _in_cache(repo_id, filename, commit, root)
+    if known is False:
+        return None
+    if known is not None:
+        return _etag(known) or sha256_of(known)
+    try:
+        url = huggingface_hub.hf_hub_url(repo_id, filename, revision=commit)
+        return huggingface_hub.get_hf_file_metadata(url).etag
+    except Exception as error:
+        explanation = explained(error, repo_id, filename, commit, root)
+        if not isinstance(explanation, NoSuchFile):
+            raise explanation from error
+    # As the client does when it looks for a file to fetch.
+    absent = (
+        root / "hub" / f"models--{repo_id.replace('/', '--')}" / ".no_exist" / commit / filename
+    )
+    with contextlib.suppress(OSError):
+        absent.parent.mkdir(parents=True, exist_ok=True)
+        absent.touch()
+    return None
+
+
+def snapshot(path: Path, filename: str) -> Path:
+    """Returns the folder of a file's commit, which is named by it."""
+    return path.parents[filename.count("/")]
+
+
+def _download(
+    repo_id: str, filename: str, revision: str | None, root: Path, force: bool = False
+) -> Path:
+    return Path(
+        huggingface_hub.hf_hub_download(
+            repo_id, filename, revision=revision, cache_dir=root / "hub", force_download=force
+        )
     )
 
 
-def _sentence(
-    error: Exception, repo_id: str, filename: str, revision: str | None, root: Path
-) -> str:
-    """Says in one sentence why a file of the Hub cannot be had and what to do."""
-    log_in = "set HF_TOKEN or run `hf auth login`"
-    wanted = f"cannot fetch {filename} of {repo_id} from the Hugging Face Hub"
-    reason = error
-    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        reason = error.__cause__
-    status = getattr(getattr(reason, "response", None), "status_code", None)
-
-    if isinstance(reason, errors.GatedRepoError):
-        return (
-            f"{wanted}: it is gated; accept its licence at https://huggingface.co/{repo_id}, then "
-            f"{log_in} with the same account"
-        )
-    if isinstance(reason, errors.RepositoryNotFoundError):
-        return (
-            f"{wanted}: there is no such repository, or it is private; check the spelling, or "
-            f"{log_in} with an account that may read it"
-        )
-    if isinstance(reason, errors.RevisionNotFoundError):
-        return f"{wanted}: it has no revision {revision!r}; check the spelling or leave it out"
-    if _is_missing_file(reason):
-        return (
-            f"{wanted}: there is no such file at revision {revision or 'main'}; compare "
-            f"https://huggingface.co/{repo_id}/tree/{revision or 'main'}"
-        )
-    if isinstance(reason, errors.HFValidationError):
-        return f"{wanted}: not a repository id, expected owner/name ({_line(reason)})"
-    if isinstance(reason, errors.DisabledRepoError):
-        return f"{wanted}: its owner or the Hub has disabled it; choose another repository"
-    if status in (401, 403):
-        return (
-            f"{wanted}: access was refused (HTTP {status}); accept its licence at "
-            f"https://huggingface.co/{repo_id} if it has one, then {log_in} with a token that may "
-            "read it"
-        )
-    if status is not None:
-        return f"{wanted}: the Hub answered with HTTP {status}; run again later"
-    if isinstance(reason, errors.OfflineModeIsEnabled):
-        return (
-            f"{wanted}: it is not in {root / 'hub'} and offline mode is on; unset HF_HUB_OFFLINE, "
-            "or give a local folder instead"
-        )
-    if isinstance(reason, OSError) and reason.errno in _DISK_ERRNOS:
-        return disk_sentence(root, reason)
-    return (
-        f"{wanted}: it is not in {root / 'hub'} and the download failed ({_line(reason)}); check "
-        "the network and run again, or give a local folder instead"
+def _in_cache(
+    repo_id: str, filename: str, revision: str | None, root: Path
+) -> Path | Literal[False] | None:
+    """Returns a file of the cache, False if it is known that there is none, None if nothing is."""
+    known = huggingface_hub.try_to_load_from_cache(
+        repo_id, filename, cache_dir=root / "hub", revision=revision
     )
+    return Path(known) if isinstance(known, str) else None if known is None else False
 
 
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+def _damage(path: Path, root: Path) -> str | None:
+    etag = _etag(path)
+    if etag is None:
+        return None
+    repository = path.parts[len((root / "hub").parts)]
+    return damaged({path: etag}, root / "checked" / f"{file_name(repository)}.json")
+
+
+def _etag(path: Path) -> str | None:
+    """Returns the hash that a file of the cache is kept under; None where there are no links."""
+    name = os.path.basename(os.readlink(path)) if path.is_symlink() else ""
+    return name if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", name) else None

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +13,38 @@ import jax.numpy as jnp
 import tokenizers
 
 from probejax import artifacts
-from probejax.foreign import open_regular, read_json
+from probejax.foreign import open_regular, read_json, require_regular
 from probejax.models import gguf_config, hf_config, safetensors, tokens, weights
-from probejax.models.config import GemmaConfig
+from probejax.models.config import PRESETS, GemmaConfig
 from probejax.models.gguf import Gguf
 from probejax.models.gguf_header import parts
 from probejax.models.transformer import Transformer
 
 PINNED = {"gemma-3-270m": artifacts.gemma_3_270m}  # models that come without an account
+# What may be meant by a name with a slip in it. Base models of Gemma 3 end in -pt, but for one.
+_BASES = {name: name if name[:7] == "gemma-2" else f"{name}-pt" for name in PRESETS} | {
+    "gemma-3-270m": "gemma-3-270m"
+}
+_KNOWN = (*(f"google/{n}" for name in _BASES for n in (_BASES[name], f"{name}-it")), *PINNED)
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on the disk, not yet read.
+    """A checkpoint on the disk, not yet read; one on the Hub, of which only small files are here.
 
     Attributes:
       name: label in results, e.g. `gemma-3-270m`.
       path: a GGUF file or a folder of safetensors.
       fingerprint: hash that changes when the weights or the config do.
+      fetch_weights: brings those that are still on the Hub.
     """
 
     name: str
     path: Path
     fingerprint: str
+    fetch_weights: Callable[[], None] = dataclasses.field(
+        default=lambda: None, repr=False, compare=False
+    )
 
     @functools.cached_property
     def config(self) -> GemmaConfig:
@@ -55,7 +65,13 @@ class Checkpoint:
     def transformer(
         self, n_layers: int | None, dtype: Any, mesh: jax.sharding.Mesh | None = None
     ) -> Transformer:
-        """Reads the weights of the first `n_layers` blocks, or of all of them."""
+        """Reads the weights of the first `n_layers` blocks, or of all of them.
+
+        Raises:
+          ArtifactError: they are on the Hub and could not be fetched.
+          ValueError: a file is damaged, or not of this model.
+        """
+        self.fetch_weights()
         if self.path.is_file():
             source = self._gguf
         else:
@@ -82,7 +98,7 @@ class LanguageModel:
 
 
 def find(spec: str, *, cache_dir: str | Path | None = None) -> Checkpoint:
-    """Locates a model and fetches it if need be; its weights stay on the disk.
+    """Locates a model; its weights stay on the disk, or on the Hub until they are asked for.
 
     Args:
       spec: `gemma-3-270m`; a GGUF file; a folder with config.json and safetensors; or the id of a
@@ -94,22 +110,44 @@ def find(spec: str, *, cache_dir: str | Path | None = None) -> Checkpoint:
       ArtifactError: the files could not be fetched.
       ValueError: a spec that is none of these.
     """
-    path = Path(spec).expanduser()
+    path = artifacts.local_path(spec)
     if spec in PINNED:
         path = PINNED[spec](cache_dir)
-    elif path.is_dir():
+    elif os.path.isdir(path):
         safetensors.files(path)
         if not (path / "config.json").exists():
             raise FileNotFoundError(f"{path} has no config.json; --model wants a model folder.")
-    elif not path.is_file():
-        if spec.count("/") != 1 or spec.startswith((".", "/", "~")):
-            raise ValueError(
-                f"--model={spec} is no file, no folder and no Hugging Face id (owner/name); "
-                f"without an account there is {', '.join(PINNED)}."
-            )
-        path = artifacts.hub_weights(spec, cache=cache_dir)
-    name = spec.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
-    return Checkpoint(name, path, _fingerprint(path))
+    elif artifacts.exists(path):
+        require_regular(path)
+    else:
+        return _find_on_hub(spec, cache_dir)
+    return Checkpoint(_name(spec), path, _fingerprint(path))
+
+
+def _name(spec: str) -> str:
+    return spec.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
+
+
+def _find_on_hub(spec: str, cache_dir: str | Path | None) -> Checkpoint:
+    if artifacts.is_path(spec):
+        raise FileNotFoundError(f"--model={spec}: {artifacts.no_such_path(spec)}")
+    repo_id = spec.rstrip("/")
+    if repo_id.count("/") != 1:
+        raise ValueError(
+            f"--model={spec} is no file, no folder and no Hugging Face id (owner/name); without an "
+            f"account there is {', '.join(PINNED)}{artifacts.did_you_mean(repo_id, _KNOWN) or '.'}"
+        )
+    try:
+        model = artifacts.hub_model(repo_id, cache=cache_dir)
+    except artifacts.NoSuchRepository as error:
+        near = artifacts.did_you_mean(repo_id, _KNOWN)
+        raise artifacts.NoSuchRepository(
+            f"--model={spec} is no file or folder here, and {error}{near}"
+        ) from error
+    digest = hashlib.sha256((model.folder / "config.json").read_bytes())
+    digest.update("".join(f"{file}:{etag};" for file, etag in model.weights.items()).encode())
+    fetch = functools.partial(artifacts.hub_weights, model, cache_dir)
+    return Checkpoint(_name(spec), model.folder, digest.hexdigest()[:16], fetch)
 
 
 def load(
