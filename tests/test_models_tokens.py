@@ -205,6 +205,22 @@ def test_small_vocabulary_merges_by_id_then_by_longer_left_part(tmp_path):
     assert small.token_to_id("▁▁") == 11
 
 
+def test_tokens_that_ollama_calls_normal_are_user_defined(path, ours):
+    """It keeps SentencePiece's scores, 0 for these, and spells their spaces with the sign."""
+    fields = gguf_header.read_header(path).fields
+    words = [tokens._spelled(t) for t in fields["tokenizer.ggml.tokens"]]
+    kinds = fields["tokenizer.ggml.token_type"]
+    scores = [
+        s if kind == 1 else 0.0
+        for s, kind in zip(fields["tokenizer.ggml.scores"], kinds, strict=True)
+    ]
+    found = tokens._Fields(
+        tokens=words, token_type=[1 if kind == 4 else kind for kind in kinds], scores=scores
+    )
+    assert tokens._kinds(found) == kinds
+    assert tokens._unknown(found) == ours.token_to_id("<unk>")
+
+
 def test_other_tokenizers_are_refused(tmp_path):
     gpt2 = header_only(tmp_path / "a.gguf", lambda w: w.add_tokenizer_model("gpt2"))
     with pytest.raises(ValueError, match="holds a 'gpt2' tokenizer"):

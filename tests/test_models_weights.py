@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from probejax import artifacts, models
 from probejax.models import gguf as gguf_module
 from probejax.models import safetensors, weights
-from tests import tiny_models
+from tests import gguf_files, tiny_models
 
 # Four key/value heads, so that every cut axis divides by the four devices.
 CONFIG = tiny_models.change(tiny_models.GEMMA3, n_kv_heads=4, d_vocab=64)
@@ -249,28 +249,11 @@ def test_fingerprint_follows_the_weights_and_not_the_place(folder, tmp_path_fact
 
 
 def small_gguf(path, arrays):
-    """A GGUF file of the tiny model, some tensors quantised, norms as llama.cpp keeps them."""
-    theirs = {gguf_module.hf_name(n): n for n in gguf_names(CONFIG.n_layers)}
-    writer = gguf.GGUFWriter(path, "gemma3")
-    for name, x in arrays.items():
-        x = x + 1 if name.endswith("norm.weight") else x
-        if "mlp.up_proj" in name:
-            kind = gguf.GGMLQuantizationType.Q8_0
-            writer.add_tensor(theirs[name], gguf.quants.quantize(x, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(theirs[name], np.ascontiguousarray(x))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def gguf_names(n_layers):
-    """llama.cpp's own list of a Gemma 3's tensors."""
-    stems = gguf.MODEL_TENSORS[gguf.MODEL_ARCH.GEMMA3]
-    names = [gguf.TENSOR_NAMES[stem] + ".weight" for stem in stems]
-    return [n.format(bid=i) for n in names for i in range(n_layers if "{bid}" in n else 1)]
+    """A GGUF file of the tiny model, some tensors quantised."""
+    q8 = gguf.GGMLQuantizationType.Q8_0
+    return gguf_files.model(
+        path, CONFIG, arrays, kinds={name: q8 for name in arrays if "mlp.up_proj" in name}
+    )
 
 
 def test_gguf_tensors_equal_the_arrays(arrays, tmp_path):

@@ -71,12 +71,13 @@ class Checkpoint:
           ArtifactError: they are on the Hub and could not be fetched.
           ValueError: a file is damaged, or not of this model.
         """
+        config = self.config  # first: it may say that these are no weights to read
         self.fetch_weights()
         if self.path.is_file():
             source = self._gguf
         else:
             source = safetensors.text_model(safetensors.Safetensors(self.path))
-        return weights.load(self.config, source, n_layers=n_layers, dtype=dtype, mesh=mesh)
+        return weights.load(config, source, n_layers=n_layers, dtype=dtype, mesh=mesh)
 
     def tokenizer(self) -> tokenizers.Tokenizer:
         """Reads the tokenizer."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from probejax.models import config as configs
@@ -139,7 +140,7 @@ def from_gguf(fields: Mapping[str, Any], name: str, d_vocab: int) -> GemmaConfig
         final_softcap=(
             header.final_softcap if gemma3 else choose("final_softcap", header.final_softcap)
         ),
-        norm_eps=round(header.norm_eps, 12),  # stored as float32
+        norm_eps=float(str(np.float32(header.norm_eps))),  # stored as float32, meant as a decimal
     )
 
 

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from safetensors import safe_open
 
-from probejax.foreign import DamagedFile, parsing, read_json, require_regular
+from probejax.foreign import DamagedFile, file_name, parsing, read_json, require_regular
 from probejax.models.quantised import require_floats
 from probejax.models.weights import HEAD, Renamed
 
@@ -81,7 +81,8 @@ def files(folder: Path) -> list[Path]:
             "--model wants a Hugging Face model folder."
         )
     named = sorted(set(read_json(index, _Index, _ADVICE).weight_map.values()))
-    if away := [name for name in named if Path(name).name != name or "\\" in name]:
+    away = [n for n in named if file_name(n) != n or not n.endswith(".safetensors")]
+    if away:
         raise DamagedFile(f"{index} names {away[0]!r}, which is no file of its folder; {_ADVICE}.")
     if not named:
         raise DamagedFile(f"{index} names no file; {_ADVICE}.")

@@ -31,6 +31,9 @@ class _Module(nnx.Module):
         dtypes = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
         return f"{type(self).__name__}({sum(leaf.size for leaf in leaves):,} {dtypes} parameters)"
 
+    def __str__(self) -> str:
+        return repr(self)
+
 
 class RMSNorm(_Module):
     """Root-mean-square norm with the gain `1 + weight`."""
@@ -170,10 +173,11 @@ class Transformer(_Module):
         self.tied = True  # False where the checkpoint's output head is not the embedding
 
     def __repr__(self) -> str:
-        vocabulary, width = self.embed_tokens[...].shape
+        table = self.embed_tokens.get_value()
+        vocabulary, width = table.shape
         return (
             f"Transformer({len(self.layers)} blocks of width {width}, {vocabulary} tokens, "
-            f"{self.embed_tokens[...].dtype})"
+            f"{table.dtype})"
         )
 
     def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:

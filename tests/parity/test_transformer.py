@@ -90,7 +90,10 @@ def run_theirs(model, ids, mask):
     found, handles = {}, []
 
     def keep(layer):
-        return lambda module, given, output: found.__setitem__(layer, output.numpy())
+        def hook(module, given, output):  # a tuple in transformers 4
+            found[layer] = (output[0] if isinstance(output, tuple) else output).numpy()
+
+        return hook
 
     for layer, block in enumerate(model.model.layers):
         handles.append(block.register_forward_hook(keep(layer)))
@@ -136,6 +139,8 @@ def test_rope(pair, layer):
     x = random(1, 6, 4, 16)
     rotary, where = theirs.model.rotary_emb, torch.tensor(positions)
     kind = [theirs.config.layer_types[layer]] if hasattr(rotary, "layer_types") else []
+    if theirs.config.layer_types[layer] == "sliding_attention":  # a module of its own in version 4
+        rotary = getattr(theirs.model, "rotary_emb_local", rotary)
     cos, sin = (each[:, :, None].numpy() for each in rotary(torch.tensor(x), where, *kind))
     half = np.concatenate([-x[..., 8:], x[..., :8]], axis=-1)
     block = ours.layers[layer].self_attn
