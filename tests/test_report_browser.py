@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from probejax.analysis.labels import signed
+from probejax.analysis.page import charts
+from probejax.analysis.page.charts import Series
 from probejax.analysis.report import report
 from tests.report_cases import CONFIG, TASKS, without_figures, write_run
 
@@ -223,4 +225,38 @@ def test_print_leaves_out_what_cannot_be_used_on_paper(browser, run):
     dot = page.evaluate("getComputedStyle(document.querySelector('.forest .dot')).fill")
     assert dot == "rgb(11, 111, 179)"  # the light scheme's, though the screen is dark
     assert page.locator("header .forest").is_visible() and len(page.pdf()) > 20_000
+    page.close()
+
+
+def test_everything_is_unfolded_on_paper_and_as_before_afterwards(browser, run):
+    page = _open(browser, run)
+    folded = page.locator("details:not([open])")
+    before = folded.count()
+    page.evaluate(
+        "window.seen = 0; addEventListener('beforeprint', () => { window.seen = "
+        "document.querySelectorAll('details:not([open])').length + 1; })"
+    )
+    assert before > len(TASKS) and len(page.pdf(format="A4")) > 20_000
+    assert page.evaluate("window.seen") == 1  # the page's own listener came first
+    assert folded.count() == before
+    page.close()
+
+
+CUT = """[...document.querySelectorAll("figure svg.chart text, .strip text")].filter(text => {
+  const svg = text.ownerSVGElement;
+  const frame = text.closest(".heat") ? svg : text.closest("figure, body");
+  const [a, b] = [text.getBoundingClientRect(), frame.getBoundingClientRect()];
+  return a.left < b.left - 1 || a.right > b.right + 1 || a.top < b.top || a.bottom > b.bottom;
+}).map(text => text.textContent)"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_text_of_a_chart_is_cut(browser, run, width):
+    page = _open(browser, run, width=width)
+    page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
+    assert page.evaluate(CUT) == []
+    label = "test AUC, sae_k16 (gemma-3-270m/layer_9/width_16k/average_l0_40, trained elsewhere)"
+    chart = charts.lines([Series("", "s0", [2, 3], [0.5, 0.7])], label, label, label)
+    page.evaluate("html => document.querySelector('figure').innerHTML = html", chart)
+    assert page.evaluate(CUT) == []
     page.close()

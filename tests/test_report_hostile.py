@@ -40,7 +40,7 @@ def _write(out, names, told):
         table[field] = table[field].map(lambda x, text=text: text + x if x else x)
     task = table["task"].iloc[0]
     story = Story(
-        told, {told: [told]}, {task: [Example(0, told)]},
+        told, {told: [told]}, {task: [Example(0, told, told)]},
         {task: {told: [Latent(3, 0.0, 1.0, told), Latent(4, 0.0, 1.0, LINKED)]}},
         {sae_id: {"architecture": told + sae_id[-2:], "l0": None, "released": told}
          for sae_id in table["sae_id"].unique() if sae_id},

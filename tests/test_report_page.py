@@ -4,18 +4,23 @@ import contextlib
 import html
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from probejax import analysis
-from probejax.analysis.labels import signed
+from probejax import analysis, tasks
+from probejax.analysis.examples import Example, examples
+from probejax.analysis.labels import signed, tasks_in_order, title
 from probejax.analysis.page.axes import Scale, apart
+from probejax.analysis.page.page import Story
 from probejax.analysis.report import report, report_published
-from probejax.analysis.run import read_run
+from probejax.analysis.run import Latent, read_run
+from probejax.analysis.tables import results_table
 from probejax.analysis.ties import TIE_RULES
 from probejax.analysis.verdict import verdict
+from probejax.tasks.registry import NAMES
 from tests.published_cases import PUBLISHED, golden
-from tests.report_cases import ARROWS, CONFIG, NARROW, TASKS, without_figures, write_run
+from tests.report_cases import ARROWS, CONFIG, NARROW, TASKS, unit, without_figures, write_run
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +116,52 @@ def test_hostile_names_and_prompts_stay_text(tmp_path):
     assert "alert(0)" in page and "<script>alert" not in page and "<b>&" not in page
 
 
+def test_quiver_cell_and_tie_are_explained_before_the_figure(run):
+    first = run[2][run[2].index("<header") : run[2].index('class="forest"')]
+    assert re.findall("<dfn>(.*?)</dfn>", first) == ["quiver", "cell", "tie"]
+
+
+def test_tasks_stand_in_the_study_s_order_everywhere(run):
+    page = run[2]
+    for regime in ("scarcity", "imbalance", "label_noise"):
+        section = page[page.index(f'<section id="{regime}"') :]
+        section = section[: section.index("</section>")]
+        assert re.findall('data-head="(.*?)"', section) == [t for t in NAMES if t in TASKS]
+    assert re.findall('id="task-(.*?)"', page) == [t for t in NAMES if t in TASKS]
+    others = ["b", "118_us_state_FL_2", *reversed(TASKS), "a"]
+    in_order = [*(t for t in NAMES if t in TASKS), "118_us_state_FL_2", "a", "b"]
+    assert tasks_in_order(others) == in_order
+
+
+@pytest.mark.parametrize("names", [None, ("male", "<b>female</b>")])
+def test_classes_have_the_names_that_the_task_gives_them(tmp_path, monkeypatch, names):
+    task = object.__new__(tasks.Task)
+    for field, value in {"prompts": ("a", "b"), "labels": np.array([0, 1])}.items():
+        object.__setattr__(task, field, value)
+    object.__setattr__(task, "class_names", names)
+    monkeypatch.setattr(tasks, "load", lambda name, **options: task)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "own.csv").write_text("prompt,target\n")
+    found = examples(["own"], str(tmp_path / "tasks"), tmp_path / "no_cache")
+    shown = names or ("0", "1")
+    assert found == {"own": [Example(0, "a", shown[0]), Example(1, "b", shown[1])]}
+    story = Story(
+        examples={TASKS[0]: found["own"]},
+        latents={TASKS[0]: {"sae_k16": [Latent(3, 0.0, 1.0, None)]}},
+    )
+    table = results_table([unit(TASKS[0], *arrow) for arrow in ARROWS[:3]])
+    report(tmp_path, table, story=story)
+    page = (tmp_path / "report.html").read_text()
+    for name in map(html.escape, shown):
+        assert f'<i class="label">{name}</i>' in page and f"mean, class {name}" in page
+
+
+def test_no_table_stands_on_the_page_twice(run):
+    found = re.findall("<table.*?</table>", run[2])
+    found = [table for table in found if "latent of" not in table]  # alike in these units
+    assert len(found) > 15 and len(found) == len(set(found))
+
+
 def test_an_unfinished_run_says_so(tmp_path):
     out = write_run(tmp_path / "run", tasks=TASKS[:3])
     for path in sorted((out / "units").iterdir())[::2]:
@@ -127,6 +178,15 @@ def test_only_baselines_so_far(tmp_path):
     report(out, cache_dir=tmp_path / "no_cache")
     page = _plain((out / "report.html").read_text())
     assert "There is nothing to compare yet." in page and "Unfinished: 4 of" in page
+    results = pd.read_csv(out / "results.csv")
+    means = results.groupby(["regime", "method"])["test_auc"].mean()
+    for regime in ("standard", "scarcity", "covariate_shift"):
+        best = means[regime].idxmax()
+        assert f"{title(regime).lower()} {means[regime, best]:.4f} ({best})" in page
+    for auc in means:  # the table of every regime
+        assert f"{auc:.4f}" in page
+    linked = set(re.findall('href="#([^"]+)"', (out / "report.html").read_text()))
+    assert all(f'id="{anchor}"' in (out / "report.html").read_text() for anchor in linked)
 
 
 def test_two_runs_side_by_side_compare_protocols(tmp_path):

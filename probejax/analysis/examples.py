@@ -11,10 +11,11 @@ _BEGINNING, _END = 110, 90  # characters kept of a long prompt; probes read its 
 
 
 class Example(NamedTuple):
-    """A prompt, shortened in the middle, and its label."""
+    """A prompt, shortened in the middle, its label and what the task calls the label's class."""
 
     label: int
     prompt: str
+    name: str
 
 
 def examples(
@@ -45,8 +46,17 @@ def examples(
                 chosen.setdefault(prompt, label)
             if len(chosen) == 2 * each:
                 break
-        found[name] = sorted(Example(label, shorten(prompt)) for prompt, label in chosen.items())
+        classes = class_names(task)
+        found[name] = sorted(
+            Example(label, shorten(prompt), classes[label]) for prompt, label in chosen.items()
+        )
     return found
+
+
+def class_names(task: tasks.Task) -> tuple[str, str]:
+    """Returns what a task calls its classes; their labels where it does not say."""
+    zero, one = getattr(task, "class_names", None) or ("0", "1")
+    return shorten(str(zero)), shorten(str(one))
 
 
 def shorten(prompt: str) -> str:

@@ -1,12 +1,13 @@
 """How regimes, levels, arrows and numbers are written for a reader."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from probejax import tasks
 from probejax.analysis.ties import sae_width, tie_orders
 
 TITLES = {
@@ -38,6 +39,12 @@ def level_text(regime: str, level: Value) -> str:
     if regime in ("imbalance", "label_noise"):
         return f"{100 * level:.0f} %"
     return f"{level:g}"
+
+
+def tasks_in_order(names: Iterable[str]) -> list[str]:
+    """Returns tasks in the study's order, any other after them by name."""
+    places = {name: place for place, name in enumerate(tasks.names())}
+    return sorted(names, key=lambda name: (places.get(name, len(places)), name))
 
 
 def number(value: Value, digits: int = 4) -> str:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from probejax.analysis.architectures import Study, architecture_name
 from probejax.analysis.group import Group
 from probejax.analysis.intervals import paired_bootstrap
-from probejax.analysis.labels import AXES, level_text, sae_l0, sae_names, title
+from probejax.analysis.labels import AXES, level_text, sae_l0, sae_names, tasks_in_order, title
 from probejax.analysis.ties import sae_width
 
 _BLUE, _LIGHT, _ORANGE, _GREY = "#0072B2", "#56B4E9", "#D55E00", "#666666"
@@ -288,6 +288,7 @@ def _task_bars(group: Group) -> Figure | None:
     if cells.empty:
         return None
     means = cells.groupby("task")[["baseline", "with_sae"]].mean()
+    means = means.loc[tasks_in_order(means.index)]
     means.loc["mean"] = means.mean()
     figure, (axes,) = _figure(1.6 + 0.75 * len(means), 4.2)
     names = group.head_to_head.get("covariate_shift", ("best of the baselines", "best with SAEs"))
@@ -304,7 +305,7 @@ def _task_bars(group: Group) -> Figure | None:
 def _heat(group: Group, regime: str) -> Figure:
     """Figure 16: the change of AUC of every task at every level."""
     table = group.compared(regime).pivot_table(index="task", columns="level", values="delta")
-    table = table.loc[table.mean(axis=1).sort_values(ascending=False).index]
+    table = table.loc[tasks_in_order(table.index)]
     figure, (axes,) = _figure(6.4, 1.6 + 0.11 * len(table))
     image = axes.imshow(table.to_numpy(), cmap="RdBu", vmin=-0.15, vmax=0.15, aspect="auto")
     levels = [level_text(regime, level) for level in table.columns]

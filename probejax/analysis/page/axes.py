@@ -96,6 +96,13 @@ def picture(body: str, label: str, width: Value = WIDTH, height: Value = HEIGHT)
     return f'<svg class="chart" role="img" aria-label="{esc(label)}" {size}>{body}</svg>'
 
 
+def _fitted(label: str, pixels: Value) -> str:
+    """Returns the attributes that squeeze a label into its axis if it is longer."""
+    if 7 * len(label) <= pixels:  # no letter of most fonts is wider at this size
+        return ""
+    return f' textLength="{px(pixels)}" lengthAdjust="spacingAndGlyphs"'
+
+
 @dataclass(frozen=True)
 class Frame:
     """The two scales of a chart, and what they measure."""
@@ -126,10 +133,12 @@ class Frame:
         middle = px((self.x.start + self.x.end) / 2)
         parts.append(f'<path class="axis" d="M{px(self.x.start)} {px(self.y.start)}')
         parts.append(f'H{px(self.x.end)}"/>')
-        parts.append(f'<text x="{middle}" y="{px(self.y.start + 33)}" class="xtick label">')
+        fit = _fitted(self.x_label, self.x.end - self.x.start)
+        parts.append(f'<text x="{middle}" y="{px(self.y.start + 33)}" class="xtick label"{fit}>')
         parts.append(f"{esc(self.x_label)}</text>")
         parts.append(f'<text transform="translate(12 {px((self.y.start + self.y.end) / 2)})')
-        parts.append(f' rotate(-90)" class="xtick label">{esc(self.y_label)}</text>')
+        fit = _fitted(self.y_label, self.y.start - self.y.end)
+        parts.append(f' rotate(-90)" class="xtick label"{fit}>{esc(self.y_label)}</text>')
         return "".join(parts)
 
 

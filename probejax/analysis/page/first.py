@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from probejax.analysis import intervals
+from probejax.analysis.comparisons import methods
 from probejax.analysis.group import Group
-from probejax.analysis.labels import Value, interval, percent, signed, title
+from probejax.analysis.labels import Value, interval, number, percent, signed, title
 from probejax.analysis.page.axes import esc, nice_ticks, tip
 from probejax.analysis.page.charts import legend
 from probejax.analysis.verdict import NEUTRAL, Verdict
@@ -19,15 +20,36 @@ _WORDS = {
     "ties": "ties decide",
 }
 
+_TERMS = (
+    '<p class="note">A <dfn>quiver</dfn> is the set of methods among which a practitioner picks '
+    "the one with the best validation AUC. A <dfn>cell</dfn> is one such pick: one task under one "
+    "condition with one random draw. A <dfn>tie</dfn> is a cell in which several methods share the "
+    "best validation AUC.</p>"
+)
+
 
 def first(group: Group, found: Verdict) -> str:
     """Returns the verdict on a group, its caveats and the figure of all regimes."""
     caveats = "".join(f"<li>{esc(text)}</li>" for text in found.caveats)
     caveats = f'<ul class="caveats">{caveats}</ul>' if caveats else ""
+    numbers = found.numbers if found.calls else f"{found.numbers} {_highest(group)}"
     return (
-        f'<p class="answer">{esc(found.answer)}</p><p class="numbers">{esc(found.numbers)}</p>'
-        f"{_forest(group, found)}{caveats}"
+        f'<p class="answer">{esc(found.answer)}</p><p class="numbers">{esc(numbers)}</p>'
+        f"{_TERMS if found.calls else ''}{_forest(group, found)}{caveats}"
     )
+
+
+def _highest(group: Group) -> str:
+    """Returns the best method of every regime, where no quivers are compared."""
+    parts = []
+    for regime in group.regimes:
+        rows = methods(group.table, regime)
+        rows = rows if rows.empty else rows[~rows["control"].astype(bool)]
+        if rows.empty:
+            continue
+        best = rows.sort_values("test_auc", ascending=False, kind="stable").iloc[0]
+        parts.append(f"{title(regime).lower()} {number(best['test_auc'])} ({best['label']})")
+    return f"Highest mean test AUC: {', '.join(parts)}." if parts else ""
 
 
 def _forest(group: Group, found: Verdict) -> str:
@@ -44,7 +66,7 @@ def _forest(group: Group, found: Verdict) -> str:
     body = "".join(_line(row, at, bool(low <= row["delta"] <= high)) for row in rows)
     ticks = "".join(
         f'<text x="{at(v)}" y="12" class="xtick">{signed(v, 3) if v else "0"}</text>'
-        for v in nice_ticks(low, high, 4)
+        for v in nice_ticks(low + room, high - room, 4)  # the page would cut one at its edge
     )
     keys = legend(
         [

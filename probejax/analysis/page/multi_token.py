@@ -6,11 +6,11 @@ from probejax.analysis.labels import title
 from probejax.analysis.multi_token import METHOD, PANELS, RULE
 from probejax.analysis.page.axes import esc
 from probejax.analysis.page.extras import block
-from probejax.analysis.page.tables import Cell, change, count, figure, limits, table
+from probejax.analysis.page.tables import Cell, change, count, limits, table
 
 
 def multi_token_block(rows: pd.DataFrame) -> str:
-    """Returns the panels and the methods of `multi_token`, nothing where it is empty."""
+    """Returns the panels of `multi_token`, nothing where it is empty."""
     if rows.empty:
         return ""
     rows = rows.assign(regime=rows["regime"].map(title))
@@ -30,21 +30,15 @@ def multi_token_block(rows: pd.DataFrame) -> str:
         ]
         for row in rows[rows["panel"] != METHOD].to_dict("records")
     ]
-    methods = [
-        [row["contender"], *named(row), figure(row["contender_auc"]), *_change(row)]
-        for row in rows[rows["panel"] == METHOD].to_dict("records")
-    ]
     rest = ["minus baseline", "95 %", "cells", "no partner"]
     wins = ["SAE wins", "95 %", "baseline wins", "95 %"]
     first = table(["panel", "baseline", "SAE probe", *where, *wins, *rest], panels)
-    second = table(["method", *where, "test AUC", "minus logreg", *rest[1:]], methods)
     text = (
         "<p>Last-token probes against each other; a pooled SAE probe against a last-token "
         "baseline, where one side alone reads all tokens; and both sides with the choice to pool. "
         f"{esc(RULE)}</p>"
     )
-    heading = "<h3>Every method against last-token logreg</h3>"
-    return block("multi_token", "Probes on all tokens", text, first, heading, second)
+    return block("multi_token", "Probes on all tokens", text, first)
 
 
 def limits_of(row: dict, side: str) -> Cell:
@@ -56,6 +50,4 @@ def limits_of(row: dict, side: str) -> Cell:
 def _change(row: dict) -> list[Cell]:
     ends = (row["ci_low"], row["ci_high"])
     cells = [count(row["cells"]), count(row["unpaired"])]
-    if row["baseline"] == row["contender"]:
-        return [*[Cell("\N{EN DASH}", None, "num")] * 2, *cells]
     return [change(row["delta"], 4, *ends), limits(*ends), *cells]

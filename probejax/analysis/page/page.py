@@ -101,7 +101,9 @@ def page(
     names = {"tasks": "Tasks", "multi_token": "All tokens", "architectures": "Architectures",
              "controls": "Controls", "protocols": "Paper or strict", "fits": "Fits",
              "faults": "Faults", "provenance": "Provenance", "left_out": "Left out"}  # fmt: skip
-    links += [(key, name) for key, name in names.items() if key == "tasks" or beside.get(key)]
+    there = {name for name, body in beside.items() if body}
+    there |= {"tasks"} if head.compared_regimes else set()
+    links += [(key, name) for key, name in names.items() if key in there]
     menu = "".join(f'<a href="#{esc(anchor)}">{esc(name)}</a>' for anchor, name in links)
     status = f'<p class="status">{esc(story.status)}</p>' if story.status else ""
     files = resources.files("probejax.analysis.page")

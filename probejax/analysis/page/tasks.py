@@ -8,7 +8,7 @@ import pandas as pd
 
 from probejax.analysis.examples import Example
 from probejax.analysis.group import Group
-from probejax.analysis.labels import AXES, level_text, number, signed, title
+from probejax.analysis.labels import AXES, level_text, number, signed, tasks_in_order, title
 from probejax.analysis.page import charts
 from probejax.analysis.page.axes import esc, link
 from probejax.analysis.page.charts import Series
@@ -40,18 +40,13 @@ def tasks_block(
     parts = [
         _task(name, task, spots[task], standard.get(task, ()), examples.get(task, ()),
               latents.get(task, {}))
-        for task in sorted(spots, key=_number)
+        for task in tasks_in_order(spots)
     ]  # fmt: skip
     field = '<label class="search">Find a task <input type="search" autocomplete="off"></label>'
     return (
         f'<section id="{esc(anchor)}" class="tasks"><h2>Task by task</h2>{field}'
         f"{''.join(parts)}</section>"
     )
-
-
-def _number(task: str) -> tuple[int, str]:
-    head = task.partition("_")[0]
-    return (int(head) if head.isdigit() else 10**9, task)
 
 
 class _Spot(NamedTuple):
@@ -116,7 +111,8 @@ def _task(
     body = [_prompts(examples), f'<div class="grid">{"".join(curves)}</div>']
     if standard:
         body.append(_reached(standard))
-    body += [_latents(method, cards) for method, cards in sorted(latents.items())]
+    names = {example.label: example.name for example in examples}
+    body += [_latents(method, cards, names) for method, cards in sorted(latents.items())]
     return (
         f'<details class="task" id="{esc(f"{name}-{task}")}"><summary><b>{esc(task)}</b> '
         f"{''.join(chips)}</summary>{''.join(body)}</details>"
@@ -156,7 +152,7 @@ def _prompts(examples: Sequence[Example]) -> str:
     if not examples:
         return ""
     items = "".join(
-        f'<li><i class="label">{example.label}</i> {esc(example.prompt)}</li>'
+        f'<li><i class="label">{esc(example.name)}</i> {esc(example.prompt)}</li>'
         for example in examples
     )
     return f'<ul class="prompts">{items}</ul>'
@@ -167,7 +163,7 @@ def _reached(rows: Sequence[tuple[str, float, float]]) -> str:
     return table(["standard conditions", "test AUC", "validation AUC"], body, plain=True)
 
 
-def _latents(method: str, cards: Sequence[Latent]) -> str:
+def _latents(method: str, cards: Sequence[Latent], names: Mapping[int, str]) -> str:
     body = []
     for card in cards:
         means = [figure(card.mean_0, 3), figure(card.mean_1, 3)]
@@ -178,5 +174,6 @@ def _latents(method: str, cards: Sequence[Latent]) -> str:
                 change(card.mean_1 - card.mean_0, 3),
             ]
         )
-    headings = [f"latent of {method}", "mean, class 0", "mean, class 1", "difference"]
+    means = [f"mean, class {names.get(label, label)}" for label in (0, 1)]
+    headings = [f"latent of {method}", *means, "difference"]
     return table(headings, body, plain=True)

@@ -14,6 +14,7 @@ from probejax.analysis.labels import (
     sae_l0,
     sae_names,
     signed,
+    tasks_in_order,
 )
 from probejax.analysis.page import charts
 from probejax.analysis.page.charts import Band, Point, Series
@@ -111,7 +112,7 @@ def scatter_chart(group: Group, regime: str) -> str:
 
 
 def heat_chart(group: Group, regime: str) -> str:
-    """Returns the change of AUC per task and level, the tasks that gain most on top."""
+    """Returns the change of AUC per task and level, tasks in the study's order."""
     cells = group.compared(regime)
     cells = cells[cells["level"].notna()]
     if cells["level"].nunique() < 2:
@@ -120,7 +121,7 @@ def heat_chart(group: Group, regime: str) -> str:
     means = spots[["baseline", "with_sae", "delta"]].mean().reset_index()
     names = spots[["baseline_label", "chosen_label"]].agg(_names).reset_index(drop=True)
     means = pd.concat([means, names], axis=1)
-    order = means.groupby("task")["delta"].mean().sort_values(ascending=False).index
+    order = tasks_in_order(means["task"].unique())
     levels = sorted(means["level"].unique())
     place = means["task"].map({task: i for i, task in enumerate(order)}).to_numpy()
     column = np.searchsorted(levels, means["level"])
@@ -139,7 +140,7 @@ def heat_chart(group: Group, regime: str) -> str:
     columns = [level_text(regime, level) for level in levels]
     axis = AXES.get(regime, "level")
     return charts.heat(
-        list(order), columns, values, texts, axis, f"Change of test AUC per task and {axis}"
+        order, columns, values, texts, axis, f"Change of test AUC per task and {axis}"
     )
 
 
@@ -154,6 +155,8 @@ def chosen_chart(group: Group, regime: str) -> str:
     if regime in group.head_to_head:
         return ""
     cells = group.compared(regime)
+    if cells.empty:
+        return ""
     if cells["level"].isna().all():
         counts = cells["chosen_label"].value_counts()
         styles = dict(zip(group.table.arrows["label"], group.table.arrows["is_sae"], strict=True))
