@@ -2,6 +2,7 @@
 
 import contextlib
 import html
+import os
 import re
 
 import numpy as np
@@ -18,6 +19,7 @@ from probejax.analysis.run import Latent, read_run
 from probejax.analysis.tables import results_table
 from probejax.analysis.ties import TIE_RULES
 from probejax.analysis.verdict import verdict
+from probejax.foreign import DamagedFile
 from probejax.tasks.registry import NAMES
 from tests.published_cases import PUBLISHED, golden
 from tests.report_cases import ARROWS, CONFIG, NARROW, TASKS, unit, without_figures, write_run
@@ -206,6 +208,17 @@ def test_two_runs_side_by_side_compare_protocols(tmp_path):
 def test_a_folder_without_units_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no finished units; run `python -m"):
         report(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"tasks": 3}', "{", "[" * 100_000, None])
+def test_a_damaged_configuration_is_named_and_damaged_timings_are_passed_over(tmp_path, text):
+    out = write_run(tmp_path / "run", tasks=TASKS[:1], arrows=ARROWS[:1])
+    for path in (*(out / "timings").iterdir(), out / "config.json"):
+        assert read_run(out).done == 1  # with damaged timings, too
+        path.unlink()
+        os.mkfifo(path) if text is None else path.write_text(text)
+    with pytest.raises(DamagedFile, match=r"config\.json is (damaged|no regular file)"):
+        read_run(out)
 
 
 def test_a_run_tells_what_it_ran_on(tmp_path):

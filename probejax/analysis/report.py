@@ -47,6 +47,7 @@ def report(
     Raises:
       FileNotFoundError: the folder holds no finished units.
       StorageError: the folder cannot be written, or a unit is damaged.
+      DamagedFile: a run's `config.json` is.
     """
     out = epath.Path(out)
     if results is None:

@@ -1,13 +1,13 @@
 """What is known of a run beside its results: how far it is, on what it ran, latents chosen."""
 
-import json
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from etils import epath
 
-from probejax import storage, tasks
+from probejax import foreign, storage, tasks
 from probejax.analysis.labels import percent
 
 _SHOWN = 10  # latents of a task in the report
@@ -57,11 +57,29 @@ class Run(NamedTuple):
         )
 
 
+class _Config(TypedDict, total=False):
+    """What is read of a run's configuration."""
+
+    tasks: list[str]
+    methods: list[str]
+    sae: list[str]
+    tasks_dir: str | None
+
+
+class _Timing(TypedDict, total=False):
+    """What is read of a unit's timing."""
+
+    seconds: dict[str, Any]
+    device: str
+    jax: str
+
+
 def read_run(out: epath.PathLike) -> Run:
     """Reads the finished units of a run; a run that is still going on is read as it stands.
 
     Raises:
         StorageError: a unit is damaged.
+        DamagedFile: `config.json` is.
     """
     store = storage.Store(out)
     payloads = list(store.read_all())
@@ -82,11 +100,9 @@ def read_run(out: epath.PathLike) -> Run:
 
 def _config(out: epath.Path) -> dict[str, Any]:
     path = out / "config.json"
-    try:
-        found = json.loads(path.read_text()) if path.exists() else {}
-    except (OSError, ValueError):
+    if not path.exists():
         return {}
-    return found if isinstance(found, dict) else {}
+    return foreign.read_json(path, _Config, "restore it, or delete it to report without it")
 
 
 def _expected(config: Mapping[str, Any], units: list[dict[str, Any]]) -> int | None:
@@ -146,12 +162,8 @@ def _timings(store: storage.Store) -> Iterator[dict[str, Any]]:
     if not store.timings.exists():
         return
     for path in store.timings.iterdir():
-        try:
-            timing = json.loads(path.read_text())
-        except (OSError, ValueError):
-            continue  # no result hangs on it
-        if isinstance(timing, dict):
-            yield timing
+        with contextlib.suppress(OSError, ValueError):  # no result hangs on it
+            yield foreign.read_json(path, _Timing, "delete it")
 
 
 def _latents(payload: Mapping[str, Any]) -> Iterator[tuple[str, str, list[Latent]]]:
