@@ -36,7 +36,7 @@ ORDER = {
     ),
     "saes": (
         "winners", "sae", "stored", "formats", "absent", "stream", "select", "quality", "describe",
-        "canonical", "releases", "suites", "random_sae", "registry", "architectures", "train",
+        "sae_lens_list", "releases", "suites", "random_sae", "registry", "architectures", "train",
         "fit",
     ),
     "solvers": ("codes", "batches", "cholesky", "interior_point", "l1", "newton", "l2", "few"),

@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from probejax import saes
 from probejax.foreign import DamagedFile
@@ -88,13 +91,62 @@ def test_a_damaged_record_is_named(shelf, tmp_path, text):
         saes.find(str(path))
 
 
-def test_what_does_not_exist_is_an_error_that_lists_what_does(shelf, tmp_path):
-    for spec in ("small/layer_7", str(tmp_path / "none.npz")):
-        with pytest.raises(FileNotFoundError) as caught:
-            saes.find(spec)
-        message = str(caught.value)
-        assert message.startswith(f"--sae={spec} is neither a file or folder with an SAE, nor a")
-        assert message.endswith("come with probejax: large, small/layer_1, small/layer_2.")
+@pytest.mark.parametrize(
+    "spec, near",
+    [
+        ("small", r"\."),
+        ("small/layer_7", r"; did you mean small/layer_2 or small/layer_1\?"),
+        ("gpt2-small-res-jc/blocks.8.hook_resid_pre", r"; did you mean gpt2-small-res-jb or .*\?"),
+    ],
+)
+def test_what_does_not_exist_is_an_error_that_lists_what_does(spec, near, shelf):
+    with pytest.raises(FileNotFoundError) as caught:
+        saes.find(spec)
+    message = str(caught.value)
+    assert message.startswith(f"--sae={spec} is neither a file or folder with an SAE, nor a")
+    assert re.search(f"with probejax: large, small/layer_1, small/layer_2{near}$", message)
+
+
+@pytest.mark.parametrize(
+    "spec, said",
+    [
+        ("{here}/none.npz", "there is no {here}/none.npz."),
+        (
+            "{here}/mine/layer_10",
+            "there is no {here}/mine/layer_10; did you mean {here}/mine/layer_1?",
+        ),
+        ("{here}/minee/layer_1/params.npz", "there is no {here}/minee; did you mean {here}/mine?"),
+        ("{here}/mine/file/x", "{here}/mine/file is a file and holds no x."),
+        ("mine/layer_10/params.npz", "there is no mine/layer_10; did you mean mine/layer_1?"),
+        ("mine/nothing/at/all", "there is no mine/nothing."),
+        ("./nothing", "there is no nothing."),
+        ("~/nothing", "there is no {here}/nothing."),
+        ("C:\\saes\\x", "there is no C:\\saes\\x."),
+    ],
+)
+def test_a_path_that_does_not_exist_says_where_it_ends(spec, said, shelf, tmp_path, monkeypatch):
+    write(tmp_path / "mine" / "layer_1")
+    (tmp_path / "mine" / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    spec, said = spec.format(here=tmp_path), said.format(here=tmp_path)
+    with pytest.raises(FileNotFoundError) as caught:
+        saes.find(spec)
+    assert str(caught.value).startswith(f"--sae={spec}: {said}")
+
+
+@pytest.mark.parametrize("end", ["", "/", "/params.npz", "/params.npz/"])
+def test_an_id_may_end_in_a_slash_or_in_the_sae_s_own_file(end, shelf):
+    assert saes.find(f"small/layer_1{end}") == saes.find("small/layer_1")
+
+
+@hypothesis.given(st.text(max_size=300))
+@hypothesis.settings(max_examples=300)
+def test_any_text_is_an_sae_or_one_sentence(spec):
+    try:
+        saes.find(spec)
+    except (FileNotFoundError, ValueError, artifacts.ArtifactError) as error:
+        assert "\n" not in str(error).replace(spec, "")
 
 
 def said(place):

@@ -1,10 +1,8 @@
 """Short ids of releases: what they mean, which files are fetched, and which pages exist."""
 
-import re
 import shutil
 
 import pytest
-from huggingface_hub import errors
 
 from probejax import artifacts, saes
 from probejax.saes import releases
@@ -61,21 +59,21 @@ def test_what_a_short_id_means(spec, repository, folder, model):
 
 
 def test_canonical_saes_are_those_of_the_published_list():
-    l0 = {
-        f"{size}-pt-res/layer_{layer}/width_{width}": value
-        for (name, width), layers in releases.CANONICAL.items()
-        if (found := re.fullmatch(r"gemma-scope-(\w+)-pt-res", name))
-        for size in found.groups()
-        for layer, value in layers.items()
-    }
-    assert l0["9b-pt-res/layer_20/width_16k"] == 68 and l0["9b-pt-res/layer_41/width_131k"] == 84
-    assert l0["2b-pt-res/layer_25/width_65k"] == 93 and l0["2b-pt-res/layer_12/width_1m"] == 107
-    assert l0["27b-pt-res/layer_22/width_131k"] == 82 and len(l0) == 90 + 58 + 3
+    found = {}
+    for spec in ("9b-pt-res 20 16k", "9b-pt-res 41 131k", "2b-pt-res 25 65k", "2b-pt-res 12 1m",
+                 "27b-pt-res 22 131k", "9b-it-res 9 131k", "2b-pt-att 0 16k"):  # fmt: skip
+        name, layer, width = spec.split()
+        release = releases.find(f"gemma-scope-{name}/layer_{layer}/width_{width}/canonical")
+        found[spec] = int(release.folder.rpartition("_")[2])
+    assert list(found.values()) == [68, 84, 93, 107, 82, 121, 104]
     with pytest.raises(ValueError, match=r"no canonical SAE in layer_20/width_262k; give its"):
         releases.find("gemma-scope-9b-pt-res/layer_20/width_262k/canonical")
 
 
-@pytest.mark.parametrize("spec", ["layer_1", "a/b", "../a/b/c", "/a/b/c", "a b/c/d", "x:1/2/3"])
+@pytest.mark.parametrize(
+    "spec",
+    ["", "layer_1", "a/b", "../a/b/c", "/a/b/c", "a b/c/d", "x:1/2/3", "tests/nothing/here"],
+)
 def test_other_texts_are_no_short_ids(spec):
     assert releases.find(spec) is None
 
@@ -120,6 +118,28 @@ def test_pages_of_other_releases(path, expected):
     assert releases.neuronpedia(path) == expected
 
 
+@pytest.mark.parametrize("family", releases.FAMILIES, ids=lambda family: family.repository)
+def test_an_id_may_end_in_a_slash_or_in_one_of_the_sae_s_own_files(family):
+    for name in ("", *filter(None, family.files)):
+        assert releases.folder_of(f"{family.example}/{name.rstrip('?')}") == family.example
+        assert releases.folder_of(f"{family.example}/{name.rstrip('?')}/") == family.example
+
+
+@pytest.mark.parametrize(
+    "spec, near",
+    [
+        ("gemma-scope-2b-pt-rez/layer_12/width_16k/average_l0_82", "google/gemma-scope-2b-pt-res"),
+        ("gemma_scope_9b_pt_res/layer_20/width_16k/average_l0_68", "google/gemma-scope-9b-pt-res"),
+        ("Llama3_1-8B-Base-LXR-16x/a/b", "fnlp/Llama3_1-8B-Base-LXR-8x"),
+        ("sea_bench_pythia70m_sweep_topk_ctx128_0730/a/b", "sae_bench_pythia70m_sweep_topk"),
+        ("lama_scope_lxr_8x/l15r_8x/x", "llama_scope_lxr_8x"),
+    ],
+)
+def test_a_slip_in_a_known_name_is_no_repository(spec, near):
+    with pytest.raises(ValueError, match=f"the name of no known release; did you mean .*{near}"):
+        releases.find(spec)
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A Hub of our golden files; what is asked of it is recorded."""
@@ -129,13 +149,17 @@ def hub(tmp_path, monkeypatch):
         asked.append((repository, filename, revision, cache))
         path = root / f"models--{repository.replace('/', '--')}" / "snapshots" / "c0ffee" / filename
         if not path.is_file():
-            try:
-                raise errors.EntryNotFoundError("404")
-            except errors.EntryNotFoundError as error:
-                raise artifacts.ArtifactError("there is no such file") from error
+            raise artifacts.NoSuchFile("there is no such file")
         return path
 
-    monkeypatch.setattr(releases, "hub_file", hub_file)
+    def hub_file_if_any(*names):
+        try:
+            return hub_file(*names)
+        except artifacts.NoSuchFile:
+            return None
+
+    monkeypatch.setattr(artifacts, "hub_file", hub_file)
+    monkeypatch.setattr(artifacts, "hub_file_if_any", hub_file_if_any)
 
     def add(repository, folder, golden):
         path = root / f"models--{repository.replace('/', '--')}" / "snapshots" / "c0ffee" / folder

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from probejax import foreign
+from probejax.artifacts import did_you_mean, exists, is_path, local_path, no_such_path
 from probejax.saes import absent, formats, random_sae, releases, suites
 from probejax.saes.formats import Files, Format
 from probejax.saes.sae import SAE
@@ -286,21 +287,28 @@ def find(spec: str, *, cache_dir: str | Path | None = None) -> SaeFile:
     if spec in by_id:
         return by_id[spec]
     where, variant = spec, ""
-    if "@" in spec and not os.path.exists(os.path.expanduser(spec)):
+    if "@" in spec and not exists(local_path(spec)):
         where, _, variant = spec.rpartition("@")
-    path = Path(os.path.expanduser(where))
-    if os.path.exists(path):
+    path = local_path(where)
+    if exists(path):
         if found := _describe(path, variant):
             return found
         raise FileNotFoundError(f"--sae={spec}: {absent.explain(path)}")
-    if release := releases.find(where):
+    where = releases.folder_of(where)
+    if where in by_id and not variant:
+        return by_id[where]
+    if not is_path(where) and (release := releases.find(where)):
         folder = releases.fetch(release, cache_dir)
         if found := _describe(folder, variant, f"{release.repository}/{release.folder}"):
             return dataclasses.replace(found, model=found.model or release.model)
+    first = where.partition("/")[0]
+    if is_path(where) or os.path.isdir(first):
+        raise FileNotFoundError(f"--sae={spec}: {no_such_path(where)}")
     raise FileNotFoundError(
         f"--sae={spec} is neither a file or folder with an SAE, nor a release on the Hub such as "
         f"{releases.FAMILIES[0].example}, nor random:<width>:<l0>, nor one of the SAEs that come "
-        f"with probejax: {', '.join(by_id) or 'none'}."
+        f"with probejax: {', '.join(by_id) or 'none'}"
+        f"{did_you_mean(where, by_id) or releases.did_you_mean(first) or '.'}"
     )
 
 

@@ -1,20 +1,18 @@
 """Known releases of SAEs: what a short id means, which files to fetch, and where their pages are.
 
 A short id is the name of the repository and the folder in it, such as
-`gemma-scope-9b-pt-res/layer_20/width_16k/average_l0_408`; with the owner in front, repositories
-that are not listed here work too.
+`gemma-scope-9b-pt-res/layer_20/width_16k/average_l0_408`, or SAELens' name of a release and an SAE,
+see `sae_lens_list`; with the owner in front, repositories that are not listed here work too.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from huggingface_hub import errors
-
-from probejax.artifacts import ArtifactError, hub_file
-from probejax.saes.canonical import CANONICAL
-
-_SAE_LENS = ("cfg.json", "sae_weights.safetensors")
+from probejax import artifacts
+from probejax.saes import sae_lens_list
+from probejax.saes.sae_lens_list import DICTIONARY_LEARNING, SAE_LENS
 
 
 class Family(NamedTuple):
@@ -74,7 +72,7 @@ FAMILIES = (
         "canrager",
         r"saebench_(gemma-2-2b|pythia-160m-deduped)_width-2pow\d+_date-(?:0107|1109)",
         r"[\w.-]+/resid_post_layer_\d+/trainer_\d+",
-        ("config.json", "ae.pt", "eval_results.json?"),
+        DICTIONARY_LEARNING,
         "{0}",
         "saebench_gemma-2-2b_width-2pow14_date-0107/"
         "gemma-2-2b_top_k_width-2pow14_date-0107/resid_post_layer_12/trainer_2",
@@ -83,7 +81,7 @@ FAMILIES = (
         "adamkarvonen",
         r"saebench_(gemma-2-2b|pythia-160m-deduped)_width-2pow\d+_date-010[48]",
         r"[\w.-]+/resid_post_layer_\d+/trainer_\d+",
-        ("config.json", "ae.pt", "eval_results.json?"),
+        DICTIONARY_LEARNING,
         "{0}",
         "saebench_gemma-2-2b_width-2pow12_date-0108/"
         "MatryoshkaBatchTopK_gemma-2-2b__0108/resid_post_layer_12/trainer_0",
@@ -92,7 +90,7 @@ FAMILIES = (
         "adamkarvonen",
         "temp",
         r"old_relu_google_gemma-2-2b_standard/resid_post_layer_\d+/trainer_\d+",
-        ("config.json", "ae.pt", "eval_results.json?"),
+        DICTIONARY_LEARNING,
         "gemma-2-2b",
         "temp/old_relu_google_gemma-2-2b_standard/resid_post_layer_12/trainer_0",
     ),
@@ -100,7 +98,7 @@ FAMILIES = (
         "andyrdt",
         r"saes-(?:llama-3.1-8b-instruct|qwen2.5-7b-instruct|gpt-oss-20b)",
         r"resid_post_layer_\d+/trainer_\d+",
-        ("config.json", "ae.pt", "eval_results.json?"),
+        DICTIONARY_LEARNING,
         "",
         "saes-qwen2.5-7b-instruct/resid_post_layer_15/trainer_1",
     ),
@@ -132,7 +130,7 @@ FAMILIES = (
         "jbloom",
         r"GPT2-Small-[\w-]+",
         r"[\w.]+",
-        _SAE_LENS,
+        SAE_LENS,
         "gpt2",
         "GPT2-Small-SAEs-Reformatted/blocks.8.hook_resid_pre",
     ),
@@ -170,30 +168,79 @@ class Release(NamedTuple):
     model: str | None
 
 
+_OWN_FILES = {
+    name.removesuffix("?") for family in FAMILIES for name in (*family.files, "checkpoints") if name
+}
+_SHORTEST = 8  # letters of a name that is compared with what was typed
+
+
+def folder_of(spec: str) -> str:
+    """Returns an id without the slashes, or the name of an SAE's own file, at its end."""
+    spec = spec.rstrip("/")
+    for name in sorted(_OWN_FILES, key=len, reverse=True):
+        spec = spec.removesuffix(f"/{name}")
+    return spec
+
+
 def find(spec: str) -> Release | None:
     """Returns the SAE that a short id means, None if the text is no such id.
 
     Raises:
-      ValueError: a `canonical` SAE that does not exist, or a folder that a known repository cannot
-        have; the message shows an example.
+      ValueError: an SAE that a known release does not have, or in a format that is not read; a
+        folder that a known repository cannot have; or a slip in a known name. The message shows an
+        example.
     """
     first, _, rest = spec.partition("/")
     second, _, last = rest.partition("/")
-    for family in FAMILIES:
-        for owner, name, folder in ((family.owner, first, rest), (first, second, last)):
-            found = re.fullmatch(family.repository, name)
-            if not found or owner != family.owner:
-                continue
-            if not re.fullmatch(family.folder, folder):
-                raise ValueError(
-                    f"{spec} is not laid out as the SAEs of {owner}/{name} are; expected something "
-                    f"like {family.example}."
-                )
-            folder = _canonical(name, folder)
-            return Release(f"{owner}/{name}", folder, family.files, _model(family, found.groups()))
-    if last and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*){2,}", spec):
-        return Release(f"{first}/{second}", last, _SAE_LENS, None)
+    if _is_listed(first, rest) and (listed := sae_lens_list.find(spec)):
+        family = _family(listed.repository)
+        model = _model(*family) if family else listed.model
+        return Release(*listed[:3], model)
+    for owner, name, folder in ((None, first, rest), (first, second, last)):
+        family, groups = _family(f"{owner}/{name}" if owner else name) or (None, ())
+        if family is None:
+            continue
+        repository = f"{family.owner}/{name}"
+        if not re.fullmatch(family.folder, folder):
+            raise ValueError(
+                f"{spec} is not laid out as the SAEs of {repository} are; expected something like "
+                f"{family.example}."
+            )
+        folder = _canonical(name, folder)
+        return Release(repository, folder, family.files, _model(family, groups))
+    if last and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*){2,}", spec) and not artifacts.exists(first):
+        if near := did_you_mean(first):
+            raise ValueError(f"{spec} begins with the name of no known release{near}")
+        return Release(f"{first}/{second}", last, SAE_LENS, None)
     return None
+
+
+def _is_listed(name: str, sae: str) -> bool:
+    """Says whether SAELens' list decides: it has the SAE, or else no family knows the name."""
+    release = sae_lens_list.releases().get(name)
+    return release is not None and (sae in release.saes or not _family(name))
+
+
+def _family(repository: str) -> tuple[Family, tuple[str, ...]] | None:
+    """Returns the family of a repository, with its owner or without, and what its name says."""
+    owner, _, name = repository.rpartition("/")
+    for family in FAMILIES:
+        found = re.fullmatch(family.repository, name)
+        if found and owner in ("", family.owner):
+            return family, found.groups()
+    return None
+
+
+def did_you_mean(name: str) -> str:
+    """Returns the end of a sentence that offers known names of releases, or nothing."""
+    return artifacts.did_you_mean(name, (each for each in _names() if len(each) >= _SHORTEST))
+
+
+def _names() -> Iterator[str]:
+    for name, release in sae_lens_list.releases().items():
+        yield from (release.repository, name)
+    for family in FAMILIES:
+        yield f"{family.owner}/{family.example.partition('/')[0]}"
 
 
 def fetch(release: Release, cache_dir: str | Path | None = None) -> Path:
@@ -205,24 +252,24 @@ def fetch(release: Release, cache_dir: str | Path | None = None) -> Path:
       ArtifactError: a file is missing or cannot be had.
     """
     commit, place = None, Path()
-    for name in release.files:
-        filename = f"{release.folder}/{name.removesuffix('?')}".rstrip("/")
-        try:
-            path = hub_file(release.repository, filename, commit, cache_dir)
-        except ArtifactError as error:
-            if name.endswith("?") and _is_absent(error.__cause__):
+    try:
+        for name in release.files:
+            filename = f"{release.folder}/{name.removesuffix('?')}".rstrip("/")
+            if name.endswith("?") and commit:
+                artifacts.hub_file_if_any(release.repository, filename, commit, cache_dir)
                 continue
-            raise
-        root = path.parents[filename.count("/")]
-        commit, place = root.name, root / release.folder
+            path = artifacts.hub_file(release.repository, filename, commit, cache_dir)
+            root = artifacts.snapshot(path, filename)
+            commit, place = root.name, root / release.folder
+    except artifacts.NoSuchRepository as error:
+        spec = f"{release.repository}/{release.folder}"
+        raise artifacts.NoSuchRepository(
+            f"--sae={spec} is no file or folder here, and {error}{did_you_mean(release.repository)}"
+        ) from error
+    except artifacts.NoSuchFile as error:
+        near = artifacts.did_you_mean(release.folder, sae_lens_list.folders(release.repository))
+        raise artifacts.NoSuchFile(f"{error}{near}") from error
     return place
-
-
-def _is_absent(error: BaseException | None) -> bool:
-    # The Hub's client derives "not in the cache, and no network" from "no such file".
-    return isinstance(error, errors.EntryNotFoundError) and not isinstance(
-        error, errors.LocalEntryNotFoundError
-    )
 
 
 def _model(family: Family, groups: tuple[str, ...]) -> str | None:
@@ -236,14 +283,14 @@ def _model(family: Family, groups: tuple[str, ...]) -> str | None:
 
 
 def _canonical(name: str, folder: str) -> str:
-    """Replaces `canonical` by the L0 nearest 100, as the list of SAELens has it."""
+    """Replaces `canonical` by the L0 nearest 100, as SAELens' list has it."""
     if not folder.endswith("/canonical"):
         return folder
-    layer, width, _ = folder.split("/")
-    l0 = CANONICAL.get((name, width.removeprefix("width_")), {}).get(layer.removeprefix("layer_"))
-    if l0 is None:
-        raise ValueError(f"{name} has no canonical SAE in {layer}/{width}; give its average_l0.")
-    return f"{layer}/{width}/average_l0_{l0}"
+    place = folder.removesuffix("/canonical")
+    found = sae_lens_list.canonical(name, place)
+    if found is None:
+        raise ValueError(f"{name} has no canonical SAE in {place}; give its average_l0.")
+    return found
 
 
 def neuronpedia(path: str) -> str | None:
@@ -254,7 +301,8 @@ def neuronpedia(path: str) -> str | None:
     ):
         name, size, tuning, part, layer, width, l0 = found.groups()
         page = f"gemma-2-{size}{'-it' if tuning == 'it' else ''}/{layer}-gemmascope-{part}-{width}"
-        if CANONICAL.get((name, width), {}).get(layer) == int(l0):
+        folder = f"layer_{layer}/width_{width}"
+        if sae_lens_list.canonical(name, folder) == f"{folder}/average_l0_{l0}":
             return page
         paged = (name, layer) == ("gemma-scope-9b-pt-res", "20") and width in ("16k", "131k", "1m")
         return f"{page}__l0-{l0}" if paged else None

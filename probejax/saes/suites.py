@@ -1,8 +1,10 @@
 """Suites: SAEs that are compared with each other, and when their architectures appeared."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
+from probejax import artifacts
 from probejax.saes import formats
 
 
@@ -57,10 +59,13 @@ def resolve(suite: str) -> tuple[str, ...]:
     if suite in SUITES:
         series = SUITES[suite]
         return tuple(f"{each.folder}{number}" for each in series for number in each.numbers)
-    root = Path(suite).expanduser()
-    if not root.is_dir():
+    root = artifacts.local_path(suite)
+    if not os.path.isdir(root):
+        if artifacts.is_path(suite):
+            raise FileNotFoundError(f"--sae_suite={suite}: {artifacts.no_such_path(suite)}")
         raise FileNotFoundError(
-            f"--sae_suite={suite} is neither a folder nor one of {', '.join(SUITES)}."
+            f"--sae_suite={suite} is neither a folder nor one of {', '.join(SUITES)}"
+            f"{artifacts.did_you_mean(suite, SUITES) or '.'}"
         )
     found = _inside(root)
     if not found:
