@@ -1,18 +1,31 @@
 """What one process runs on: its devices, their memory and its compiled programs."""
 
 import contextlib
+import multiprocessing
 import os
 import pathlib
+import shutil
+import stat
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import zstandard
 from etils import epath
+
+if sys.platform != "win32":
+    import grp
+    import pwd
 
 # The rest is left to the runtime, to the compiled programs and, on a CPU, to other processes.
 _DEVICE_FRACTION = 0.8
 _HOST_FRACTION = 0.5
 _MAPS, _MOST_MAPS = pathlib.Path("/proc/self/maps"), 20_000
+_AT_HOME = "~/.cache/probejax/compiled"
+_LEAST_FREE = 1 << 26  # bytes without which compiled programs are cut short
+_FRAME_HEADER = 18  # bytes that the header of a zstd frame may have
+_NEVER = 1e9  # seconds that no compilation takes
 _CGROUP_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
 
 
@@ -25,15 +38,110 @@ def own() -> list[Any]:
     return [default] if isinstance(default, jax.Device) else jax.local_devices()
 
 
-def compilation_cache(cache_dir: epath.PathLike) -> epath.Path:
-    """Keeps every compiled program in `<cache_dir>/compiled` and returns that folder."""
+def compilation_cache(cache_dir: epath.PathLike) -> epath.Path | None:
+    """Keeps every compiled program in `<cache_dir>/compiled` and returns that folder.
+
+    Programs are run, so none is read from where other users may write: the folder in the own home
+    takes its place, or none, and a line says so. What cannot be written to is only read.
+    """
     folder = epath.Path(cache_dir) / "compiled"
-    folder.mkdir(parents=True, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
+    writes = True
+    if "://" in os.fspath(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        chosen, said = _own_folder(pathlib.Path(folder))
+        folder = None if chosen is None else epath.Path(chosen)
+        if chosen and not (writes := os.access(chosen, os.W_OK)):
+            said = ""  # what is in it is used
+        elif chosen and shutil.disk_usage(chosen).free < _LEAST_FREE:
+            writes, said = False, f"{chosen} has no room left, so new programs are not kept"
+        if said and multiprocessing.parent_process() is None:
+            sys.stderr.write(f"{said}; choose another folder with --cache_dir\n")
+    jax.config.update("jax_compilation_cache_dir", folder and os.fspath(folder))
     # The sweep runs many small programs: JAX's default would only keep those over a second.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0 if writes else _NEVER)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return folder
+
+
+def _own_folder(wanted: pathlib.Path) -> tuple[pathlib.Path | None, str]:
+    """Returns a folder that nobody else may write to, and what is wrong with the one wanted."""
+    said = ""
+    for folder in (wanted, pathlib.Path(os.path.expanduser(_AT_HOME))):
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            fault = _others_write(folder)
+        except OSError as error:
+            fault = f"cannot be used ({error.strerror})"
+        if not fault:
+            return folder, said and f"{said} kept in {folder}"
+        said = said or f"{folder} {fault}, so compiled programs are"
+    return None, f"{said} not kept"
+
+
+def _others_write(folder: pathlib.Path) -> str:
+    """Says how other users could put a program into a folder; removes what a full disk cut short.
+
+    A folder above it may be open to all if nobody may rename what is not theirs, like /tmp.
+    """
+    above = folder.parent.stat()
+    if _is_open(above) and not (above.st_mode & stat.S_ISVTX and above.st_uid in _trusted()):
+        return f"lies in {folder.parent}, where other users may write"
+    if _is_open(folder.stat()):
+        return "may be written to by other users"
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _is_open(found := entry.stat()):
+                return f"holds {entry.name}, which another user may have written"
+            if entry.name.endswith("-cache") and not _is_whole(entry.path, found.st_size):
+                with contextlib.suppress(OSError):  # a read-only cache
+                    os.unlink(entry)
+    return ""
+
+
+def _is_whole(path: str, size: int) -> bool:
+    """Says whether a compiled program, one frame of zstd, ends where its last block does.
+
+    JAX never writes an entry again, so that one cut short would cost a compilation in each run.
+    """
+    with open(path, "rb") as file:
+        head = file.read(_FRAME_HEADER)
+        if head[:4] != zstandard.FRAME_HEADER:
+            return size > 0  # compressed in another way
+        try:
+            file.seek(zstandard.frame_header_size(head))
+        except zstandard.ZstdError:
+            return False
+        last = False
+        while not last:
+            if len(block := file.read(3)) < 3:
+                return False
+            number = int.from_bytes(block, "little")
+            last, repeats, length = number & 1, number >> 1 & 3 == 1, number >> 3
+            file.seek(1 if repeats else length, os.SEEK_CUR)
+        return file.tell() <= size
+
+
+def _is_open(found: os.stat_result) -> bool:
+    """Says whether others than this user and root may write to a file or folder."""
+    if sys.platform == "win32":
+        return False
+    group = found.st_mode & stat.S_IWGRP and not _is_private(found.st_gid)
+    return bool(found.st_uid not in _trusted() or found.st_mode & stat.S_IWOTH or group)
+
+
+def _trusted() -> tuple[int, int]:
+    return (0, os.getuid())
+
+
+def _is_private(gid: int) -> bool:
+    """Says whether a group is one user's own, as many systems give to each."""
+    try:
+        user, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return group.gr_name == user and set(group.gr_mem) <= {user}
 
 
 def limit_programs() -> None:

@@ -1,10 +1,17 @@
 """Memory, programs, and whose devices are whose."""
 
+import hashlib
+import json
 import os
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
+import pytest
+import zstandard
+from etils import epath
 
 from probejax import devices
 
@@ -63,6 +70,187 @@ jax.jit(lambda x: jnp.sin(x) + 1)(1.0)
     assert run.returncode == 0, err
     assert out.strip() == str(tmp_path / "compiled")
     assert any(p.name.endswith("-cache") for p in (tmp_path / "compiled").iterdir())
+
+
+@pytest.fixture
+def settings():
+    """JAX's settings of its cache, put back afterwards."""
+    names = ("dir", "min_compile_time_secs", "min_entry_size_bytes")
+    names = [f"jax_{'compilation' if n == 'dir' else 'persistent'}_cache_{n}" for n in names]
+    before = {name: getattr(jax.config, name) for name in names}
+    yield lambda: getattr(jax.config, names[0]), lambda: getattr(jax.config, names[1])
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / ".cache" / "probejax" / "compiled"
+
+
+OPEN = {
+    "the folder is open to all": lambda top: (top / "compiled").chmod(0o777),
+    "the folder is open to all, and sticky": lambda top: (top / "compiled").chmod(0o1777),
+    "the cache is open to all": lambda top: top.chmod(0o777),
+    "a program is open to all": lambda top: (top / "compiled" / "a-cache").chmod(0o666),
+    "the folder is a link to one that is open": lambda top: linked(top),
+}
+
+
+def linked(top):
+    (top / "compiled").rename(top / "elsewhere")
+    (top / "compiled").symlink_to("elsewhere")
+    (top / "elsewhere").chmod(0o777)
+
+
+@pytest.mark.parametrize(
+    "owner, group, mode, is_open",
+    [
+        (1000, 1000, 0o755, False),
+        (1000, 1000, 0o775, False),  # the user's own group
+        (0, 0, 0o755, False),
+        (0, 0, 0o775, True),
+        (1000, 50, 0o775, True),
+        (1000, 60, 0o775, True),  # of the user's name, but with another member
+        (1000, 70, 0o775, True),  # a group that nobody knows
+        (1000, 50, 0o755, False),
+        (1001, 1000, 0o755, True),
+        (1000, 1000, 0o757, True),
+        (1000, 1000, 0o1777, True),
+    ],
+)
+def test_who_may_write(owner, group, mode, is_open, monkeypatch):
+    groups = {
+        1000: SimpleNamespace(gr_name="ann", gr_mem=[]),
+        50: SimpleNamespace(gr_name="staff", gr_mem=[]),
+        60: SimpleNamespace(gr_name="ann", gr_mem=["ann", "bob"]),
+        0: SimpleNamespace(gr_name="root", gr_mem=[]),
+    }
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    monkeypatch.setattr(devices.pwd, "getpwuid", lambda _: SimpleNamespace(pw_name="ann"))
+    monkeypatch.setattr(devices.grp, "getgrgid", groups.__getitem__)
+    found = os.stat_result((mode, 1, 1, 1, owner, group, 0, 0, 0, 0))
+    assert devices._is_open(found) is is_open
+
+
+PROGRAM = zstandard.ZstdCompressor().compress(bytes(range(256)) * 9999)
+
+
+def compiled(top):
+    (top / "compiled").mkdir(parents=True)
+    top.chmod(0o755)
+    (top / "compiled").chmod(0o755)
+    (top / "compiled" / "a-cache").write_bytes(PROGRAM)
+    return top
+
+
+@pytest.mark.parametrize("way", OPEN)
+def test_programs_that_others_may_have_written_are_not_run(way, tmp_path, settings, home, capsys):
+    top = compiled(tmp_path / "cache")
+    OPEN[way](top)
+    assert devices.compilation_cache(top) == epath.Path(home)
+    assert settings[0]() == str(home) and home.stat().st_mode & 0o777 == 0o700
+    said = capsys.readouterr().err
+    assert said.startswith(f"{top / 'compiled'} ") and said.count("\n") == 1
+    assert said.endswith(f"are kept in {home}; choose another folder with --cache_dir\n")
+    home.chmod(0o777)
+    assert devices.compilation_cache(top) is None and settings[0]() is None
+    assert "so compiled programs are not kept; choose another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda top: None,
+        lambda top: top.chmod(0o1777),  # nobody renames what is not theirs
+        lambda top: (top / "compiled").chmod(0o700),
+    ],
+)
+def test_programs_that_only_the_user_may_write_are(change, tmp_path, settings, home, capsys):
+    top = compiled(tmp_path / "cache")
+    change(top)
+    assert devices.compilation_cache(top) == epath.Path(top / "compiled")
+    assert settings[1]() == 0 and not capsys.readouterr().err and not home.exists()
+
+
+def test_what_a_full_disk_cut_short_is_removed(tmp_path, settings):
+    top = compiled(tmp_path / "cache")
+    pieces = {f"{n}-cache": PROGRAM[:n] for n in (0, 1, 5, 9, len(PROGRAM) // 2, len(PROGRAM) - 1)}
+    for name, data in {**pieces, "old-cache": b"zlib", "0-atime": b""}.items():
+        (top / "compiled" / name).write_bytes(data)
+    devices.compilation_cache(top)
+    left = sorted(path.name for path in (top / "compiled").iterdir())
+    assert left == ["0-atime", "1-cache", "a-cache", "old-cache"]  # one byte may be anything
+
+
+def test_a_full_disk_is_said_once_and_not_written_to(tmp_path, settings, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    folder = devices.compilation_cache(tmp_path / "cache")
+    said = f"{folder} has no room left, so new programs are not kept; choose another folder with"
+    assert capsys.readouterr().err == f"{said} --cache_dir\n" and settings[1]() > 1e6
+
+
+def test_a_cache_that_cannot_be_made_names_the_flag(tmp_path, settings, home, capsys):
+    (tmp_path / "file").touch()
+    assert devices.compilation_cache(tmp_path / "file") == epath.Path(home)
+    said = (
+        f"{tmp_path / 'file' / 'compiled'} cannot be used (Not a directory), so compiled programs"
+    )
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_read_only_cache_serves_without_a_word(tmp_path):
+    """Archives, files of the Hub and compiled programs; root looks at it as somebody else."""
+    code = """
+import os, shutil, sys, tempfile, warnings
+from pathlib import Path
+warnings.simplefilter("error")
+import jax, jax.numpy as jnp
+from jax.experimental.compilation_cache import compilation_cache
+from probejax import artifacts, devices
+wheel = artifacts.Wheel("x", "1", "x.whl", "0" * 64, 1)
+def serve(cache):
+    assert devices.compilation_cache(cache) == cache / "compiled"
+    jax.jit(lambda x: jnp.sin(x) + 1)(1.0)
+    assert artifacts.fetch(artifacts.Archive("1" * 64, (wheel,), ".*"), cache)
+    assert artifacts.hub_file("me/x", "config.json", cache=cache).read_text() == "{}"
+with tempfile.TemporaryDirectory() as folder:
+    cache = Path(folder) / "cache"
+    serve(Path(sys.argv[1]))
+    shutil.copytree(sys.argv[1], cache)
+    paths = [Path(folder), cache, *cache.rglob("*")]
+    assert any(path.name.endswith("-cache") for path in paths)
+    for path in paths[1:]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    Path(folder).chmod(0o755)
+    jax.clear_caches()
+    compilation_cache.reset_cache()
+    root = os.getuid() == 0
+    if root:
+        os.setresuid(65534, 65534, 0)
+    serve(cache)
+    jax.jit(lambda x: jnp.cos(x) + 2)(1.0)  # is not there
+    if root:
+        os.setresuid(0, 0, 0)
+    assert [Path(folder), cache, *cache.rglob("*")] == paths
+    for path in paths:
+        path.chmod(0o755)
+"""
+    cache, name = tmp_path / "cache", "1" * 64
+    unpacked = cache / "artifacts" / name
+    unpacked.mkdir(parents=True)
+    (unpacked / "a").write_bytes(b"a")
+    manifest = {"a": [1, hashlib.sha256(b"a").hexdigest()]}
+    (unpacked / "manifest.json").write_text(json.dumps(manifest))
+    hub = cache / "hub" / "models--me--x"
+    (hub / "snapshots" / name[:40]).mkdir(parents=True)
+    (hub / "refs").mkdir()
+    (hub / "refs" / "main").write_text(name[:40])
+    (hub / "snapshots" / name[:40] / "config.json").write_text("{}")
+    run = _python(code, cache, HF_HUB_OFFLINE="1")
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 0 and not err, err
 
 
 def test_programs_are_dropped_before_there_are_too_many(monkeypatch, tmp_path):
