@@ -50,6 +50,7 @@ def study_figures(group: Group) -> dict[str, Drawing]:
 def layer_figure(results: pd.DataFrame) -> Figure | None:
     """Returns the baselines by layer (the study's figure 13), None with a single layer."""
     rows = results[(results["regime"] == "standard") & (results["sae_id"] == "")]
+    rows = rows[rows["test_auc"].notna()]
     if rows["layer"].nunique() < 2:
         return None
     rows = rows[rows["model"] == rows["model"].iloc[0]]
