@@ -97,7 +97,12 @@ def run_theirs(model, ids, mask):
 
     for layer, block in enumerate(model.model.layers):
         handles.append(block.register_forward_hook(keep(layer)))
-    handles.append(model.model.embed_tokens.register_forward_hook(keep(models.EMBED)))
+
+    def keep_embedding(module, args, kwargs):  # scaled by then, whichever module scales it
+        found[models.EMBED] = (args[0] if args else kwargs["hidden_states"]).numpy()
+
+    first = model.model.layers[0]
+    handles.append(first.register_forward_pre_hook(keep_embedding, with_kwargs=True))
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     with torch.no_grad():
         output = model(torch.tensor(ids).long(), attention_mask=mask, position_ids=positions)
