@@ -1,13 +1,17 @@
 """Metrics of one binary classification problem: masked, exact in ties, made for `jax.vmap`.
 
 Everywhere `labels` are zeros and ones, `mask` marks the rows that count, and what stands in the
-other rows (NaN included) has no influence. Where a metric is undefined the result is NaN.
+other rows (NaN included) has no influence. Where a metric is undefined the result is NaN. A label
+that is neither raises ValueError, except inside `jit`, where nobody can look.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
+
+from probejax import inputs
 
 # Twice the number of (positive, negative) pairs is at most rows**2 / 2 and must fit an int32.
 MAX_ROWS = 65535
@@ -96,6 +100,7 @@ def accuracy(
     Returns:
         The share, or NaN without a counted row.
     """
+    _require_labels(labels, mask)
     right = jnp.asarray(mask) & (jnp.asarray(predictions) == labels)
     return _ratio(jnp.sum(right), jnp.sum(mask))
 
@@ -118,6 +123,7 @@ def weighted_f1(
     Returns:
         The mean, or NaN without a counted row.
     """
+    _require_labels(labels, mask)
     mask = jnp.asarray(mask)
     predicted = jnp.asarray(predictions) == 1
     true = jnp.asarray(labels) == 1
@@ -149,6 +155,7 @@ def calibration_error(
     Returns:
         The error, or NaN without a counted row or with a counted probability outside 0 to 1.
     """
+    _require_labels(labels, mask)
     mask = jnp.asarray(mask)
     p = jnp.where(mask, probabilities, 0.0)
     where = jnp.minimum((p * bins).astype(jnp.int32), bins - 1)
@@ -166,6 +173,7 @@ def _prepare(scores: _Vector, labels: _Vector, mask: _Vector) -> tuple[Array, Ar
     """
     if scores.shape[0] > MAX_ROWS:
         raise ValueError(f"{scores.shape[0]} rows; at most {MAX_ROWS} fit the exact counts")
+    _require_labels(labels, mask)
     scores = jnp.asarray(scores, jnp.float32)
     mask = jnp.asarray(mask)
     scores = jnp.where(mask & (scores != 0), scores, 0.0)  # -0.0 and 0.0 are equal scores
@@ -174,6 +182,11 @@ def _prepare(scores: _Vector, labels: _Vector, mask: _Vector) -> tuple[Array, Ar
     keys = jnp.where(bits < 0, bits ^ _LARGEST_KEY, bits)
     positive = jnp.asarray(labels) == 1
     return keys, mask & positive, mask & ~positive, ~jnp.any(jnp.isnan(scores))
+
+
+def _require_labels(labels: _Vector, mask: _Vector) -> None:
+    if not any(isinstance(each, Tracer) for each in (labels, mask)):
+        inputs.lanes(mask, labels)
 
 
 def _ratio(numerator: Array, denominator: Array, valid: Array | bool = True) -> Array:

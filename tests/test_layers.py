@@ -12,7 +12,7 @@ TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
 # A room imports rooms of lower layers only.
 LAYERS = (
-    ("foreign", "stored_unit", "rules", "labels"),
+    ("foreign", "stored_unit", "rules", "inputs"),
     ("artifacts", "storage", "devices", "hosts", "metrics", "spreadsheet"),
     ("tasks", "models", "saes", "solvers"),
     ("activations", "probes"),
@@ -39,12 +39,14 @@ ORDER = {
         "sae_lens_list", "releases", "suites", "random_sae", "registry", "architectures", "train",
         "fit",
     ),
-    "solvers": ("codes", "batches", "cholesky", "interior_point", "l1", "newton", "l2", "few"),
+    "solvers": (
+        "codes", "lanes", "batches", "cholesky", "interior_point", "l1", "newton", "l2", "few",
+    ),
     "activations": ("packing", "npz", "stored", "shared", "forward", "cache", "forecast", "sample"),
     "probes": (
-        "folds", "rows", "scores", "scale", "logreg", "sharing", "closed_form",
+        "folds", "rows", "scores", "tokens", "given", "scale", "logreg", "sharing", "closed_form",
         "mean_difference", "lda", "neighbours", "knn", "pca", "logreg_l1", "minibatch", "mlp",
-        "xgboost", "sae", "tokens", "tiles", "aggregators", "token_scores", "token_training",
+        "xgboost", "sae", "tiles", "aggregators", "token_scores", "token_training",
         "attention", "attention_newton", "pooled", "concat_pca", "sae_pooled", "token_methods",
         "methods", "baselines", "saved",
     ),

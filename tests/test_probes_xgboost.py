@@ -145,23 +145,14 @@ def test_neighbours_threads_and_padding_have_no_influence(monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
-def test_one_class_and_nan_are_told():
+def test_one_class_is_told():
     x, y = problem(1.0)
-    single, broken, sound = probe_cases.conditions(y, (40, 50, 60))
+    single, sound = probe_cases.conditions(y, (40, 60))
     single = single.__class__(**{**vars(single), "y_train": np.ones_like(single.y_train)})
-    x[broken.train[3], 2] = np.nan
-    keep = ~np.isin(sound.train, broken.train[3])
-    sound = sound.__class__(
-        **{**vars(sound), "train": sound.train[keep], "y_train": sound.y_train[keep]}
-    )
-    ours = run(x, [single, broken, sound])
-    assert [ours[lane]["code"] for lane in range(3)] == [
-        codes.DEGENERATE,
-        codes.NON_FINITE,
-        codes.CONVERGED,
-    ]
+    ours = run(x, [single, sound])
+    assert [ours[lane]["code"] for lane in range(2)] == [codes.DEGENERATE, codes.CONVERGED]
     assert ours[0]["test_auc"] == 0.5 and np.isnan(ours[0]["val_auc"])
-    assert np.isnan(ours[1]["val_auc"]) and ours[2]["val_auc"] > 0.6
+    assert ours[1]["val_auc"] > 0.6
 
 
 def test_a_model_can_be_read_back_from_its_bytes():

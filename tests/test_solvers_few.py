@@ -73,6 +73,7 @@ def test_lanes_that_cannot_be_fitted_say_so_and_are_zero():
     found, clean = few.solve(z, mask, y, 1.0), few.solve(*problems(), 1.0)
     expected = [codes.CONVERGED, codes.DEGENERATE, codes.NON_FINITE, codes.CONVERGED]
     assert found.code.tolist() == expected
+    assert np.isnan(found.gap[1:3]).all() and (found.gap[[0, 3]] <= 1e-6).all()
     assert not found.w[1:3].any() and not found.b[1:3].any()
     for lane in (0, 3):
         np.testing.assert_array_equal(found.w[lane], clean.w[lane])

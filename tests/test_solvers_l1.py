@@ -192,6 +192,7 @@ def test_codes_of_lanes_that_cannot_be_fitted(problem):
     assert path.code[:4, 0].tolist() == [
         codes.DEGENERATE, codes.NON_FINITE, codes.NON_FINITE, codes.CONVERGED,
     ]  # fmt: skip
+    assert np.isnan(path.gap[:3]).all() and np.isfinite(path.gap[3]).all()
     np.testing.assert_array_equal(path.w[:3], 0)
     np.testing.assert_array_equal(path.b[:3], 0)
     np.testing.assert_array_equal(path.trips[:3], 0)

@@ -70,6 +70,7 @@ def test_objective_is_the_best_known_and_the_gap_bounds_the_rest(lanes, path, la
 def test_codes(path):
     assert (path.code[4] == codes.DEGENERATE).all()
     assert (path.code[5] == codes.NON_FINITE).all()
+    assert np.isnan(path.gap[4:]).all() and np.isfinite(path.gap[:4]).all()
     assert not path.w[4:].any() and not path.b[4:].any()
 
 

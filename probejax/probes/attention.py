@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from probejax.probes import aggregators, scores, token_scores
+from probejax.probes import aggregators, given, scores, token_scores
 from probejax.probes import token_training as training
 from probejax.probes import tokens as ragged
 from probejax.probes.aggregators import Aggregator
@@ -74,7 +74,11 @@ def fit(
       Scores with the chosen setting as hyperparameter (the learning rate where there is one setting
       only) and no certificate, as the problem is not convex; and the probes: `w [L, c, d]`, `b` and
       `setting`.
+
+    Raises:
+      ValueError: the tokens or the rows will not do, see `given.tokens_of`.
     """
+    rows = given.tokens_of(tokens, rows, protocol)
     tokens = tokens if design.bos else ragged.without_bos(tokens)
     return _finished(tokens, protocol, design, search(tokens, rows, protocol, design, size), size)
 

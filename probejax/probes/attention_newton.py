@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from probejax.probes import attention, scores
+from probejax.probes import attention, given, scores
 from probejax.probes import tiles as layout
 from probejax.probes import tokens as ragged
 from probejax.probes.logreg import DEFAULT_C, STRENGTHS
@@ -49,9 +49,12 @@ def fit(
     Returns:
       Scores with C as hyperparameter and the certificate of the convex half; and the probes:
       `query [L, heads, d]`, `value [L, heads, d]` and `b`.
+
+    Raises:
+      ValueError: the tokens or the rows will not do, see `given.tokens_of`.
     """
+    rows = given.tokens_of(tokens, rows, protocol)
     tokens = tokens if bos else ragged.without_bos(tokens)
-    rows = Rows(*map(np.asarray, rows))
     design = attention.attention(heads)._replace(steps=steps)
     found = attention.search(tokens, rows, protocol, design)
     folds = scores.folds(rows, protocol)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from probejax.probes import scores
+from probejax.probes import given, scores
 from probejax.probes.logreg import linear, predict
 from probejax.probes.rows import Rows
 from probejax.solvers import codes
@@ -26,7 +26,11 @@ def fit(
       solve: maps centred features, row numbers [Q, n], their mask and labels to weights [Q, d] and
         intercepts [Q] of Q fits. Rows that are not finite reach it as zeros, and where a fit has
         one, or a single class, zeros replace its answer.
+
+    Raises:
+      ValueError: the features or the rows will not do, see `given.features_of`.
     """
+    rows = given.features_of(features, rows, protocol)
     x, known, usable, mean = centred(features)
 
     def solved(train, mask, y):

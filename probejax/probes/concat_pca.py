@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from probejax.probes import scores
+from probejax.probes import given, scores
 from probejax.probes.logreg import DEFAULT_C, STRENGTHS
 from probejax.probes.rows import Rows
 from probejax.probes.sharing import distinct
@@ -56,8 +56,11 @@ def fit(
       protocol: whose rules.
       components: of a position, at most.
       bos: whether position 0, the same in all prompts, counts.
+
+    Raises:
+      ValueError: the tokens or the rows will not do, see `given.tokens_of`.
     """
-    rows = Rows(*map(np.asarray, rows))
+    rows = given.tokens_of(tokens, rows, protocol)
     folds = scores.folds(rows, protocol)
     lanes = len(rows.train)
     lane = np.concatenate([np.arange(lanes), folds.lane])

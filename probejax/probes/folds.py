@@ -4,8 +4,10 @@ import itertools
 import warnings
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Shaped
 from sklearn.model_selection import StratifiedKFold
+
+from probejax.inputs import binary
 
 _MAX_UNSEARCHED = 3
 _MAX_PAIRS = 12
@@ -13,7 +15,7 @@ _MAX_STRATIFIED = 127
 _STRATIFIED_FOLDS = 6
 
 
-def paper_folds(y_train: Int[np.ndarray, " n"], seed: int = 42) -> Bool[np.ndarray, "F n"]:
+def paper_folds(y_train: Shaped[np.ndarray, " n"], seed: int = 42) -> Bool[np.ndarray, "F n"]:
     """Marks the validation rows of every fold, by the size n of the training set.
 
     - n <= 3: no fold; the hyperparameter is not searched.
@@ -29,7 +31,11 @@ def paper_folds(y_train: Int[np.ndarray, " n"], seed: int = 42) -> Bool[np.ndarr
 
     Returns:
         One row per fold, True where a training row validates; a fold fits on the others.
+
+    Raises:
+        ValueError: a label is neither 0 nor 1.
     """
+    y_train = binary(y_train)
     n = len(y_train)
     if n <= _MAX_UNSEARCHED:
         return np.zeros((0, n), bool)

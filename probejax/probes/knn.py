@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from probejax.probes import scores
+from probejax.probes import given, scores
 from probejax.probes.closed_form import codes_of
 from probejax.probes.neighbours import Search, learn_scales, nearest
 from probejax.probes.rows import Rows
@@ -29,7 +29,11 @@ def fit(
       features: one row per prompt, shared by all lanes.
       rows: the lanes.
       protocol: whose rules.
+
+    Raises:
+      ValueError: the features or the rows will not do, see `given.features_of`.
     """
+    rows = given.features_of(features, rows, protocol)
     usable = np.array(np.isfinite(np.asarray(features)).all(axis=1))
     x = np.where(usable[:, None], features, 0).astype(np.float64)
     centre = x.mean(axis=0)

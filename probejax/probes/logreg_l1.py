@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from probejax.probes import scores
+from probejax.probes import given, scores
 from probejax.probes.logreg import (
     DEFAULT_C,
     STRENGTHS,
@@ -32,7 +32,11 @@ def fit(
       features: one row per prompt, shared by all lanes.
       rows: the lanes.
       protocol: whose rules; they differ for at most three rows only.
+
+    Raises:
+      ValueError: the features or the rows will not do, see `given.features_of`.
     """
+    rows = given.features_of(features, rows, protocol)
     x, mean = centred(features)
     train, mask, y = np.asarray(rows.train), np.asarray(rows.train_mask), np.asarray(rows.y_train)
     folds = scores.folds(rows, protocol)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from probejax.probes import minibatch, scale, scores
+from probejax.probes import given, minibatch, scale, scores
 from probejax.probes.closed_form import codes_of
 from probejax.probes.minibatch import Layers, Rules
 from probejax.probes.rows import Rows
@@ -35,7 +35,11 @@ def fit(
       features: one row per prompt, shared by all lanes.
       rows: the lanes; their seeds seed start and shuffles.
       protocol: whose rules; they tell which rows the scaler of a fold sees.
+
+    Raises:
+      ValueError: the features or the rows will not do, see `given.features_of`.
     """
+    rows = given.features_of(features, rows, protocol)
     x = jnp.asarray(features, jnp.float32)
     train, mask = np.asarray(rows.train), np.asarray(rows.train_mask)
     folds, count = scores.folds(rows, protocol), len(train)

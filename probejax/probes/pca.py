@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from probejax.probes import scale, scores
+from probejax.probes import given, scale, scores
 from probejax.probes.closed_form import centred, codes_of
 from probejax.probes.logreg import linear, predict
 from probejax.probes.rows import Rows
@@ -43,7 +43,11 @@ def fit(
       features: one row per prompt, shared by all lanes.
       rows: the lanes.
       protocol: whose rules; under `strict` every fold has a scaler and components of its own.
+
+    Raises:
+      ValueError: the features or the rows will not do, see `given.features_of`.
     """
+    rows = given.features_of(features, rows, protocol)
     x, known, usable, centre = centred(features)
     train, mask, y = np.asarray(rows.train), np.asarray(rows.train_mask), np.asarray(rows.y_train)
     folds = scores.folds(rows, protocol)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from probejax.probes import logreg, scores
+from probejax.probes import given, logreg, scores
 from probejax.probes import tokens as ragged
 from probejax.probes.rows import Rows
 from probejax.probes.tokens import Tokens
@@ -31,8 +31,13 @@ def fit(
       pooling: the mean over tokens, or the largest value of each dimension.
       bos: whether the first token counts; its residual is the same for every prompt, and so large
         that it would hide most others.
+
+    Raises:
+      ValueError: the tokens or the rows will not do, see `given.tokens_of`.
     """
-    features = pool(tokens if bos else ragged.without_bos(tokens), pooling)
+    rows = given.tokens_of(tokens, rows, protocol)
+    tokens = tokens if bos else ragged.without_bos(tokens)
+    features = pool(tokens, pooling)
     return logreg.fit(jnp.asarray(features), rows, protocol)
 
 

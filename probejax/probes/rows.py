@@ -1,11 +1,13 @@
 """Conditions as padded lanes: what every probe takes beside the feature matrix."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Bool, Int32
 
+from probejax import inputs
 from probejax.probes.folds import paper_folds
 from probejax.tasks.splits import Condition
 
@@ -54,8 +56,10 @@ def batches(
         `conditions`, and their rows.
 
     Raises:
-        ValueError: a condition has more training rows than the largest group.
+        ValueError: a condition has more training rows than the largest group, not as many labels as
+            rows, a label that is neither 0 nor 1, or a row number that is none.
     """
+    conditions = [_checked(condition) for condition in conditions]
     groups = sorted(GROUPS if groups is None else groups)
     members: dict[int, list[int]] = {size: [] for size in groups}
     for index, condition in enumerate(conditions):
@@ -74,6 +78,17 @@ def batches(
             part = tuple(lanes[start : start + most])
             found.append((part, _pack([conditions[lane] for lane in part], size)))
     return found
+
+
+def _checked(condition: Condition) -> Condition:
+    """Returns a condition with its labels as whole numbers."""
+    found = {}
+    for rows, labels in (("train", "y_train"), ("test", "y_test")):
+        every, found[labels] = inputs.lanes(
+            np.ones(np.shape(getattr(condition, rows)), bool), getattr(condition, labels)
+        )
+        inputs.within(getattr(condition, rows), every, 2**31)
+    return dataclasses.replace(condition, **found)
 
 
 def _pack(conditions: list[Condition], n: int) -> Rows:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from probejax import devices
-from probejax.probes import scores
+from probejax.probes import given, scores
 from probejax.probes.logreg import DEFAULT_C, STRENGTHS
 from probejax.probes.rows import Rows
 from probejax.saes.select import Ranking, encode_columns, top_latents
@@ -53,7 +53,11 @@ def select(
       ranking: how to rank, see `saes.select.top_latents`.
       protocol: `paper` ranks on all training rows of a lane, validation rows among them; `strict`
         ranks for every fold on that fold's own.
+
+    Raises:
+      ValueError: the features or the rows will not do, see `given.features_of`.
     """
+    rows = given.features_of(features, rows, protocol)
     x = jnp.asarray(features)
     places = devices.own()  # each streams a part of the width
     rank = lambda train, mask, y: top_latents(
@@ -76,7 +80,11 @@ def select_by(
       columns: given latents in rising order, the last perhaps repeated, returns their values.
       rows: the lanes.
       protocol: as for `select`.
+
+    Raises:
+      ValueError: a label is neither 0 nor 1, see `given.rows_of`.
     """
+    rows = given.rows_of(rows, 2**31, protocol)
     train, mask, y = np.asarray(rows.train), np.asarray(rows.train_mask), np.asarray(rows.y_train)
     folds = scores.folds(rows, protocol)
     lane = np.arange(len(train))
@@ -117,16 +125,24 @@ def fit(
       protocol: whose rules.
 
     Raises:
-      ValueError: the selection holds fewer than k latents.
+      ValueError: the selection holds fewer than k latents, or is of other lanes; or its values or
+        the rows will not do, see `given.features_of`.
     """
-    if k > selection.columns.shape[1]:
+    if not 1 <= k <= selection.columns.shape[1]:
         raise ValueError(f"k={k}, but only {selection.columns.shape[1]} latents were selected.")
+    rows = given.features_of(selection.values, rows, protocol, "selected latents")
+    folds = scores.folds(rows, protocol)
+    chosen = (len(selection.columns), len(selection.fold_columns))
+    if chosen != (len(rows.train), len(folds.lane)):
+        raise ValueError(
+            f"the latents were selected for {chosen[0]} lanes with {chosen[1]} folds, and these "
+            f"rows are {len(rows.train)} lanes with {len(folds.lane)}: select them for these."
+        )
     values = selection.values
     if binarised:
         values = jnp.asarray(values > FIRES, jnp.float32)
     columns, of_folds = selection.columns[:, :k], selection.fold_columns[:, :k]
     train, mask, y = map(jnp.asarray, (rows.train, rows.train_mask, rows.y_train))
-    folds = scores.folds(rows, protocol)
     z = _gather(values, train[folds.lane], of_folds)
     path = l1.solve_path(z, jnp.asarray(folds.train), y[folds.lane], jnp.asarray(STRENGTHS))
     on_train = jnp.einsum("qnk,qpk->qpn", z, path.w, precision="highest") + path.b[:, :, None]

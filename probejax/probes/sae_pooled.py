@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from probejax.probes import scores
+from probejax.probes import given, scores
 from probejax.probes import tiles as layout
 from probejax.probes import tokens as ragged
 from probejax.probes.rows import Rows
@@ -55,12 +55,14 @@ def select(
       block: latents computed at a time.
 
     Raises:
-      ValueError: k larger than the dictionary.
+      ValueError: k larger than the dictionary, or the tokens or the rows will not do, see
+        `given.tokens_of`.
     """
+    rows = given.tokens_of(tokens, rows, protocol)
     tokens = tokens if bos else ragged.without_bos(tokens)
     if k > (d_sae := width(sae, jnp.asarray(tokens.x[tokens.starts[:1]]))):
         raise ValueError(f"k={k} latents were asked for, but the SAE has only {d_sae}.")
-    used = np.union1d(rows.train[rows.train_mask], rows.test[rows.test_mask])
+    used = given.used(rows)
 
     def rank(train, mask, labels) -> np.ndarray:
         race = contest(train, mask, labels, k, ranking)
@@ -73,7 +75,7 @@ def select(
         values = jnp.zeros((len(tokens.counts), len(latents)), jnp.float32)
         return values.at[used].set(pool_columns(tokens, used, sae, latents, pooling, block=block))
 
-    return select_by(rank, columns, Rows(*map(np.asarray, rows)), protocol)
+    return select_by(rank, columns, rows, protocol)
 
 
 def blocks(

@@ -23,6 +23,7 @@ from safetensors.numpy import save as serialise
 from probejax import foreign, saes, storage
 from probejax.probes import knn, xgboost
 from probejax.probes import sae as latent_probe
+from probejax.probes.given import finite
 from probejax.probes.methods import parse as method_of
 from probejax.probes.scores import Fitted
 from probejax.tasks.splits import Condition
@@ -123,7 +124,7 @@ class SavedProbes:
         condition: int = 0,
         sae: saes.Dictionary | None = None,
     ) -> Float[np.ndarray, " n"]:
-        """Returns the logits of raw activations; positive predicts label 1.
+        """Returns the logits of raw activations; positive predicts label 1, NaN is of bad ones.
 
         An alarm with a false-positive rate of 1 % goes off where the logit exceeds
         `thresholds[condition]`.
@@ -137,6 +138,11 @@ class SavedProbes:
           ValueError: the width is wrong, or an SAE is needed and not given.
         """
         x = np.asarray(features, np.float32)
+        if x.ndim != 2:
+            raise ValueError(f"The activations are {x.shape}; expected one row per prompt.")
+        return np.where(finite(x), self._logits(x, condition, sae), np.float32(np.nan))
+
+    def _logits(self, x, condition: int, sae: saes.Dictionary | None) -> np.ndarray:
         at = self.conditions[condition]
         probe = {
             name.partition(".")[2]: array[at.lane]

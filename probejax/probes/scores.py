@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from probejax import metrics
 from probejax.probes.rows import Rows
 from probejax.rules import PROTOCOLS as PROTOCOLS
+from probejax.solvers import codes
 
 Protocol = Literal["paper", "strict"]
 
@@ -34,7 +35,8 @@ class Scores(NamedTuple):
       test_ece: expected calibration error on the test rows, ten bins.
       hyperparameter: what was chosen (C, number of components, ...); NaN where there is nothing to
         choose.
-      gap: certificate of the final fit: bound on its relative suboptimality.
+      gap: certificate of the final fit: bound on its relative suboptimality. NaN where there is
+        none: the method has no certificate, or nothing was fitted.
       code: result code of the final fit, one of `probejax.solvers.codes`.
     """
 
@@ -141,7 +143,8 @@ def finish(
     """Scores the final fits.
 
     A lane that was too small for a search has, as validation AUC, the AUC on its training rows
-    under `paper` and 0.5 under `strict`, where no row may validate that was trained on.
+    under `paper` and 0.5 under `strict`, where no row may validate that was trained on. A lane that
+    was not fitted, or has a logit that is not finite, has no certificate.
 
     Args:
       rows: the lanes.
@@ -153,6 +156,9 @@ def finish(
       gap: certificates of the final fits.
       code: their result codes.
     """
+    sound = _finite(train_logits, rows.train_mask) & _finite(test_logits, rows.test_mask)
+    fitted = np.asarray(code) <= codes.MAX_TRIPS
+    code = np.where(fitted & ~sound, codes.NON_FINITE, code)
     alone, *_ = _evaluate(train_logits, rows.y_train, rows.train_mask)
     if protocol == "strict":
         alone = np.where(np.isnan(alone), np.nan, 0.5)
@@ -161,9 +167,13 @@ def finish(
         np.where(searched(rows), val_auc, alone),
         *(np.asarray(metric) for metric in test),
         hyperparameter=np.asarray(hyperparameter, float),
-        gap=np.asarray(gap),
-        code=np.asarray(code),
+        gap=np.where(fitted & sound, gap, np.nan),
+        code=code,
     )
+
+
+def _finite(logits, mask) -> Bool[np.ndarray, " L"]:
+    return np.asarray((np.isfinite(np.asarray(logits)) | ~np.asarray(mask)).all(axis=1))
 
 
 _fold_auc = jax.jit(jax.vmap(jax.vmap(metrics.auc, in_axes=(0, None, None)), in_axes=(0, 0, 0)))

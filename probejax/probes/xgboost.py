@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probejax import devices
-from probejax.probes import scores
+from probejax.probes import given, scores
 from probejax.probes.rows import Rows
 from probejax.solvers import codes
 
@@ -54,8 +54,10 @@ def fit(
 
     Raises:
       RuntimeError: xgboost is not installed.
+      ValueError: the features or the rows will not do, see `given.features_of`.
     """
     load()
+    rows = given.features_of(features, rows, protocol)
     x = np.asarray(features, np.float32)
     folds, searched = scores.folds(rows, protocol), scores.searched(rows)
     lanes = [

@@ -18,7 +18,7 @@ class Solution(NamedTuple):
         w: weights.
         b: intercepts.
         objective: value of the objective at (w, b).
-        gap: upper bound on (objective - minimum) / objective.
+        gap: upper bound on (objective - minimum) / objective; NaN where nothing was fitted.
         code: one of the codes above.
         trips: Newton steps spent.
     """

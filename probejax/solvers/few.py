@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from probejax.solvers import codes
 from probejax.solvers.batches import in_batches
 from probejax.solvers.codes import Solution
+from probejax.solvers.lanes import checked
 
 _NUMBERS, _LANES = 2**19, 16  # features and lanes that are solved together, at most
 _SHARES = 0.5 ** np.arange(8)  # of a step, that the line search compares
@@ -57,7 +58,12 @@ def solve(
       C: inverse regularisation strength of all lanes.
       tolerance: relative duality gap at which a lane has converged.
       max_trips: limit of Newton steps.
+
+    Raises:
+      ValueError: a label that counts is neither 0 nor 1, C is not positive and finite, or shapes
+        differ.
     """
+    mask, y = checked(mask, y, C, np.shape(z)[:2])
 
     def piece(z, mask, y):
         start = Near(np.zeros((len(z), z.shape[2]), np.float32), np.zeros(len(z), np.float32))
@@ -79,6 +85,7 @@ def approach(
     max_trips: int = 40,
 ) -> Near:
     """Goes from a start to where a step gains less than the tolerance; arguments as for `solve`."""
+    mask, y = checked(mask, y, C, np.shape(z)[:2])
     piece = lambda *lanes: _descend(*lanes, C, tolerance, max_trips, False)[0]
     return _in_batches(piece, z, mask, y, start)
 
@@ -189,7 +196,10 @@ def _certify(z, mask, y, near: Near, trips, C, tolerance) -> Solution:
     gap = (0.5 * (apart * apart).sum(axis=1) + C * losses) / jnp.maximum(value, _TINY)
     usable = (t > 0).any(axis=1) & (t < 0).any(axis=1) & ~bad
     code = jnp.where(gap <= tolerance, codes.CONVERGED, codes.MAX_TRIPS)
+    sound = jnp.isfinite(w).all(axis=1) & jnp.isfinite(gap)
+    code = jnp.where(sound, code, codes.NON_FINITE)
     code = jnp.where(usable, code, jnp.where(bad, codes.NON_FINITE, codes.DEGENERATE))
     w, b = jnp.where(usable[:, None], w, 0), jnp.where(usable, b, 0)
-    value, gap = (jnp.where(usable, part, 0).astype(jnp.float32) for part in (value, gap))
+    value = jnp.where(usable, value, 0).astype(jnp.float32)
+    gap = jnp.where(code <= codes.MAX_TRIPS, gap, jnp.nan).astype(jnp.float32)
     return Solution(w, b, value, gap, code.astype(jnp.int32), trips)

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from probejax.solvers import codes
 from probejax.solvers.codes import Solution
 from probejax.solvers.interior_point import Frame, start, trip
+from probejax.solvers.lanes import checked
 
 _STEPS = 16  # paths are padded to a multiple of this, so that all lengths share a program
 _PATIENCE = 25  # trips at one strength after which a lane goes on in float64
@@ -49,6 +50,10 @@ def solve_path(
 
     Returns:
         A solution with axes [L, P, ...].
+
+    Raises:
+        ValueError: a label that counts is neither 0 nor 1, a strength is not positive and finite,
+            or shapes differ.
     """
     order = np.argsort(np.asarray(C), kind="stable")
     strengths = np.broadcast_to(np.asarray(C, np.float64)[order], (len(y), len(order)))
@@ -75,7 +80,8 @@ def solve(
 
 
 def _solve(z, mask, y, strengths, warm, tolerance, max_trips, batch_bytes):
-    lanes, _, k = z.shape
+    lanes, n, k = z.shape
+    mask, y = checked(mask, y, strengths, (lanes, n))
     with jax.enable_x64(True):
         z, mask, y = jnp.asarray(z, jnp.float32), jnp.asarray(mask), jnp.asarray(y)
         if warm is None:
@@ -163,14 +169,17 @@ def _advance(z, frames, states, rest, limits, precision):
 @jax.jit
 @partial(jax.vmap, in_axes=(0, 0, 0, None))
 def _collect(path, cost, code, tolerance):
-    done = jnp.where(path["gap"] <= tolerance, codes.CONVERGED, codes.MAX_TRIPS)
+    w, value, gap = path["w"] * cost[None, :], path["value"], path["gap"]
+    sound = jnp.isfinite(w).all(axis=1) & jnp.isfinite(value) & jnp.isfinite(gap)
+    done = jnp.where(gap <= tolerance, codes.CONVERGED, codes.MAX_TRIPS)
+    done = jnp.where(sound, done, codes.NON_FINITE)
     code = jnp.where(code == codes.CONVERGED, done, code)
     f32 = partial(jnp.asarray, dtype=jnp.float32)
     return Solution(
-        w=f32(path["w"] * cost[None, :]),
+        w=f32(w),
         b=f32(path["b"]),
-        objective=f32(path["value"]),
-        gap=f32(path["gap"]),
+        objective=f32(value),
+        gap=f32(jnp.where(code <= codes.MAX_TRIPS, gap, jnp.nan)),
         code=code.astype(jnp.int32),
         trips=path["trips"].astype(jnp.int32),
     )

@@ -20,9 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from probejax import inputs
 from probejax.solvers import codes, newton
 from probejax.solvers.batches import in_batches
 from probejax.solvers.codes import Solution
+from probejax.solvers.lanes import checked
 
 _STAGES = 10  # of a path to a single strength
 _DECADES = 10 / 9  # between two of them
@@ -62,7 +64,11 @@ def share(
         x: the features, best roughly centred.
         rows: indices into x.
         mask: True where `rows` is a real row.
+
+    Raises:
+        ValueError: a real row does not exist.
     """
+    rows = inputs.within(rows, np.asarray(mask), len(x))
     x, place = jnp.asarray(x), np.zeros(len(x), int)
     n, d = rows.shape[1], x.shape[1]
     used = np.unique(np.where(mask, rows, 0))
@@ -121,11 +127,15 @@ def solve_path(
 
     Returns:
         A solution with axes [L, P, ...].
+
+    Raises:
+        ValueError: a real row does not exist, a label of one is neither 0 nor 1, a strength is not
+            positive and finite, or shapes differ.
     """
     order = np.argsort(np.asarray(C), kind="stable")
     strengths = np.asarray(C, np.float64)[order]
     tolerances = (tolerance,) * len(order)
-    shared, (rows, mask, y) = _prepared(x, rows, mask, y)
+    shared, (rows, mask, y) = _prepared(x, rows, mask, y, C)
     width = max(1, int(_FOLD * rows.shape[1]))
     fold = mask.sum(axis=1) <= width
     places, paths = [], []
@@ -160,17 +170,18 @@ def solve(
     tolerances = (_ROUGH,) * (_STAGES - 1) + (tolerance,)
     order = np.argsort(C, kind="stable")  # lanes of one batch have paths of one length
     back = np.argsort(order)
-    shared, lanes = _prepared(x, rows, mask, y)
+    shared, lanes = _prepared(x, rows, mask, y, C)
     lanes = tuple(array[order] for array in lanes)
     last = slice(_STAGES - 1, None)
     path = _solve(shared, lanes, strengths[order], tolerances, max_trips, batch, last)
     return jax.tree.map(lambda leaf: leaf[back, 0], path)
 
 
-def _prepared(x, rows, mask, y) -> tuple[Shared, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _prepared(x, rows, mask, y, C) -> tuple[Shared, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Returns what lanes share, and the lanes as arrays of the host, where they are sorted."""
-    rows, mask, y = (np.asarray(array) for array in (rows, mask, y))
-    return x if isinstance(x, Shared) else share(x, rows, mask), (rows, mask, y)
+    mask, y = checked(mask, y, C, np.shape(rows))
+    shared = x if isinstance(x, Shared) else share(x, rows, mask)
+    return shared, (inputs.within(rows, mask, len(shared.x)), mask, y)
 
 
 def _solve(shared: Shared, lanes, strengths, tolerances, max_trips, batch, keep: slice) -> Solution:
@@ -318,13 +329,15 @@ def _collect(form, x, mask, y, strengths, path) -> Solution:
         losses = jnp.where(t[None, :] != 0, jax.nn.softplus(-margins), 0).sum(axis=1)
         value = 0.5 * (w * w).sum(axis=1) + strengths * losses
         usable = code == codes.CONVERGED
-        gap = jnp.where(usable, (value - path["bound"]) / value, 0)
+        gap = (value - path["bound"]) / value
+        sound = jnp.isfinite(w).all(axis=1) & jnp.isfinite(value) & jnp.isfinite(gap)
+        ended = jnp.where(usable & ~sound, codes.NON_FINITE, code)
         return Solution(
             w.astype(f32),
             b.astype(f32),
             jnp.where(usable, value, 0).astype(f32),
-            gap.astype(f32),
-            jnp.full(len(strengths), code, jnp.int32),
+            jnp.where(usable & sound, gap, jnp.nan).astype(f32),
+            ended.astype(jnp.int32),
             path["steps"].astype(jnp.int32),
         )
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from probejax.labels import binary
+from probejax.inputs import binary
 
 
 def distinct_rows(

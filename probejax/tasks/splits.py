@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from probejax.labels import binary
+from probejax.inputs import binary
 from probejax.tasks.plans import SHIFT_HEAD, lacking, plans
 
 

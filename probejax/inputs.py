@@ -1,0 +1,84 @@
+"""What is counted or fitted, checked before it is: labels are 0 or 1, row numbers exist."""
+
+import numpy as np
+from jaxtyping import Array, Bool, Int, Shaped
+
+_SHOWN = 5  # values in a message
+
+
+def binary(
+    labels: Shaped[Array | np.ndarray, "*shape"],
+    mask: Bool[np.ndarray, "*shape"] | None = None,
+    what: str = "labels",
+) -> Int[np.ndarray, "*shape"]:
+    """Returns labels as whole numbers on the host; where they do not count they are 0.
+
+    Args:
+        labels: zeros and ones of any type.
+        mask: which of them count; by default all.
+        what: they are, for the message.
+
+    Raises:
+        ValueError: one that counts is anything else.
+    """
+    labels = np.asarray(labels)
+    counts = np.ones(labels.shape, bool) if mask is None else mask
+    wrong = ~((labels == 0) | (labels == 1)) & counts
+    if wrong.any():
+        found = sorted(set(labels[counts].tolist()), key=str)
+        shown = ", ".join(map(repr, found[:_SHOWN])) + (", ..." if len(found) > _SHOWN else "")
+        raise ValueError(
+            f"the {what} are {shown}, and only 0 and 1 will do; the first that is neither is at "
+            f"{_first(wrong)}"
+        )
+    return np.where(counts, labels, 0).astype(labels.dtype if labels.dtype.kind == "i" else int)
+
+
+def lanes(
+    mask: Shaped[Array | np.ndarray, "..."], labels: Shaped[Array | np.ndarray, "..."]
+) -> tuple[Bool[np.ndarray, "*shape"], Int[np.ndarray, "*shape"]]:
+    """Returns a mask and the labels of what it counts, on the host.
+
+    Raises:
+        ValueError: their shapes differ, or one holds anything but zeros and ones.
+    """
+    if np.shape(mask) != np.shape(labels):
+        raise ValueError(f"the mask is {np.shape(mask)} and the labels are {np.shape(labels)}")
+    mask = binary(mask, what="values of a mask").astype(bool)
+    return mask, binary(labels, mask)
+
+
+def within(
+    rows: Shaped[Array | np.ndarray, "..."],
+    mask: Bool[np.ndarray, "..."],
+    count: int,
+    what: str = "features",
+) -> Int[np.ndarray, "..."]:
+    """Returns row numbers on the host; where they do not count they are 0.
+
+    Args:
+        rows: numbers from 0 on.
+        mask: which of them count.
+        count: how many rows there are.
+        what: has these rows, for the message.
+
+    Raises:
+        ValueError: one that counts is no whole number, or not that of a row; or the shapes differ.
+    """
+    rows = np.asarray(rows)
+    if rows.shape != mask.shape or rows.dtype.kind not in "iu":
+        raise ValueError(
+            f"the row numbers are {rows.dtype}{rows.shape}; expected whole numbers {mask.shape}"
+        )
+    wrong = ((rows < 0) | (rows >= count)) & mask
+    if wrong.any():
+        raise ValueError(
+            f"row number {rows[wrong][0]} at {_first(wrong)} does not exist: the {what} have "
+            f"{count:,} rows, from 0 on"
+        )
+    return np.where(mask, rows, 0).astype(rows.dtype)
+
+
+def _first(wrong: np.ndarray) -> int | tuple[int, ...]:
+    at = np.argwhere(wrong)[0].tolist()
+    return at[0] if len(at) == 1 else tuple(at)
