@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save
 
-from probejax import artifacts, models, saes
+from probejax import artifacts, models, saes, sweep
 from probejax.saes import releases
 from tests import tiny_models
 from tests.hub_server import TOKEN, Hub, cut, hang_up, other_bytes, status
@@ -380,6 +380,22 @@ def a_lie_of_the_hub_is_said(hub: Hub, cache: str) -> None:
     saes.find(GEMMA, cache_dir=cache)
 
 
+def a_run_that_cannot_be_fetches_no_weights(hub: Hub, cache: str) -> None:
+    """And no SAE where the model alone says that the layer is wrong."""
+    hub.add("me/gemma", gemma3())
+    put(hub, GEMMA, GOLDENS["average_l0_408"])
+    sae = GEMMA.partition("/")[2] + "/params.npz"
+    for layer, said, weights in (
+        ("3", "Layer 3 was asked for, but gemma has layers 0 to 2", []),
+        ("1", f"google/{GEMMA} reads layer 20, the run is at 1", [sae]),
+        (None, "Layer 20 was asked for, but gemma has layers 0 to 2", []),  # it is in the cache
+    ):
+        config = sweep.Config("me/gemma", layer, (GEMMA,), ("87_glue_cola",), methods=("sae_k16",))
+        assert said in said_of(sweep.Sweep, config, cache, kind=ValueError)
+        fetched = hub.fetched()
+        assert [name for name in fetched if name.endswith((".npz", ".safetensors"))] == weights
+
+
 def repositories_that_cannot_be_used(hub: Hub, cache: str) -> None:
     index = "model.safetensors.index.json"
     whole = {name: data for name, data in gemma3().items() if name != "model.safetensors"}
@@ -427,6 +443,7 @@ CASES = {
             damaged_files_are_fetched_again,
             a_lost_blob_is_fetched_again,
             a_lie_of_the_hub_is_said,
+            a_run_that_cannot_be_fetches_no_weights,
             repositories_that_cannot_be_used,
         )
     },

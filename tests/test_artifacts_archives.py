@@ -281,8 +281,9 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_taken_again(tmp_path, capfd)
             order.append(f"{name} out")
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
-    for thread in threads:
+    for thread in threads:  # some while one works and others wait for it
         thread.start()
+        time.sleep(0.03)
     for thread in threads:
         thread.join()
     assert order == [f"{each[0]} {way}" for each in order[::2] for way in ("in", "out")]

@@ -194,9 +194,7 @@ def test_a_full_disk_is_said_once_and_not_written_to(tmp_path, settings, monkeyp
 def test_a_cache_that_cannot_be_made_names_the_flag(tmp_path, settings, home, capsys):
     (tmp_path / "file").touch()
     assert devices.compilation_cache(tmp_path / "file") == epath.Path(home)
-    said = (
-        f"{tmp_path / 'file' / 'compiled'} cannot be used (Not a directory), so compiled programs"
-    )
+    said = f"{tmp_path / 'file' / 'compiled'} cannot be used (File exists), so compiled programs"
     assert capsys.readouterr().err.startswith(said)
 
 

@@ -57,6 +57,8 @@ class Sweep:
         named = tasks.match(config.tasks or (), tasks_dir=config.tasks_dir)
         self.tasks = tuple(task for task in named if task not in self.left_out)
         self.checkpoint = models.find(config.model, cache_dir=cache_dir)
+        asked = EMBED if config.layer is None else self._find_layer()
+        self.checkpoint.config.check_layers((asked,))  # said before an SAE is fetched
         self.saes = self._find_saes()
         self.layer = self._find_layer()
         self.checkpoint.config.check_layers((self.layer,))
