@@ -5,11 +5,10 @@ import html
 import os
 import re
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from probejax import analysis, tasks
+from probejax import analysis
 from probejax.analysis.examples import Example, examples
 from probejax.analysis.labels import signed, tasks_in_order, title
 from probejax.analysis.page.axes import Scale, apart
@@ -135,20 +134,16 @@ def test_tasks_stand_in_the_study_s_order_everywhere(run):
     assert tasks_in_order(others) == in_order
 
 
-@pytest.mark.parametrize("names", [None, ("male", "<b>female</b>")])
-def test_classes_have_the_names_that_the_task_gives_them(tmp_path, monkeypatch, names):
-    task = object.__new__(tasks.Task)
-    for field, value in {"prompts": ("a", "b"), "labels": np.array([0, 1])}.items():
-        object.__setattr__(task, field, value)
-    object.__setattr__(task, "class_names", names)
-    monkeypatch.setattr(tasks, "load", lambda name, **options: task)
+@pytest.mark.parametrize("names", [("0", "1"), ("<b>female</b>", "male")])
+def test_classes_have_the_names_that_the_task_gives_them(tmp_path, names):
     (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "own.csv").write_text("prompt,target\n")
-    found = examples(["own"], str(tmp_path / "tasks"), tmp_path / "no_cache")
-    shown = names or ("0", "1")
-    assert found == {"own": [Example(0, "a", shown[0]), Example(1, "b", shown[1])]}
+    rows = f"prompt,target\na,{names[0]}\nb,{names[1]}\n"
+    (tmp_path / "tasks" / "mine.csv").write_text(rows)
+    found = examples(["mine"], str(tmp_path / "tasks"), tmp_path / "no_cache")
+    shown = names
+    assert found == {"mine": [Example(0, "a", shown[0]), Example(1, "b", shown[1])]}
     story = Story(
-        examples={TASKS[0]: found["own"]},
+        examples={TASKS[0]: found["mine"]},
         latents={TASKS[0]: {"sae_k16": [Latent(3, 0.0, 1.0, None)]}},
     )
     table = results_table([unit(TASKS[0], *arrow) for arrow in ARROWS[:3]])

@@ -132,9 +132,10 @@ def test_what_a_writer_wrote_reads_back_exactly(tmp_path_factory, rows, terminat
     path = tmp_path_factory.getbasetemp() / "written.csv"
     if rows[0][0].startswith("\ufeff"):
         rows = [("a" + rows[0][0], rows[0][1]), *rows[1:]]
-    prompts, labels = csv_files.read(write(path, written(rows, terminator)))
+    prompts, labels, names = csv_files.read(write(path, written(rows, terminator)))
     assert prompts == tuple(prompt for prompt, _ in rows)
     assert labels.tolist() == [int(target == "yes") for _, target in rows]
+    assert names == ("no", "yes")
 
 
 @hypothesis.settings(max_examples=200)
@@ -147,7 +148,7 @@ def test_a_changed_file_is_read_as_csv_reads_it_or_refused(tmp_path_factory, row
     new = data.draw(BYTES)
     changed = content[:at] + new + content[at + data.draw(st.integers(0, 1)) :]
     try:
-        prompts, labels = csv_files.read(write(path, changed))
+        prompts, labels, _ = csv_files.read(write(path, changed))
     except ValueError as error:
         assert str(path) in str(error)
         return

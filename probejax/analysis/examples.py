@@ -46,17 +46,11 @@ def examples(
                 chosen.setdefault(prompt, label)
             if len(chosen) == 2 * each:
                 break
-        classes = class_names(task)
+        classes = [shorten(name) for name in task.class_names]
         found[name] = sorted(
             Example(label, shorten(prompt), classes[label]) for prompt, label in chosen.items()
         )
     return found
-
-
-def class_names(task: tasks.Task) -> tuple[str, str]:
-    """Returns what a task calls its classes; their labels where it does not say."""
-    zero, one = getattr(task, "class_names", None) or ("0", "1")
-    return shorten(str(zero)), shorten(str(one))
 
 
 def shorten(prompt: str) -> str:

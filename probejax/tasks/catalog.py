@@ -20,7 +20,8 @@ class Task:
 
     `labels` is a read-only int64 array [n] of zeros and ones. `truncated_source`: this source cuts
     the task's longer prompts to their first 8192 characters, so last-token activations differ from
-    those of the full text. `source` is the file that the task was read from, if it was.
+    those of the full text. `source` is the file that the task was read from, if it was, and
+    `class_names` what it calls labels 0 and 1.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Task:
     labels: np.ndarray
     truncated_source: bool
     source: str = ""
+    class_names: tuple[str, str] = ("0", "1")
 
     def __repr__(self) -> str:
         ones = int(np.count_nonzero(self.labels == 1))
@@ -151,9 +153,9 @@ def _own(tasks_dir: Location | None, listed: tuple[str, ...], shifted: bool) -> 
 
 
 def _read(name: str, path: Path, truncated: bool) -> Task:
-    prompts, labels = csv_files.read(path)
+    prompts, labels, class_names = csv_files.read(path)
     labels.flags.writeable = False
-    return Task(name, prompts, labels, truncated, str(path))
+    return Task(name, prompts, labels, truncated, str(path), class_names)
 
 
 def _require(name: str, known: tuple[str, ...], what: str, listing: str) -> None:

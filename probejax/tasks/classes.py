@@ -19,8 +19,8 @@ def is_missing(target: str) -> bool:
     return target.strip().casefold() in _MISSING
 
 
-def encode(targets: Sequence[str]) -> Int[np.ndarray, " n"]:
-    """Returns int64 labels: 0 for the target that sorts first, 1 for the other.
+def encode(targets: Sequence[str]) -> tuple[Int[np.ndarray, " n"], tuple[str, str]]:
+    """Returns int64 labels, 0 for the target that sorts first, 1 for the other, and both targets.
 
     If all are numbers they count by value (`1` and `1.0` are one class, `9` sorts before `10`), all
     else counts as it is spelled and sorts alphabetically.
@@ -43,7 +43,8 @@ def encode(targets: Sequence[str]) -> Int[np.ndarray, " n"]:
             f"({shown}{', ...' if len(classes) > _SHOWN else ''}); expected exactly 2"
             + (", and some of these differ only in case or spaces: spell them alike" * alike)
         )
-    return np.array([value[target] == classes[1] for target in targets], np.int64)
+    labels = np.array([value[target] == classes[1] for target in targets], np.int64)
+    return labels, (spelled[classes[0]].strip(), spelled[classes[1]].strip())
 
 
 def _plain(text: str) -> str:

@@ -29,7 +29,7 @@ _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 _LIMIT = threading.Lock()  # the csv module has one limit for the whole process
 
 
-def read(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
+def read(path: Path) -> tuple[tuple[str, ...], np.ndarray, tuple[str, str]]:
     """Reads one task file.
 
     Args:
@@ -38,7 +38,7 @@ def read(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
 
     Returns:
         The prompts in file order and int64 labels [n]: 0 for the target that sorts first (numbers
-        by value, all else alphabetically), 1 for the other.
+        by value, all else alphabetically), 1 for the other; and both targets as they are spelled.
 
     Raises:
         OSError: as `open` does.
@@ -47,7 +47,7 @@ def read(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     """
     prompts, targets = _columns(_content(path), path)
     try:
-        return prompts, classes.encode(targets)
+        return prompts, *classes.encode(targets)
     except ValueError as error:
         raise DamagedFile(f"{path} {error}.") from None
 
