@@ -1,13 +1,18 @@
-"""What is counted or fitted, checked before it is: labels are 0 or 1, row numbers exist."""
+"""What is counted or fitted, checked before it is: labels are 0 or 1, row numbers exist.
+
+Arrays of any kind will do; JAX is not imported for it.
+"""
+
+from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Bool, Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 
 _SHOWN = 5  # values in a message
 
 
 def binary(
-    labels: Shaped[Array | np.ndarray, "*shape"],
+    labels: Shaped[Any, "*shape"],
     mask: Bool[np.ndarray, "*shape"] | None = None,
     what: str = "labels",
 ) -> Int[np.ndarray, "*shape"]:
@@ -35,7 +40,7 @@ def binary(
 
 
 def lanes(
-    mask: Shaped[Array | np.ndarray, "..."], labels: Shaped[Array | np.ndarray, "..."]
+    mask: Shaped[Any, "..."], labels: Shaped[Any, "..."]
 ) -> tuple[Bool[np.ndarray, "*shape"], Int[np.ndarray, "*shape"]]:
     """Returns a mask and the labels of what it counts, on the host.
 
@@ -49,7 +54,7 @@ def lanes(
 
 
 def within(
-    rows: Shaped[Array | np.ndarray, "..."],
+    rows: Shaped[Any, "..."],
     mask: Bool[np.ndarray, "..."],
     count: int,
     what: str = "features",

@@ -12,9 +12,8 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from probejax import inputs
+from probejax.rules import MAX_ROWS as MAX_ROWS
 
-# Twice the number of (positive, negative) pairs is at most rows**2 / 2 and must fit an int32.
-MAX_ROWS = 65535
 _LARGEST_KEY = np.iinfo(np.int32).max
 
 _Vector = Array | np.ndarray

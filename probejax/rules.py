@@ -8,3 +8,7 @@ RANKINGS = ("raw", "normalised")
 
 DTYPES = ("float32", "bfloat16")
 """What a language model may compute in."""
+
+MAX_ROWS = 65535
+"""Test rows that can be scored exactly: twice the number of (positive, negative) pairs is at most
+rows**2 / 2 and must fit an int32."""

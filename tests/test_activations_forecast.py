@@ -70,8 +70,8 @@ def test_the_disk_never_holds_more_than_the_peak(tmp_path, monkeypatch):
     sizes = []
     original = activations.cache.storage.write_atomic
 
-    def watched(path, content):
-        original(path, content)
+    def watched(*arguments):
+        original(*arguments)
         sizes.append(size_of(tmp_path))
 
     monkeypatch.setattr(activations.cache.storage, "write_atomic", watched)

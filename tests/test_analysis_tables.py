@@ -29,7 +29,7 @@ def _unit(task, method, auc, sae_id="", k=None, source="resid"):
             "method": method,
             "protocol": "paper",
             "model": "gemma-3-270m",
-            "layer": 9,
+            "layer": "9",
             "sae_id": sae_id,
             "k": k,
         },

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from probejax import saes
+from probejax import artifacts, saes
 from probejax.foreign import DamagedFile
 from probejax.saes import gemma_scope, registry
 

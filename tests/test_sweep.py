@@ -429,13 +429,13 @@ def test_programs_are_kept_few_after_every_unit(config, place, results, monkeypa
     calls = []
     monkeypatch.setattr(sweep.workers.devices, "limit_programs", lambda: calls.append(1))
     job = make(config, place, methods=("logreg", "sae_k5"), tasks=("own_a",))
-    for _ in sweep.run_units(job, job.units(), str(tmp_path), workers=1):
+    for _ in sweep.run_units(job, job.units(), str(tmp_path)):
         pass
     assert len(calls) == 2
 
 
 def test_an_edited_task_is_another_unit(config, place, tmp_path):
-    changes = {"tasks": ("twice", "own"), "tasks_dir": str(tmp_path), "methods": ("logreg",)}
+    changes = {"tasks": ("twice", "once"), "tasks_dir": str(tmp_path), "methods": ("logreg",)}
     for name in changes["tasks"]:
         write_task(tmp_path / f"{name}.csv", 200, 1)
     job = make(config, place, **changes)

@@ -73,5 +73,5 @@ def test_an_unknown_protocol_or_regime_is_refused():
 def test_distinct_rows_refuses_what_does_not_match():
     with pytest.raises(ValueError, match="there are 2 prompts and 3 labels"):
         tasks.distinct_rows(("a", "b"), np.array([0, 1, 1]))
-    with pytest.raises(ValueError, match="the labels are -1, 1, and only 0 and 1 are labels"):
+    with pytest.raises(ValueError, match="the labels are -1, 1, and only 0 and 1 will do"):
         tasks.distinct_rows(("a", "b"), np.array([-1, 1]))

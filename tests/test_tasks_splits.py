@@ -228,10 +228,10 @@ def test_splitting_leaves_numpys_global_generator_alone(texas):
         ),
         (
             lambda y: conditions(2 * y - 1, ["standard"]),
-            r"the labels are -1, 1, and only 0 and 1 ar",
+            r"the labels are -1, 1, and only 0 and 1 will do",
         ),
-        (lambda y: split_rows(y + 1, 10, 10), r"the labels are 1, 2, and only 0 and 1 are labels"),
-        (lambda y: flip_labels(y / 2, 0.1), r"the labels are 0\.0, 0\.5, and only 0 and 1 are lab"),
+        (lambda y: split_rows(y + 1, 10, 10), r"the labels are 1, 2, and only 0 and 1 will do"),
+        (lambda y: flip_labels(y / 2, 0.1), r"the labels are 0\.0, 0\.5, and only 0 and 1 will do"),
         (
             lambda y: split_rows(y, 900, 101),
             r"needs 51 positive rows where 50 are left; draw fewer rows, or add positive ones",

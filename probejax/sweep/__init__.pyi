@@ -1,3 +1,4 @@
+from . import job, workers
 from .config import Config
 from .job import Sweep
 from .token_disk import TokenDisk, forecast
@@ -12,5 +13,7 @@ __all__ = [
     "Unit",
     "check_done",
     "forecast",
+    "job",
     "run_units",
+    "workers",
 ]

@@ -20,7 +20,7 @@ import queue
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from typing import Any
 
 import jax
@@ -228,15 +228,16 @@ _ONE_THREAD = {"NPROC": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"
 
 @contextlib.contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """Lets processes that start meanwhile ignore Ctrl-C, which reaches all: this one ends them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only a main thread may set signals
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Lets processes that start meanwhile be deaf to Ctrl-C, which reaches all: this one ends them.
+
+    They inherit what is blocked; here it arrives as soon as nothing is blocked any more.
+    """
+    resource_tracker.ensure_running()  # its start would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(work, done, options: tuple[Config, Any, float | None, str, bool, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from probejax import metrics
+from probejax.rules import MAX_ROWS
 
 REGIMES = ("standard", "scarcity", "imbalance", "label_noise", "covariate_shift")
 
@@ -99,13 +99,13 @@ def lacking(
             return None
         if len(set(shifted.tolist())) < 2:
             return f"needs both labels in its shifted test set, which has {_counted(shifted)}"
-        if len(shifted) > metrics.MAX_ROWS:
+        if len(shifted) > MAX_ROWS:
             return _too_many(len(shifted))
         least, rows, where = _MAX_TRAIN // 2, labels[:SHIFT_HEAD], f"its first {SHIFT_HEAD:,}"
         found = np.bincount(rows, minlength=2).min() >= least
     else:
         found = plans(regime, labels)
-        if found and (most := max(plan.test for plan in found)) > metrics.MAX_ROWS:
+        if found and (most := max(plan.test for plan in found)) > MAX_ROWS:
             return _too_many(most)
         least = _RARE if regime == "imbalance" else _BALANCED
         rows, where = labels, "it"
@@ -145,6 +145,4 @@ def _counted(labels: np.ndarray) -> str:
 
 
 def _too_many(rows: int) -> str:
-    return (
-        f"has a test set of {rows:,} prompts where {metrics.MAX_ROWS:,} can be scored: remove some"
-    )
+    return f"has a test set of {rows:,} prompts where {MAX_ROWS:,} can be scored: remove some"
