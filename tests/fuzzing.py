@@ -3,7 +3,7 @@
     python -m tests.fuzzing gguf -max_total_time=60 -rss_limit_mb=2048 -timeout=10
 
 A parser may refuse its file in one sentence and nothing else: any other error, more memory or more
-time ends the run with the bytes that caused it. `atheris` is in the test extra.
+time ends the run with the bytes that caused it. `atheris` is in the extra `fuzz`.
 """
 
 import io
