@@ -99,9 +99,10 @@ def main(_: list[str]) -> int:
     px.devices.compilation_cache(cache_dir)
     memory_gb = _MEMORY_GB.value or px.devices.memory_budget() / 1e9
     job = px.sweep.Sweep(config, common.CACHE_DIR.value, memory_gb)
-    _say_what_is_left_out(job)
     identity = dataclasses.asdict(config) | {"layer": job.layer_name, "methods": job.methods}
     px.storage.write_config(_OUT.value, identity)
+    _say_what_is_left_out(job)
+    px.storage.write_atomic(f"{_OUT.value}/left_out.json", px.storage.encode_json(job.left_out))
     for folder in (_OUT.value, cache_dir / "activations"):
         px.storage.remove_leftovers(folder)
     for note in job.notes:
@@ -138,15 +139,14 @@ def main(_: list[str]) -> int:
     if missing:
         print(f"{len(missing)} of {len(units)} units are still missing; other processes run them.")
     else:
-        print(_report(cache_dir))
-    return _say_what_is_left_out(job)
+        print(_report(cache_dir))  # names what is left out, too
+    return 1 if job.left_out else 0
 
 
-def _say_what_is_left_out(job: "px.sweep.Sweep") -> int:
-    """Names the tasks that cannot run, each with its reason; returns the exit code."""
+def _say_what_is_left_out(job: "px.sweep.Sweep") -> None:
+    """Names the tasks that cannot run, each with its reason."""
     for why in job.left_out.values():
         print(f"Left out: {why}", file=sys.stderr, flush=True)
-    return 1 if job.left_out else 0
 
 
 def _watch(finished, ours: "Sequence[px.sweep.Unit]", done: set[str], store) -> None:

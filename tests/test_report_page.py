@@ -2,6 +2,7 @@
 
 import contextlib
 import html
+import json
 import os
 import re
 
@@ -290,3 +291,16 @@ def test_labels_of_an_axis_do_not_touch():
     scale = Scale(0, 100, 0, 340)
     assert apart([0, 5, 10, 12, 30, 38, 100], scale) == [0, 10, 30, 100]
     assert apart([], scale) == []
+
+
+def test_tasks_that_could_not_run_are_named_and_not_waited_for(tmp_path):
+    config = CONFIG | {"tasks": list(TASKS[:2])}
+    out = write_run(tmp_path / "run", tasks=TASKS[:1], config=config)
+    assert read_run(out).status.startswith("Unfinished")
+    why = f"task {TASKS[1]!r} will not do: it <b>has</b> 3 prompts"
+    (out / "left_out.json").write_text(json.dumps({TASKS[1]: why}))
+    assert read_run(out).status.startswith("Complete")
+    with without_figures():
+        text = report(out)
+    assert f"Left out: {why}" in text
+    assert html.escape(f"Left out: {why}") in (out / "report.html").read_text()

@@ -55,7 +55,7 @@ def report(
     story = story or Story()
     table = write_tables(out, results)
     found = groups(results, table)
-    left_out: list[str] = []
+    left_out = list(story.left_out)
     tokens = attempt(left_out, "probes on all tokens", lambda: multi_token.multi_token(found))
     studies = attempt(
         left_out, "SAE architectures", lambda: architectures.studies(found, story.saes)
@@ -100,7 +100,8 @@ def _from_runs(
     prompts = examples(results["task"].unique().tolist(), first.config.get("tasks_dir"), cache_dir)
     latents = {task: cards for run in runs for task, cards in run.latents.items()}
     saes = {sae_id: known for run in runs for sae_id, known in run.saes.items()}
-    return results, Story(status, facts, prompts, latents, saes)
+    left_out = [f"Left out: {why}" for run in runs for why in run.left_out.values()]
+    return results, Story(status, facts, prompts, latents, saes, left_out)
 
 
 def report_published(

@@ -33,6 +33,7 @@ class Run(NamedTuple):
       facts: what the report says of the run's origin, by name.
       latents: task -> SAE probe -> latents under standard conditions.
       saes: SAE -> its architecture, L0 and release date, as far as its units say.
+      left_out: task that could not run -> why.
     """
 
     payloads: list[dict[str, Any]]
@@ -42,6 +43,7 @@ class Run(NamedTuple):
     facts: dict[str, list[str]]
     latents: dict[str, dict[str, list[Latent]]]
     saes: dict[str, dict[str, Any]]
+    left_out: dict[str, str]
 
     @property
     def status(self) -> str:
@@ -94,8 +96,17 @@ def read_run(out: epath.PathLike) -> Run:
         for unit, payload in zip(units, payloads, strict=True)
         if isinstance(payload.get("sae"), dict)
     }
-    expected = _expected(config, units)
-    return Run(payloads, config, len(units), expected, _facts(store, units), latents, saes)
+    left_out = _left_out(epath.Path(out))
+    expected = _expected(config, units, left_out)
+    facts = _facts(store, units)
+    return Run(payloads, config, len(units), expected, facts, latents, saes, left_out)
+
+
+def _left_out(out: epath.Path) -> dict[str, str]:
+    path = out / "left_out.json"
+    if not path.exists():
+        return {}
+    return foreign.read_json(path, dict[str, str], "delete it; the next run writes it anew")
 
 
 def _config(out: epath.Path) -> dict[str, Any]:
@@ -105,12 +116,15 @@ def _config(out: epath.Path) -> dict[str, Any]:
     return foreign.read_json(path, _Config, "restore it, or delete it to report without it")
 
 
-def _expected(config: Mapping[str, Any], units: list[dict[str, Any]]) -> int | None:
-    """Returns tasks x methods x SAEs, with the SAEs that were seen."""
+def _expected(
+    config: Mapping[str, Any], units: list[dict[str, Any]], left_out: Mapping[str, str]
+) -> int | None:
+    """Returns tasks x methods x SAEs, with the SAEs that were seen, less what cannot run."""
     if not {"tasks", "methods"} <= set(config):
         return None
     try:
-        names = tasks.match(config["tasks"], tasks_dir=config.get("tasks_dir"))
+        named = tasks.match(config["tasks"], tasks_dir=config.get("tasks_dir"))
+        names = set(named) - set(left_out)
     except (ValueError, OSError):
         return None
     seen: dict[str, set[str]] = {}

@@ -36,6 +36,7 @@ class Story(NamedTuple):
       examples: prompts per task.
       latents: latents per task and SAE probe.
       saes: architecture, L0 and release date of SAEs.
+      left_out: a sentence for each task that could not run.
       faults: known faults of a published analysis, None for a run.
       cola: the study's probes on GLUE CoLA and how much of it the judges dispute, or None.
     """
@@ -45,6 +46,7 @@ class Story(NamedTuple):
     examples: Mapping[str, Sequence[Example]] = {}
     latents: Mapping[str, Mapping[str, Sequence[Latent]]] = {}
     saes: Mapping[str, Mapping[str, Any]] = {}
+    left_out: Sequence[str] = ()
     faults: pd.DataFrame | None = None
     cola: tuple[pd.DataFrame, pd.Series] | None = None
 
