@@ -5,6 +5,8 @@ A command declares those that it obeys as its key flags: its --help lists them, 
 
 from absl import flags
 
+from probejax.rules import DTYPES
+
 MODEL = flags.DEFINE_string(
     "model",
     "gemma-3-270m",
@@ -22,7 +24,7 @@ TASKS = flags.DEFINE_list(
 TASKS_DIR = flags.DEFINE_string(
     "tasks_dir", None, "Folder with <task>.csv files (prompt,target) that take precedence."
 )
-DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Dtype of the model.")
+DTYPE = flags.DEFINE_enum("dtype", "float32", list(DTYPES), "Dtype of the model.")
 MAX_LENGTH = flags.DEFINE_integer(
     "max_length", 1024, "Tokens kept of a prompt, BOS included; the beginning is cut.", 2
 )
