@@ -11,6 +11,59 @@ from jaxtyping import Bool, Int, Shaped
 _SHOWN = 5  # values in a message
 
 
+def matrix(x: Any, what: str = "activations") -> Any:
+    """Returns one float32 row per prompt, where the array was: on the host, or with JAX.
+
+    Args:
+        x: [n, d] numbers, as a NumPy, JAX or torch array of any float or integer dtype, or lists.
+        what: they are, for the message.
+
+    Raises:
+        ValueError: it is no matrix of numbers.
+    """
+    if hasattr(x, "detach"):  # torch, which need not be imported for it
+        x = x.detach().to("cpu").float().numpy()
+    if not hasattr(x, "astype") or not hasattr(x, "ndim"):
+        x = np.asarray(x)
+    if x.ndim != 2:
+        raise ValueError(f"the {what} are {x.shape}; expected one row per prompt, [rows, width]")
+    if x.dtype.kind not in "fiuV":  # V: bfloat16 and its like
+        raise ValueError(f"the {what} are {x.dtype}; expected numbers")
+    return x.astype(np.float32)
+
+
+def two_classes(y: Any) -> tuple[Int[np.ndarray, "*shape"], tuple[Any, Any]]:
+    """Returns labels as zeros and ones, and the two values that these stand for.
+
+    Args:
+        y: two different values of any kind, in a NumPy, JAX or torch array or a list; the larger
+            in sort order becomes 1.
+
+    Raises:
+        ValueError: there are not two values, or one of them is missing (NaN, None).
+    """
+    if hasattr(y, "detach"):
+        y = y.detach().to("cpu").numpy()
+    y = np.asarray(y)
+    if y.dtype.kind not in "biufUSO":
+        raise ValueError(f"the labels are {y.dtype}; expected numbers, booleans or text")
+    try:
+        values, places = np.unique(y, return_inverse=True)
+    except TypeError:
+        raise ValueError("the labels are of several types; give numbers or text alone") from None
+    if any(value is None or value != value for value in values.tolist()):
+        raise ValueError("some labels are missing (NaN or None); leave these rows out")
+    if len(values) != 2:
+        shown = ", ".join(repr(value) for value in values[:_SHOWN].tolist())
+        shown += ", ..." if len(values) > _SHOWN else ""
+        raise ValueError(
+            f"the labels have {len(values)} different values ({shown}); a probe tells two classes "
+            "apart: give exactly two, for example y == one_of_them"
+        )
+    low, high = values.tolist()
+    return places.reshape(y.shape).astype(np.int32), (low, high)
+
+
 def binary(
     labels: Shaped[Any, "*shape"],
     mask: Bool[np.ndarray, "*shape"] | None = None,

@@ -35,7 +35,7 @@ ORDER = {
         "safetensors", "gguf_header", "gguf", "tokens", "checkpoint",
     ),
     "saes": (
-        "winners", "sae", "stored", "formats", "absent", "stream", "select", "quality", "describe",
+        "winners", "sae", "stored", "part", "formats", "absent", "stream", "select", "quality", "describe",
         "sae_lens_list", "releases", "suites", "random_sae", "registry", "architectures", "train",
         "fit",
     ),
@@ -44,11 +44,11 @@ ORDER = {
     ),
     "activations": ("packing", "npz", "stored", "shared", "forward", "cache", "forecast", "sample"),
     "probes": (
-        "folds", "rows", "scores", "tokens", "given", "scale", "logreg", "sharing", "closed_form",
-        "mean_difference", "lda", "neighbours", "knn", "pca", "logreg_l1", "minibatch", "mlp",
-        "xgboost", "sae", "tiles", "aggregators", "token_scores", "token_training",
-        "attention", "attention_newton", "pooled", "concat_pca", "sae_pooled", "token_methods",
-        "methods", "baselines", "saved",
+        "methods", "folds", "rows", "tokens", "scale", "tiles", "aggregators", "token_chunks",
+        "token_scores", "sharing", "nearest", "pooled_latents", "families", "scores", "given",
+        "logreg", "closed_form", "mean_difference", "lda", "knn", "pca", "logreg_l1", "minibatch",
+        "mlp", "xgboost", "sae", "token_training", "attention", "attention_newton", "pooled",
+        "concat_pca", "sae_pooled", "token_methods", "baselines", "arrays", "saved", "fit",
     ),
     "sweep": ("config", "units", "data", "memory", "job", "token_disk", "workers"),
 }  # fmt: skip

@@ -140,12 +140,10 @@ def test_probes_of_every_aggregator_learn(name, vectors, settings, best):
     found = attention.fit(TOKENS, ROWS, design=design)
     assert found.scores.test_auc[0] > 0.75
     if best is not None:
-        assert found.scores.hyperparameter[0] == best == found.probe["setting"][0]
+        assert found.scores.hyperparameter[0] == best == found.probe.setting[0]
     probe = found.probe
     without = probes.tokens.without_bos(TOKENS)
     test = ROWS.test[0][ROWS.test_mask[0]]
-    logits = token_scores.logits(
-        without, test, probe["w"], probe["b"], probe["setting"], design.aggregate
-    )
+    logits = token_scores.logits(without, test, probe.w, probe.b, probe.setting, design.aggregate)
     expected = roc_auc_score(ROWS.y_test[0][ROWS.test_mask[0]], logits[0])
     np.testing.assert_allclose(found.scores.test_auc[0], expected, atol=1e-6)

@@ -183,7 +183,7 @@ def test_paper_keeps_the_best_step_of_the_fifth_that_validates():
     assert val.sum() == 20 and not (val & ~rows.train_mask[0]).any()
     probe = fitted.probe
     logits = token_scores.logits(
-        tokens, rows.train[0][val], probe["w"], probe["b"], probe["setting"], aggregators.attention
+        tokens, rows.train[0][val], probe.w, probe.b, probe.setting, aggregators.attention
     )
     expected = roc_auc_score(rows.y_train[0][val], logits[0])
     np.testing.assert_allclose(fitted.scores.val_auc[0], expected, atol=1e-6)
@@ -215,7 +215,7 @@ def test_strict_refits_on_all_rows_for_the_best_number_of_steps():
     full = training.take(one, np.array([0]))._replace(train=rows.train_mask, stop=np.array([stop]))
     full = full._replace(val=np.zeros_like(full.val))
     final = training.train(tokens, full, aggregators.attention, steps=80)
-    np.testing.assert_allclose(fitted.probe["w"][0], final.w[0], atol=1e-6)
+    np.testing.assert_allclose(fitted.probe.w[0], final.w[0], atol=1e-6)
 
 
 def test_one_class_is_said():
@@ -242,7 +242,7 @@ def test_bos_is_an_option():
     ((_, rows),) = probes.batches(found, (256,))
     without = DESIGN._replace(bos=False)
     few = [attention.fit(tokens._replace(x=x), rows, design=without) for x in (tokens.x, loud)]
-    assert np.array_equal(few[0].probe["w"], few[1].probe["w"])
+    assert np.array_equal(few[0].probe.w, few[1].probe.w)
     assert few[0].scores.test_auc[0] == few[1].scores.test_auc[0] > 0.85
     with_bos = attention.fit(tokens._replace(x=loud), rows, design=DESIGN)
     assert few[1].scores.test_auc[0] > with_bos.scores.test_auc[0] + 0.1

@@ -33,7 +33,7 @@ def test_fit(protocol):
     assert found.scores.test_auc[0] > 0.6
     # No values do better on the pooled prompts.
     train, y = (a[0][rows.train_mask[0]] for a in (rows.train, rows.y_train))
-    z = attention_newton.pool(TOKENS, train, found.probe["query"][0]).astype(float)
+    z = attention_newton.pool(TOKENS, train, found.probe.w[0, :2]).astype(float)
     C = found.scores.hyperparameter[0]
 
     def objective(w, b):
@@ -43,7 +43,7 @@ def test_fit(protocol):
         warnings.simplefilter("ignore")  # it stops early, which is its affair
         sk = LogisticRegression(C=C, tol=1e-8, max_iter=10_000).fit(z, y)
     best = objective(sk.coef_[0], sk.intercept_[0])
-    ours = objective(found.probe["value"][0].ravel().astype(float), found.probe["b"][0])
+    ours = objective(found.probe.w[0, 2:].ravel().astype(float), found.probe.b[0])
     assert ours <= best * (1 + 1e-5) and best < objective(np.zeros(z.shape[1]), 0.0)
 
 
@@ -69,4 +69,4 @@ def test_bos_counts_by_default():
     assert ragged.without_bos(TOKENS).counts.sum() < TOKENS.counts.sum()
     ((_, rows),) = probes.batches(probe_cases.conditions(Y, (40,)), (64,))
     a, b = (attention_newton.fit(TOKENS, rows, bos=bos, steps=60).probe for bos in (True, False))
-    assert not np.allclose(a["query"], b["query"])
+    assert not np.allclose(a.w[:, 0], b.w[:, 0])

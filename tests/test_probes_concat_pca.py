@@ -60,7 +60,7 @@ def test_the_final_fit_is_the_optimum_and_needs_no_components():
     basis = concat_pca.components_of(TOKENS, train, C, 1)
     z = concat_pca.project(TOKENS, train, basis).astype(float)
     C_ = fitted.scores.hyperparameter[0]
-    w, mean, b = (fitted.probe[name][0] for name in ("w", "mean", "b"))
+    w, mean, b = (getattr(fitted.probe, name)[0] for name in ("w", "mean", "b"))
     own = np.einsum("pdc,pd->pc", basis.vectors, w[basis.positions]).ravel()
 
     def objective(w, b):

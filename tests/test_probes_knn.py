@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probejax.probes import batches, knn, neighbours
+from probejax.probes import batches, knn, nearest
+from probejax.probes.families.neighbours import logits_of
 from probejax.solvers import codes
 from tests import probe_cases
 from tests.reference import study_knn
@@ -60,8 +61,8 @@ def test_the_largest_grid():
 def search(x, rows, queries, k, among=None):
     """Positions of the k nearest of `rows` in raw features, by our search."""
     among = np.ones(len(rows), bool) if among is None else among
-    one = neighbours.Search(rows, among, np.ones(x.shape[1]), queries, np.array([k]))
-    ((_, found),) = neighbours.nearest(x - x.mean(axis=0), [one])
+    one = nearest.Search(rows, among, np.ones(x.shape[1]), queries, np.array([k]))
+    ((_, found),) = nearest.nearest(x - x.mean(axis=0), [one])
     return found[:, :k]
 
 
@@ -112,7 +113,7 @@ def test_lanes_that_differ_in_labels_share_a_search(monkeypatch):
     (clean,) = probe_cases.conditions(y, sizes=(140,))
     (noisy,) = probe_cases.conditions(y, sizes=(140,), noise=0.3)
     asked = []
-    true_search = neighbours._search
+    true_search = nearest._search
     monkeypatch.setattr(
         neighbours, "_search", lambda *a: asked.append(len(a[2])) or true_search(*a)
     )
@@ -128,11 +129,12 @@ def test_the_saved_arrays_score_new_rows():
     ((_, rows),) = batches(found, [64])
     probe = knn.fit(jnp.asarray(x), rows).probe
     for lane, condition in enumerate(found):
-        new = (x[condition.test] - probe["mean"][lane]) / probe["scale"][lane]
-        apart = ((new[:, None] - probe["vectors"][lane][None]) ** 2).sum(axis=2)
-        apart[:, ~probe["mask"][lane]] = np.inf
-        near = np.argsort(apart, axis=1, kind="stable")[:, : probe["k"][lane]]
-        share = probe["labels"][lane][near].mean(axis=1)
+        new, known = x[condition.test], np.asarray(probe.x)[probe.train[lane]]
+        apart = (((new[:, None] - known[None]) / probe.scale[lane]) ** 2).sum(axis=2)
+        apart[:, ~probe.mask[lane]] = np.inf
+        near = np.argsort(apart, axis=1, kind="stable")[:, : probe.k[lane]]
+        share = probe.y[lane][near].mean(axis=1)
+        np.testing.assert_array_equal(probe[lane](new), logits_of(share))
         theirs = study_knn.probe(
             x[condition.train], condition.y_train, x[condition.test], condition.y_test
         )

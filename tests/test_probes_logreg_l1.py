@@ -51,7 +51,7 @@ def test_the_penalty_leaves_weights_at_zero_and_the_mean_belongs_to_the_probe(mo
     x, y = problem(0.4)
     ((_, rows),) = probes.batches(probe_cases.conditions(y, (140,)), [256])
     fitted = logreg_l1.fit(x, rows)
-    w, b, mean = (fitted.probe[name][0] for name in ("w", "b", "mean"))
+    w, b, mean = fitted.probe.w[0], fitted.probe.b[0], fitted.probe.mean
     assert 0 < (w != 0).sum() < len(w)
     np.testing.assert_allclose(mean, x.mean(axis=0), rtol=1e-5)
     logits = (x[rows.test[0]] - mean) @ w + b

@@ -1,5 +1,7 @@
 """The network by the study's rules, against scikit-learn."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,13 +33,13 @@ def fitted(x, found, protocol="paper", groups=GROUPS):
         for position, lane in enumerate(lanes):
             results[lane] = (
                 {k: v[position] for k, v in fits.scores._asdict().items()},
-                {k: v[position] for k, v in fits.probe.items()},
+                dataclasses.asdict(fits.probe[position]),
             )
     return [results[lane] for lane in range(len(found))]
 
 
 def layers_of(probe):
-    return tuple((probe[f"w{i}"], probe[f"b{i}"]) for i in range(4))
+    return probe["layers"]
 
 
 @pytest.mark.parametrize("rules", [mlp.RULES, mlp.FEW_ROWS], ids=["paper", "few rows"])

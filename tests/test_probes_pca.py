@@ -62,8 +62,7 @@ def test_the_saved_arrays_score_new_rows():
     ((_, rows),) = batches(found, [256])
     fitted = pca.fit(jnp.asarray(x), rows)
     for lane, condition in enumerate(found):
-        probe = {name: array[lane].astype(float) for name, array in fitted.probe.items()}
-        logits = (x[condition.test] - probe["mean"]) @ probe["w"] + probe["b"]
+        logits = fitted.probe[lane](x[condition.test])
         theirs = reference(x, condition, "paper")
         assert fitted.scores.hyperparameter[lane] == theirs["number"]
         np.testing.assert_allclose(logits, theirs["logits"], atol=2e-3 * np.ptp(theirs["logits"]))

@@ -146,8 +146,8 @@ def test_binarised_latents_are_on_above_one(dictionary):
     ours = sae_probe.fit(selection, rows, K, binarised=True)
     on = sae_probe.Selection(jnp.asarray(selection.values > 1.0, jnp.float32), *selection[1:])
     theirs = sae_probe.fit(on, rows, K)
-    np.testing.assert_array_equal(ours.probe["w"], theirs.probe["w"])
-    assert (ours.probe["w"] != sae_probe.fit(selection, rows, K).probe["w"]).any()
+    np.testing.assert_array_equal(ours.probe.w, theirs.probe.w)
+    assert (ours.probe.w != sae_probe.fit(selection, rows, K).probe.w).any()
 
 
 def test_strict_ranks_inside_the_fold(dictionary):

@@ -63,16 +63,16 @@ def fit_all(method, x, found, sae=None):
 
 def save(path, method, x, found, fits, sae=None):
     unit = {"task": "made_up", "method": method, "layer": 9, "sae_id": "s" if sae else ""}
-    saved.write(path, unit, found, [(lanes, fitted) for lanes, _, fitted in fits], x, sae)
-    return probes.load(path)
+    saved.write(path, unit, found, [(lanes, fitted) for lanes, _, fitted in fits], x)
+    return probes.load(path, sae)
 
 
-def check(loaded, x, found, fits, sae=None):
+def check(loaded, x, found, fits):
     """Compares AUC and accuracy of the loaded probes with those of the fits."""
     for lanes, _, fitted in fits:
         for position, lane in enumerate(lanes):
             test, y = found[lane].test, found[lane].y_test
-            logits = loaded.score(x[test], lane, sae)
+            logits = np.asarray(loaded[lane](x[test]))
             assert logits.shape == (len(test),) and np.ptp(logits) >= 0
             auc = scores.metrics.auc(logits.astype(np.float32), y, np.ones(len(y), bool))
             np.testing.assert_allclose(auc, fitted.scores.test_auc[position], atol=1e-3)
@@ -85,7 +85,7 @@ def check_thresholds(loaded, x, found, fits):
     for lanes, _, fitted in fits:
         for position, lane in enumerate(lanes):
             y = found[lane].y_test
-            logits = loaded.score(x, lane)[found[lane].test].astype(np.float32)
+            logits = np.asarray(loaded(x))[lane, found[lane].test]
             negative, threshold = logits[y == 0], loaded.thresholds[lane]
             assert threshold in negative
             assert (negative > threshold).mean() <= 0.01
@@ -103,7 +103,7 @@ def test_every_method_scores_as_it_was_scored(method, tmp_path):
     loaded = save(tmp_path / "p.safetensors", method, x, found, fits)
     check(loaded, x, found, fits)
     check_thresholds(loaded, x, found, fits)
-    assert loaded.method == method and loaded.unit["layer"] == 9
+    assert loaded.origin["method"] == method and loaded.origin["layer"] == 9
 
 
 @pytest.mark.parametrize("method", ["sae_k4", "sae_k4_binarised"])
@@ -112,14 +112,14 @@ def test_latents_come_along(method, normalise, tmp_path):
     x, y = problem()
     found, sae = probe_cases.conditions(y, SIZES), dictionary(normalise=normalise)
     fits = fit_all(method, x, found, sae)
-    loaded = save(tmp_path / "p.safetensors", method, x, found, fits, sae)
-    assert loaded.encoder.d_sae == len(loaded.latents) < sae.d_sae
+    save(tmp_path / "p.safetensors", method, x, found, fits, sae)
+    loaded = probes.load(tmp_path / "p.safetensors")
+    part = loaded.probe.sae
+    assert part.sae.d_sae == len(part.latents) < sae.d_sae
     check(loaded, x, found, fits)
     check_thresholds(loaded, x, found, fits)
-    for lane in range(len(found)):  # the same with the whole SAE
-        np.testing.assert_allclose(
-            loaded.score(x, lane), loaded.score(x, lane, sae), rtol=1e-5, atol=1e-5
-        )
+    whole = probes.load(tmp_path / "p.safetensors", sae)  # the same with the whole SAE
+    np.testing.assert_allclose(loaded(x), whole(x), rtol=1e-5, atol=1e-5)
 
 
 def test_latents_that_compete_need_their_sae(tmp_path):
@@ -127,10 +127,11 @@ def test_latents_that_compete_need_their_sae(tmp_path):
     found, sae = probe_cases.conditions(y, (40,)), dictionary(Keep("top", 6))
     fits = fit_all("sae_k4", x, found, sae)
     loaded = save(tmp_path / "p.safetensors", "sae_k4", x, found, fits, sae)
-    assert loaded.encoder is None
-    check(loaded, x, found, fits, sae)
-    with pytest.raises(ValueError, match=r"latents of s compete.*pass it as sae="):
-        loaded.score(x, 0)
+    check(loaded, x, found, fits)
+    alone = probes.load(tmp_path / "p.safetensors")
+    assert alone.probe.sae is None
+    with pytest.raises(ValueError, match=r"compete with others.*sae=\.\.\."):
+        alone(x)
 
 
 def test_probes_are_found_by_what_they_were_trained_on(tmp_path):
@@ -145,8 +146,9 @@ def test_probes_are_found_by_what_they_were_trained_on(tmp_path):
         ("label_noise", 0.1, 42),
         ("scarcity", 20.0, 7),
     ]
-    assert loaded.find("scarcity", 140) == 1 and loaded.find("label_noise") == 2
-    assert loaded.find("scarcity", 20, seed=7) == 3
+    for number, where in enumerate([("scarcity", 20, 42), ("scarcity", 140), ("label_noise",)]):
+        assert loaded.find(*where).conditions == (loaded.conditions[number],)
+        np.testing.assert_allclose(loaded.find(*where)(x), loaded(x)[number], rtol=1e-4)
     with pytest.raises(ValueError, match="2 saved probes are of regime 'scarcity', level 20"):
         loaded.find("scarcity", 20)
     with pytest.raises(ValueError, match="0 saved probes are of regime 'imbalance'"):
@@ -159,8 +161,8 @@ def test_the_wrong_width_is_told(tmp_path):
     found = probe_cases.conditions(y, (20,))
     fits = fit_all("mean_difference", x, found)
     loaded = save(tmp_path / "p.safetensors", "mean_difference", x, found, fits)
-    with pytest.raises(ValueError, match="are 7 wide; the probes were trained on 8"):
-        loaded.score(x[:, :7])
+    with pytest.raises(ValueError, match="are 7 wide; this probe was trained on 8"):
+        loaded(x[:, :7])
 
 
 def test_the_bytes_depend_on_the_probes_alone(tmp_path):
@@ -196,23 +198,28 @@ def damaged(path, x, y):
     def again(tensors=tensors, **changes):
         return serialise(tensors, {"probejax": json.dumps(about | changes)})
 
-    other = {**about["conditions"][0], "lane": 3}
     return [
         (whole[:200], ""),
         (b"", ""),
         (pickle.dumps(Evil()), ""),
         (serialise(tensors), "its format is None"),
-        (again(format="probejax probes 2"), "its format is 'probejax probes 2'"),
-        (again(conditions=[other]), "lane 3 of batch 0 is missing"),
-        (again(conditions=[]), r"0 conditions have thresholds \(1,\)"),
+        (again(format="probejax probes 9"), "its format is 'probejax probes 9'"),
+        (again(conditions=[]), "0 conditions have 1 thresholds"),
+        (again(family="Oracle"), "a family 'Oracle'"),
+        (again(settings={"depth": 3}), "no setting"),
+        (again({k: v[:0] for k, v in tensors.items()}), ""),
+        (again({**tensors, "w": tensors["w"][:, :3]}), ""),
+        (again({**tensors, "extra": tensors["w"]}), "the file holds"),
         (again(conditions=[{"regime": "standard"}]), "missing"),
-        (again(unit={}), "'method'"),
         (again(conditions=[{**about["conditions"][0], "seed": "x"}]), "Expected `int`"),
         (again(conditions={}), "Expected `array`"),
         (again(unit=[]), "Expected `object`"),
         (serialise(tensors, {"probejax": '{"unit": {"a":' + "[" * 10**5}), "nested too deeply"),
         (b"\xff" * 7 + b"\x7f" + b"x" * 100, ""),
-        (again({k: v for k, v in tensors.items() if k != "thresholds"}), "'thresholds'"),
+        (
+            again({k: v for k, v in tensors.items() if k != "thresholds"}),
+            "1 conditions have 0 thresholds",
+        ),
     ]
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from probejax import probes
 from probejax.probes import xgboost
+from probejax.probes.families.trees import predict
 from probejax.solvers import codes
 from tests import probe_cases
 from tests.reference import study_xgboost
@@ -159,8 +160,8 @@ def test_a_model_can_be_read_back_from_its_bytes():
     x, y = problem(0.5)
     ((_, rows),) = probes.batches(probe_cases.conditions(y, (60,)), [64])
     fitted = xgboost.fit(x, rows)
-    model = fitted.probe["model"][0][: fitted.probe["size"][0]].tobytes()
-    logits = xgboost.predict(model, x[rows.test[0]])
+    model = fitted.probe.model[0][: fitted.probe.size[0]].tobytes()
+    logits = predict(model, x[rows.test[0]])
     auc = probes.scores.metrics.auc(logits, rows.y_test[0], rows.test_mask[0])
     np.testing.assert_allclose(auc, fitted.scores.test_auc[0], atol=1e-6)
     assert len(np.unique(logits)) > 20

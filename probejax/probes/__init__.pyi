@@ -1,4 +1,5 @@
 from . import (
+    families,
     knn,
     lda,
     logreg,
@@ -16,21 +17,22 @@ from . import (
 from .baselines import BASELINES
 from .methods import Method, parse
 from .rows import Rows, batches
-from .saved import SavedProbes, load
-from .scores import PROTOCOLS, Fitted, Protocol, Scores
+from .saved import SavedProbe, load, save
+from .scores import PROTOCOLS, Fit, Protocol, Scores
 from .token_methods import TOKEN_METHODS
 
 __all__ = [
     "BASELINES",
     "PROTOCOLS",
     "TOKEN_METHODS",
-    "Fitted",
+    "Fit",
     "Method",
     "Protocol",
     "Rows",
-    "SavedProbes",
+    "SavedProbe",
     "Scores",
     "batches",
+    "families",
     "knn",
     "lda",
     "load",
@@ -43,6 +45,7 @@ __all__ = [
     "pca",
     "sae",
     "sae_pooled",
+    "save",
     "saved",
     "tokens",
     "xgboost",

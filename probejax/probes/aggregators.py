@@ -97,3 +97,10 @@ def ema(scores: Scores, real: Real, setting: Setting) -> Logit:
 
 def _softmax(scores: Float[Array, " t"], real: Real) -> Float[Array, " t"]:
     return jax.nn.softmax(jnp.where(real, scores, -jnp.inf))
+
+
+NAMED: dict[str, Aggregator] = {
+    each.__name__: each
+    for each in (mean, last, multimax, softmax, attention, max_of_rolling_means, ema)
+}
+"""Every aggregator by its name, as files of probes hold it."""

@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from probejax.probes import aggregators, given, scores, token_scores
+from probejax.probes import aggregators, given, scores
 from probejax.probes import token_training as training
 from probejax.probes import tokens as ragged
 from probejax.probes.aggregators import Aggregator
+from probejax.probes.families import Pooled
 from probejax.probes.rows import Rows
 from probejax.probes.token_training import Fits, Trained
 from probejax.probes.tokens import Tokens
@@ -54,7 +55,7 @@ def fit(
     *,
     design: Design = _STUDY,
     size: int | None = None,
-) -> scores.Fitted:
+) -> scores.Fit:
     """Fits one probe per lane.
 
     `paper` follows the study: a random 80 % of the training rows train and 20 % validate, and the
@@ -72,15 +73,14 @@ def fit(
 
     Returns:
       Scores with the chosen setting as hyperparameter (the learning rate where there is one setting
-      only) and no certificate, as the problem is not convex; and the probes: `w [L, c, d]`, `b` and
-      `setting`.
+      only) and no certificate, as the problem is not convex.
 
     Raises:
       ValueError: the tokens or the rows will not do, see `given.tokens_of`.
     """
     rows = given.tokens_of(tokens, rows, protocol)
     tokens = tokens if design.bos else ragged.without_bos(tokens)
-    return _finished(tokens, protocol, design, search(tokens, rows, protocol, design, size), size)
+    return _finished(tokens, protocol, design, search(tokens, rows, protocol, design, size))
 
 
 class Search(NamedTuple):
@@ -202,33 +202,25 @@ def _best(traces: np.ndarray, lane: np.ndarray, tried: int) -> tuple[np.ndarray,
     return np.where(never, np.nan, top[at, best]), best, np.where(never, traces.shape[2] - 1, step)
 
 
-def _finished(tokens, protocol, design: Design, found: Search, size) -> scores.Fitted:
+def _finished(tokens, protocol, design: Design, found: Search) -> scores.Fit:
     """Scores the final fits."""
     rows, final = found.rows, found.final
     code = codes_of(rows, final)
     good = code == codes.CONVERGED
     w, b = np.where(good[:, None, None], final.w, 0), np.where(good, final.b, 0)
     setting = np.array([each[0] for each in found.tried])
-
-    def logits(of, mask):
-        chunks = training.chunks(tokens, of, mask, int(tokens.counts.sum()))
-        return token_scores.own_logits(
-            tokens, of, mask, chunks, w, b, setting, design.aggregate, size=size
-        )
-
-    alone = ~scores.searched(rows)[:, None]
+    name = design.aggregate.__name__
     chosen = [s if len(design.settings) > 1 else r for s, r, _ in found.tried]
-    result = scores.finish(
+    return scores.finish(
+        tokens,
         rows,
         protocol,
+        Pooled(w, b, setting, name, design.bos),
         val_auc=found.val_auc,
-        train_logits=logits(rows.train, rows.train_mask & alone),
-        test_logits=logits(rows.test, rows.test_mask),
         hyperparameter=np.array(chosen),
         gap=np.full(len(w), np.nan),
         code=code,
     )
-    return scores.Fitted(result, {"w": w, "b": b, "setting": setting})
 
 
 def codes_of(rows: Rows, final: Trained) -> np.ndarray:

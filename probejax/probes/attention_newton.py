@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from probejax.probes import attention, given, scores
 from probejax.probes import tiles as layout
 from probejax.probes import tokens as ragged
+from probejax.probes.families import Pooled
 from probejax.probes.logreg import DEFAULT_C, STRENGTHS
 from probejax.probes.rows import Rows
 from probejax.probes.tiles import Form
@@ -32,7 +33,7 @@ def fit(
     heads: int = 1,
     bos: bool = True,
     steps: int = 1000,
-) -> scores.Fitted:
+) -> scores.Fit:
     """Fits one probe per lane.
 
     Under `paper` the queries of a lane come from the study's rule for its attention probe, so they
@@ -47,8 +48,8 @@ def fit(
       steps: of Adam.
 
     Returns:
-      Scores with C as hyperparameter and the certificate of the convex half; and the probes:
-      `query [L, heads, d]`, `value [L, heads, d]` and `b`.
+      Scores with C as hyperparameter and the certificate of the convex half; and attention probes,
+      whose score vectors are the queries of all heads, then the values.
 
     Raises:
       ValueError: the tokens or the rows will not do, see `given.tokens_of`.
@@ -64,43 +65,31 @@ def fit(
         masks = (folds.train, np.zeros_like(folds.val), found.step[folds.lane])
         tried = [found.tried[lane] for lane in folds.lane]
         of_folds = attention.train(tokens, rows, design, folds.lane, tried, masks).w[:, :heads]
-    predictions = []
-    for fold, lane in enumerate(folds.lane):
-        z = _pooled(tokens, rows.train[lane], rows.train_mask[lane], of_folds[fold])
-        z = z - z[folds.train[fold]].mean(axis=0)
-        path = _solved(l2.solve_path, z, folds.train[fold], rows.y_train[lane], STRENGTHS)
-        predictions.append(np.einsum("nd,pd->pn", z, path.w[0]) + path.b[0][:, None])
-    val_auc, best = scores.choose(np.stack(predictions).astype(np.float32), folds, rows)
-    C = np.where(scores.searched(rows), STRENGTHS[best], DEFAULT_C)
-    return _finished(tokens, rows, protocol, found, query, val_auc, C)
+    train, mask, y = rows.train, rows.train_mask, rows.y_train
 
+    def path(folds):
+        found = []
+        for fold, lane in enumerate(folds.lane):
+            z = _pooled(tokens, train[lane], mask[lane], of_folds[fold])
+            z = z - z[folds.train[fold]].mean(axis=0)
+            path = _solved(l2.solve_path, z, folds.train[fold], y[lane], STRENGTHS)
+            found.append(np.einsum("nd,pd->pn", z, path.w[0]) + path.b[0][:, None])
+        return np.stack(found).astype(np.float32)
 
-def _finished(tokens, rows: Rows, protocol, found, query, val_auc, C) -> scores.Fitted:
-    lanes, heads, d = query.shape
-    value, b = np.zeros((lanes, heads, d), np.float32), np.zeros(lanes, np.float32)
-    gap, code = np.full(lanes, np.nan), attention.codes_of(rows, found.final)
-    on_train, on_test = (np.zeros(m.shape, np.float32) for m in (rows.train_mask, rows.test_mask))
-    for lane in np.flatnonzero(code == codes.CONVERGED):
-        mask = rows.train_mask[lane]
-        z = _pooled(tokens, rows.train[lane], mask, query[lane])
-        mean = z[mask].mean(axis=0)
-        one = _solved(l2.solve, z - mean, mask, rows.y_train[lane], C[lane : lane + 1])
-        value[lane], b[lane] = one.w[0].reshape(heads, d), one.b[0] - one.w[0] @ mean
-        gap[lane], code[lane] = one.gap[0], one.code[0]
-        on_train[lane] = (z - mean) @ one.w[0] + one.b[0]
-        test = _pooled(tokens, rows.test[lane], rows.test_mask[lane], query[lane])
-        on_test[lane] = (test - mean) @ one.w[0] + one.b[0]
-    result = scores.finish(
-        rows,
-        protocol,
-        val_auc=val_auc,
-        train_logits=on_train,
-        test_logits=on_test,
-        hyperparameter=C,
-        gap=gap,
-        code=code,
-    )
-    return scores.Fitted(result, {"query": query, "value": value, "b": b})
+    def refit(C):
+        value, b = np.zeros_like(query), np.zeros(len(query), np.float32)
+        gap, code = np.full(len(query), np.nan), attention.codes_of(rows, found.final)
+        for lane in np.flatnonzero(code == codes.CONVERGED):
+            z = _pooled(tokens, train[lane], mask[lane], query[lane])
+            mean = z[mask[lane]].mean(axis=0)
+            one = _solved(l2.solve, z - mean, mask[lane], y[lane], C[lane : lane + 1])
+            value[lane] = one.w[0].reshape(value[lane].shape)
+            b[lane] = one.b[0] - one.w[0] @ mean
+            gap[lane], code[lane] = one.gap[0], one.code[0]
+        w = np.concatenate([query, value], axis=1)
+        return Pooled(w, b, np.zeros(len(w)), "attention", bos), gap, code
+
+    return scores.search_and_refit(tokens, rows, protocol, STRENGTHS, path, refit, DEFAULT_C)
 
 
 def _solved(solve, z, mask, y, C):

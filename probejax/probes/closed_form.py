@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from probejax.probes import given, scores
-from probejax.probes.logreg import linear, predict
+from probejax.probes.logreg import linear
 from probejax.probes.rows import Rows
 from probejax.solvers import codes
 
@@ -16,7 +16,7 @@ Solve = Callable[[Array, np.ndarray, np.ndarray, np.ndarray], tuple[Array, Array
 
 def fit(
     features: Float[Array, "N d"], rows: Rows, protocol: scores.Protocol, solve: Solve
-) -> scores.Fitted:
+) -> scores.Fit:
     """Fits one probe per lane on all its training rows; the folds only say how good it may be.
 
     Args:
@@ -31,31 +31,24 @@ def fit(
       ValueError: the features or the rows will not do, see `given.features_of`.
     """
     rows = given.features_of(features, rows, protocol)
-    x, known, usable, mean = centred(features)
+    _, known, usable, mean = centred(features)
+    train, mask, y = rows.train, rows.train_mask, rows.y_train
 
     def solved(train, mask, y):
         code = codes_of(usable, train, mask, y)
         w, b = solve(known, train, mask, y)
         good = jnp.asarray(code == codes.CONVERGED)
-        return jnp.where(good[:, None], w, 0), jnp.where(good, b, 0), code
+        return linear(jnp.where(good[:, None], w, 0), jnp.where(good, b, 0), mean), code
 
-    train, mask, y = np.asarray(rows.train), np.asarray(rows.train_mask), np.asarray(rows.y_train)
-    folds = scores.folds(rows, protocol)
-    w, b, _ = solved(train[folds.lane], folds.train, y[folds.lane])
-    on_train = predict(x, train[folds.lane], w, b)
-    val_auc, _ = scores.choose(on_train[:, None, :], folds, rows)
-    w, b, code = solved(train, mask, y)
-    found = scores.finish(
-        rows,
-        protocol,
-        val_auc=val_auc,
-        train_logits=predict(x, train, w, b),
-        test_logits=predict(x, np.asarray(rows.test), w, b),
-        hyperparameter=np.full(len(train), np.nan),
-        gap=np.where(code == codes.CONVERGED, 0.0, np.nan),
-        code=code,
-    )
-    return scores.Fitted(found, linear(w, b, mean))
+    def path(folds):
+        probe, _ = solved(train[folds.lane], folds.train, y[folds.lane])
+        return probe.of_rows(features, train[folds.lane], mask[folds.lane])[:, None, :]
+
+    def refit(_):
+        probe, code = solved(train, mask, y)
+        return probe, np.where(code == codes.CONVERGED, 0.0, np.nan), code
+
+    return scores.search_and_refit(features, rows, protocol, np.array([np.nan]), path, refit)
 
 
 def centred(

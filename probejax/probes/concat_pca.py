@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from probejax.probes import given, scores
+from probejax.probes.families import ByPosition
 from probejax.probes.logreg import DEFAULT_C, STRENGTHS
 from probejax.probes.rows import Rows
 from probejax.probes.sharing import distinct
-from probejax.probes.tokens import Tokens
+from probejax.probes.tokens import Tokens, at
 from probejax.solvers import l1
 
 COMPONENTS = 20  # of a position, the study's
@@ -42,7 +43,7 @@ def fit(
     *,
     components: int = COMPONENTS,
     bos: bool = False,
-) -> scores.Fitted:
+) -> scores.Fit:
     """Fits one probe per lane (`concat` baseline of arXiv 2502.16681).
 
     A position's components are those of the prompts that reach it, and a prompt that does not has
@@ -61,25 +62,33 @@ def fit(
       ValueError: the tokens or the rows will not do, see `given.tokens_of`.
     """
     rows = given.tokens_of(tokens, rows, protocol)
-    folds = scores.folds(rows, protocol)
-    lanes = len(rows.train)
+    lanes, folds = len(rows.train), scores.folds(rows, protocol)
     lane = np.concatenate([np.arange(lanes), folds.lane])
     seen = np.concatenate([rows.train_mask, folds.seen])
-    first = 0 if bos else 1
-    logits: list[np.ndarray] = [np.zeros(0)] * len(folds.lane)
-    final: list[tuple] = [()] * lanes
-    groups = distinct(rows.train[lane], seen)
-    for group in groups:
-        train, known = np.asarray(rows.train)[lane[group[0]]], seen[group[0]]
-        basis = components_of(tokens, train[known], components, first)
-        z = project(tokens, train, basis)
-        for member in (m for m in group if m >= lanes):
-            logits[member - lanes] = _search(z, folds, member - lanes, rows)
-        for member in (m for m in group if m < lanes):
-            final[member] = (basis, z)
-    val_auc, best = scores.choose(np.stack(logits).astype(np.float32), folds, rows)
-    C = np.where(scores.searched(rows), STRENGTHS[best], DEFAULT_C)
-    return _finished(tokens, rows, protocol, final, val_auc, C)
+    final: list[tuple[Basis, np.ndarray]] = [()] * lanes  # type: ignore[list-item]
+
+    def path(folds):
+        logits: list[np.ndarray] = [np.zeros(0)] * len(folds.lane)
+        for group in distinct(rows.train[lane], seen):
+            train, known = rows.train[lane[group[0]]], seen[group[0]]
+            basis = components_of(tokens, train[known], components, 0 if bos else 1)
+            z = project(tokens, train, basis)
+            for member in (m for m in group if m >= lanes):
+                logits[member - lanes] = _search(z, folds, member - lanes, rows)
+            for member in (m for m in group if m < lanes):
+                final[member] = (basis, z)
+        return np.stack(logits).astype(np.float32)
+
+    def refit(C):
+        gap, code, parts = np.zeros(lanes), np.zeros(lanes, int), []
+        for lane, (basis, z) in enumerate(final):
+            own = (z, rows.train_mask[lane], rows.y_train[lane], C[lane])
+            one = l1.solve(*(jnp.asarray(each)[None] for each in own))
+            gap[lane], code[lane] = float(one.gap[0]), int(one.code[0])
+            parts.append((basis, np.asarray(one.w)[0], float(one.b[0])))
+        return _per_position(parts, tokens.d_model), gap, code
+
+    return scores.search_and_refit(tokens, rows, protocol, STRENGTHS, path, refit, DEFAULT_C)
 
 
 def _search(z: np.ndarray, folds: scores.Folds, fold: int, rows: Rows) -> np.ndarray:
@@ -90,38 +99,8 @@ def _search(z: np.ndarray, folds: scores.Folds, fold: int, rows: Rows) -> np.nda
     return np.asarray(path.w)[0] @ z.T + np.asarray(path.b)[0][:, None]
 
 
-def _finished(tokens, rows: Rows, protocol, final, val_auc, C) -> scores.Fitted:
-    lanes = len(C)
-    on_train, on_test = (np.zeros(m.shape, np.float32) for m in (rows.train_mask, rows.test_mask))
-    gap, code, probes = np.zeros(lanes), np.zeros(lanes, int), []
-    for lane, (basis, z) in enumerate(final):
-        one = l1.solve(
-            jnp.asarray(z)[None],
-            jnp.asarray(rows.train_mask[lane])[None],
-            jnp.asarray(rows.y_train[lane])[None],
-            jnp.asarray(C[lane : lane + 1]),
-        )
-        w, b = np.asarray(one.w)[0], float(one.b[0])
-        gap[lane], code[lane] = float(one.gap[0]), int(one.code[0])
-        mask = rows.test_mask[lane]
-        on_train[lane] = z @ w + b
-        on_test[lane][mask] = project(tokens, np.asarray(rows.test)[lane][mask], basis) @ w + b
-        probes.append((basis, w, b))
-    result = scores.finish(
-        rows,
-        protocol,
-        val_auc=val_auc,
-        train_logits=on_train,
-        test_logits=on_test,
-        hyperparameter=C,
-        gap=gap,
-        code=code,
-    )
-    return scores.Fitted(result, _per_position(probes, tokens.d_model))
-
-
-def _per_position(probes, d: int) -> dict[str, np.ndarray]:
-    """Returns the probes as weights per position, [L, T, d], which need no components."""
+def _per_position(probes, d: int) -> ByPosition:
+    """Returns the probes as weights per position, which need no components."""
     longest = max((int(basis.positions.max(initial=0)) for basis, _, _ in probes), default=0) + 1
     w = np.zeros((len(probes), longest, d), np.float32)
     mean, b = np.zeros_like(w), np.zeros(len(probes), np.float32)
@@ -131,7 +110,7 @@ def _per_position(probes, d: int) -> dict[str, np.ndarray]:
         w[lane, basis.positions] = np.einsum("pdc,pc->pd", basis.vectors, cut)
         mean[lane, basis.positions] = basis.mean
         b[lane] = bias
-    return {"w": w, "mean": mean, "b": b}
+    return ByPosition(w, b, mean)
 
 
 def components_of(
@@ -143,7 +122,7 @@ def components_of(
     shape = (len(positions), tokens.d_model)
     mean, vectors = np.zeros(shape, np.float32), np.zeros((*shape, components), np.float32)
     for i, position in enumerate(positions):
-        x, there = _at(tokens, prompts, position)
+        x, there = at(tokens, prompts, position)
         mean[i], vectors[i] = _components(x, there, components)
     return Basis(positions, mean, vectors)
 
@@ -156,18 +135,10 @@ def project(
     width = -(-max(count * c, 1) // _MULTIPLE) * _MULTIPLE
     found = np.zeros((len(prompts), width), np.float32)
     for i, position in enumerate(basis.positions):
-        x, there = _at(tokens, prompts, position)
+        x, there = at(tokens, prompts, position)
         z = (x - basis.mean[i]) @ basis.vectors[i]
         found[:, i * c : (i + 1) * c] = np.where(there[:, None], z, 0)
     return found
-
-
-def _at(tokens: Tokens, prompts, position) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the tokens at a position, 0 for prompts that have none, and which have one."""
-    there = tokens.counts[prompts] > position
-    x = np.zeros((len(prompts), tokens.d_model), np.float32)
-    x[there] = tokens.x[tokens.starts[prompts[there]] + position]
-    return x, there
 
 
 @functools.partial(jax.jit, static_argnames="components")

@@ -15,7 +15,7 @@ _ROWS, _FITS = 2048, 16  # that are worked on together, at most
 
 def fit(
     features: Float[Array, "N d"], rows: Rows, protocol: scores.Protocol = "paper"
-) -> scores.Fitted:
+) -> scores.Fit:
     """Fits one probe per lane: the log odds of two Gaussians of one covariance.
 
     As scikit-learn's LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"): each class gives

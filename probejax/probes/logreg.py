@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probejax.probes import given, scores
+from probejax.probes.families import Linear
 from probejax.probes.rows import Rows
 from probejax.solvers import l2
 
@@ -16,7 +17,7 @@ DEFAULT_C = 1.0  # scikit-learn's, where there are too few rows for a search
 
 def fit(
     features: Float[Array, "N d"], rows: Rows, protocol: scores.Protocol = "paper"
-) -> scores.Fitted:
+) -> scores.Fit:
     """Fits one probe per lane: search over C on the folds, then a fit on all training rows.
 
     Minimises 0.5 |w|^2 + C sum_i log(1 + exp(-t_i (x_i.w + b))), the intercept free. The features
@@ -32,25 +33,18 @@ def fit(
     """
     rows = given.features_of(features, rows, protocol)
     x, mean = centred(features)
-    train, mask, y = np.asarray(rows.train), np.asarray(rows.train_mask), np.asarray(rows.y_train)
-    folds = scores.folds(rows, protocol)
+    train, mask, y = rows.train, rows.train_mask, rows.y_train
     shared = l2.share(x, train, mask)
-    path = l2.solve_path(shared, train[folds.lane], folds.train, y[folds.lane], STRENGTHS)
-    on_train = predict_path(x, train[folds.lane], path.w, path.b)
-    val_auc, best = scores.choose(on_train, folds, rows)
-    C = np.where(scores.searched(rows), STRENGTHS[best], DEFAULT_C)
-    final = l2.solve(shared, train, mask, y, C)
-    found = scores.finish(
-        rows,
-        protocol,
-        val_auc=val_auc,
-        train_logits=predict(x, train, final.w, final.b),
-        test_logits=predict(x, np.asarray(rows.test), final.w, final.b),
-        hyperparameter=C,
-        gap=final.gap,
-        code=final.code,
-    )
-    return scores.Fitted(found, linear(final.w, final.b, mean))
+
+    def path(folds):
+        found = l2.solve_path(shared, train[folds.lane], folds.train, y[folds.lane], STRENGTHS)
+        return predict_path(x, train[folds.lane], found.w, found.b)
+
+    def refit(C):
+        found = l2.solve(shared, train, mask, y, C)
+        return linear(found.w, found.b, mean), found.gap, found.code
+
+    return scores.search_and_refit(features, rows, protocol, STRENGTHS, path, refit, DEFAULT_C)
 
 
 @jax.jit
@@ -64,17 +58,9 @@ def centred(
     return x - mean[None, :], mean
 
 
-def linear(w, b, mean) -> dict[str, np.ndarray]:
-    """Returns the arrays of linear probes: the logit of x is (x - mean).w + b."""
-    w = np.asarray(w)
-    return {"w": w, "b": np.asarray(b), "mean": np.broadcast_to(np.asarray(mean), w.shape)}
-
-
-@jax.jit
-def predict(x, rows, w, b):
-    """Returns the logits [L, m] of each lane's rows."""
-    every = jnp.einsum("nd,ld->ln", x, w, precision="highest") + b[:, None]
-    return jnp.take_along_axis(every, rows, axis=1)
+def linear(w, b, mean) -> Linear:
+    """Returns probes whose weights act on features without their mean."""
+    return Linear(np.asarray(w), np.asarray(b), np.asarray(mean))
 
 
 @jax.jit

@@ -11,7 +11,6 @@ from probejax.probes.logreg import (
     STRENGTHS,
     centred,
     linear,
-    predict,
     predict_path,
 )
 from probejax.probes.rows import Rows
@@ -22,7 +21,7 @@ _CHUNK_BYTES = 2**28  # of gathered features; the solver needs about three times
 
 def fit(
     features: Float[Array | np.ndarray, "N d"], rows: Rows, protocol: scores.Protocol = "paper"
-) -> scores.Fitted:
+) -> scores.Fit:
     """Fits one probe per lane: search over C on the folds, then a fit on all training rows.
 
     Minimises |w|_1 + C sum_i log(1 + exp(-t_i (x_i.w + b))), the intercept free. The features are
@@ -38,39 +37,25 @@ def fit(
     """
     rows = given.features_of(features, rows, protocol)
     x, mean = centred(features)
-    train, mask, y = np.asarray(rows.train), np.asarray(rows.train_mask), np.asarray(rows.y_train)
-    folds = scores.folds(rows, protocol)
-    path = _chunked(
-        lambda part: l1.solve_path(
-            x[train[folds.lane[part]]],
-            jnp.asarray(folds.train[part]),
-            jnp.asarray(y[folds.lane[part]]),
-            jnp.asarray(STRENGTHS),
-        ),
-        len(folds.lane),
-        train.shape[1] * x.shape[1],
-    )
-    on_train = predict_path(x, train[folds.lane], path.w, path.b)
-    val_auc, best = scores.choose(on_train, folds, rows)
-    C = np.where(scores.searched(rows), STRENGTHS[best], DEFAULT_C)
-    final = _chunked(
-        lambda part: l1.solve(
-            x[train[part]], jnp.asarray(mask[part]), jnp.asarray(y[part]), jnp.asarray(C[part])
-        ),
-        len(train),
-        train.shape[1] * x.shape[1],
-    )
-    found = scores.finish(
-        rows,
-        protocol,
-        val_auc=val_auc,
-        train_logits=predict(x, train, final.w, final.b),
-        test_logits=predict(x, np.asarray(rows.test), final.w, final.b),
-        hyperparameter=C,
-        gap=final.gap,
-        code=final.code,
-    )
-    return scores.Fitted(found, linear(final.w, final.b, mean))
+    train, mask, y = rows.train, rows.train_mask, rows.y_train
+    size = train.shape[1] * x.shape[1]
+
+    def path(folds):
+        def solve(part):
+            own = (folds.train[part], y[folds.lane[part]])
+            return l1.solve_path(x[train[folds.lane[part]]], *map(jnp.asarray, (*own, STRENGTHS)))
+
+        found = _chunked(solve, len(folds.lane), size)
+        return predict_path(x, train[folds.lane], found.w, found.b)
+
+    def refit(C):
+        def solve(part):
+            return l1.solve(x[train[part]], *map(jnp.asarray, (mask[part], y[part], C[part])))
+
+        found = _chunked(solve, len(train), size)
+        return linear(found.w, found.b, mean), found.gap, found.code
+
+    return scores.search_and_refit(features, rows, protocol, STRENGTHS, path, refit, DEFAULT_C)
 
 
 def _chunked(solve, fits: int, size: int):

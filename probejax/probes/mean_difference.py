@@ -10,7 +10,7 @@ from probejax.probes.rows import Rows
 
 def fit(
     features: Float[Array, "N d"], rows: Rows, protocol: scores.Protocol = "paper"
-) -> scores.Fitted:
+) -> scores.Fit:
     """Fits one probe per lane: the logit is (x - (m1 + m0) / 2).(m1 - m0).
 
     The features are taken raw, so the logit is in their squared units: its sign and order mean

@@ -27,6 +27,11 @@ MULTITOKEN = (
 """What `multitoken` means: probes that read all tokens of a prompt, and the two last-token probes
 that the study compares them with. They are in no other list."""
 
+CHOSEN = {"pca": "components", "knn": "k", "xgboost": "draw"} | dict.fromkeys(
+    ("attention", "attention_no_bos", "attention_h4"), "rate"
+)
+"""What a method's hyperparameter is called, where it is not C."""
+
 CONTROLS = ("shuffled", "random_latents")
 """`<method>_shuffled` trains on permuted labels; `sae_k<k>_random_latents` on latents drawn from
 those that fire, instead of the top ones."""

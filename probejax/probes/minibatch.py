@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from probejax.probes.families.network import Layers
 from probejax.solvers import codes
 
 _BATCH, _MAX_EPOCHS, _TOLERANCE, _PATIENCE = 200, 1000, 1e-4, 10
@@ -27,9 +28,6 @@ _EDGE = float(np.finfo(np.float32).eps)  # how near to 0 and 1 a probability in 
 _STEPS = 32  # between two looks of the host
 _WIDEST = 32  # fits at a time
 _RUNNING = -1
-
-Layers = tuple[tuple[Array | np.ndarray, Array | np.ndarray], ...]
-"""Per layer the weights [*fits, out, in] and the intercepts [*fits, out]."""
 
 
 class Rules(NamedTuple):
@@ -119,14 +117,6 @@ def start(d: int, hidden: tuple[int, ...], rng: np.random.RandomState) -> Layers
         w = rng.uniform(-bound, bound, (inputs, outputs)).astype(np.float32)
         layers.append((w.T, rng.uniform(-bound, bound, outputs).astype(np.float32)))
     return tuple(layers)
-
-
-def logits(layers: Layers, x: Float[Array, "n d"]) -> Float[Array, " n"]:
-    """Returns the logits of one network."""
-    for w, b in layers[:-1]:
-        x = jax.nn.relu(jnp.matmul(x, w.T, precision="highest") + b[None, :])
-    w, b = layers[-1]
-    return (jnp.matmul(x, w.T, precision="highest") + b[None, :])[:, 0]
 
 
 def _widest(size: int) -> int:

@@ -12,7 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from probejax.probes import given, minibatch, scale, scores
 from probejax.probes.closed_form import codes_of
-from probejax.probes.minibatch import Layers, Rules
+from probejax.probes.families import Network
+from probejax.probes.families.network import Layers
+from probejax.probes.minibatch import Rules
 from probejax.probes.rows import Rows
 from probejax.probes.scale import Scale
 from probejax.solvers import codes
@@ -25,7 +27,7 @@ _TABLES = 8  # their number is padded to a multiple of this, so that few shapes 
 
 def fit(
     features: Float[Array | np.ndarray, "N d"], rows: Rows, protocol: scores.Protocol = "paper"
-) -> scores.Fitted:
+) -> scores.Fit:
     """Fits one network per lane, and one per fold for the validation AUC.
 
     A network has no certificate: `gap` is NaN. `code` is CONVERGED where the loss stopped falling
@@ -41,7 +43,7 @@ def fit(
     """
     rows = given.features_of(features, rows, protocol)
     x = jnp.asarray(features, jnp.float32)
-    train, mask = np.asarray(rows.train), np.asarray(rows.train_mask)
+    train, mask = rows.train, rows.train_mask
     folds, count = scores.folds(rows, protocol), len(train)
     lane = np.concatenate([np.arange(count), folds.lane])
     layers, scaler, code = _fit(
@@ -53,23 +55,15 @@ def fit(
         np.asarray(rows.seed)[lane],
         scores.searched(rows)[lane],
     )
-    of_folds = jax.tree.map(lambda leaf: leaf[count:], (scaler, layers))
-    scaler, layers = jax.tree.map(lambda leaf: leaf[:count], (scaler, layers))
-    val_auc, _ = scores.choose(_logits(x, train[folds.lane], *of_folds)[:, None, :], folds, rows)
-    found = scores.finish(
-        rows,
-        protocol,
-        val_auc=val_auc,
-        train_logits=_logits(x, train, scaler, layers),
-        test_logits=_logits(x, np.asarray(rows.test), scaler, layers),
-        hyperparameter=np.full(count, np.nan),
-        gap=np.full(count, np.nan),
-        code=code[:count],
-    )
-    probe = {"mean": scaler.mean, "scale": scaler.scale}
-    for number, (w, b) in enumerate(layers):
-        probe |= {f"w{number}": w, f"b{number}": b}
-    return scores.Fitted(found, {name: np.asarray(array) for name, array in probe.items()})
+    every = Network(layers, scaler)
+
+    def path(folds):
+        return every[count:].of_rows(x, train[folds.lane], mask[folds.lane])[:, None, :]
+
+    def refit(_):
+        return every[:count], np.full(count, np.nan), code[:count]
+
+    return scores.search_and_refit(x, rows, protocol, np.array([np.nan]), path, refit)
 
 
 def _fit(
@@ -151,14 +145,3 @@ def _grown(w, b, outputs: int, inputs: int | None):
 def _standardise(x, rows, seen):
     """Returns the standardised rows [S, n, d] and their scalers."""
     return jax.lax.map(lambda each: scale.standardise(x[each[0]], each[1]), (rows, seen))
-
-
-@jax.jit
-def _logits(x, rows, scaler, layers):
-    """Returns the logits [J, m] of each network's rows."""
-
-    def one(each):
-        rows, scaler, layers = each
-        return minibatch.logits(layers, scale.apply(scaler, x[rows]))
-
-    return jax.lax.map(one, (rows, scaler, layers))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from probejax.probes import given, scale, scores
 from probejax.probes.closed_form import centred, codes_of
-from probejax.probes.logreg import linear, predict
+from probejax.probes.logreg import linear
 from probejax.probes.rows import Rows
 from probejax.probes.sharing import distinct, in_chunks
 from probejax.solvers import codes, few
@@ -32,7 +32,7 @@ class _Basis(NamedTuple):
 
 def fit(
     features: Float[Array, "N d"], rows: Rows, protocol: scores.Protocol = "paper"
-) -> scores.Fitted:
+) -> scores.Fit:
     """Fits one probe per lane: standard scaler, components, and L2 logistic regression with C = 1.
 
     The components are exact; the study's come from a randomised method that is not seeded. Of
@@ -48,40 +48,34 @@ def fit(
       ValueError: the features or the rows will not do, see `given.features_of`.
     """
     rows = given.features_of(features, rows, protocol)
-    x, known, usable, centre = centred(features)
-    train, mask, y = np.asarray(rows.train), np.asarray(rows.train_mask), np.asarray(rows.y_train)
-    folds = scores.folds(rows, protocol)
-    lanes = len(train)
-    grids = np.array([_grid(size, x.shape[1]) for size in mask.sum(axis=1).tolist()])
-    basis = _bases(
-        known, np.concatenate([train, train[folds.lane]]), np.concatenate([mask, folds.seen])
-    )
+    _, known, usable, centre = centred(features)
+    train, mask, y = rows.train, rows.train_mask, rows.y_train
+    folds, sizes = scores.folds(rows, protocol), mask.sum(axis=1)
+    grids = np.array([_grid(size, known.shape[1]) for size in sizes.tolist()])
+    sets = (np.concatenate([train, train[folds.lane]]), np.concatenate([mask, folds.seen]))
+    of_lanes, of_folds = _split(_bases(known, *sets), len(train))
 
-    of_folds = _Basis(*(part[lanes:] for part in basis))
-    z = _components(known, train[folds.lane], *of_folds)
-    val_auc, best = scores.choose(_search(z, folds, y, grids[folds.lane]), folds, rows)
-    number = grids[np.arange(lanes), best]
-    number = np.where(scores.searched(rows), number, np.minimum(mask.sum(axis=1), x.shape[1]))
+    def path(folds):
+        z = _components(known, train[folds.lane], *of_folds)
+        return _search(z, folds, y, grids[folds.lane])
 
-    of_lanes = _Basis(*(part[:lanes] for part in basis))
-    z = _components(known, train, *of_lanes)
-    solution = few.solve(_leading(z, number), mask, y, C)
-    code = codes_of(usable, train, mask, y)
-    code = np.where(code == codes.CONVERGED, solution.code, code)
-    w, b = _in_features(solution.w, solution.b, *of_lanes)
-    good = jnp.asarray(code <= codes.MAX_TRIPS)
-    w, b = jnp.where(good[:, None], w, 0), jnp.where(good, b, 0)
-    found = scores.finish(
-        rows,
-        protocol,
-        val_auc=val_auc,
-        train_logits=predict(x, train, w, b),
-        test_logits=predict(x, np.asarray(rows.test), w, b),
-        hyperparameter=number.astype(float),
-        gap=np.where(code <= codes.MAX_TRIPS, solution.gap, np.nan),
-        code=code,
-    )
-    return scores.Fitted(found, linear(w, b, centre))
+    def refit(number):
+        z = _components(known, train, *of_lanes)
+        solution = few.solve(_leading(z, number.astype(int)), mask, y, C)
+        code = codes_of(usable, train, mask, y)
+        code = np.where(code == codes.CONVERGED, solution.code, code)
+        w, b = _in_features(solution.w, solution.b, *of_lanes)
+        good = jnp.asarray(code <= codes.MAX_TRIPS)
+        probe = linear(jnp.where(good[:, None], w, 0), jnp.where(good, b, 0), centre)
+        return probe, np.where(code <= codes.MAX_TRIPS, solution.gap, np.nan), code
+
+    most = np.minimum(sizes, known.shape[1])
+    return scores.search_and_refit(features, rows, protocol, grids, path, refit, most)
+
+
+def _split(basis: _Basis, count: int) -> tuple[_Basis, _Basis]:
+    """Returns the first so many bases, and the others."""
+    return _Basis(*(part[:count] for part in basis)), _Basis(*(part[count:] for part in basis))
 
 
 def _grid(size: int, width: int) -> Int[np.ndarray, " P"]:

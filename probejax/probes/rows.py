@@ -1,11 +1,11 @@
 """Conditions as padded lanes: what every probe takes beside the feature matrix."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Int32
+from jaxtyping import Bool, Int32
 
 from probejax import inputs
 from probejax.probes.folds import paper_folds
@@ -14,7 +14,8 @@ from probejax.tasks.splits import Condition
 GROUPS = (16, 128, 512, 1024)
 """Padded training sizes: few, so that few shapes compile."""
 
-_TEST_SIZES = (512, 1024, 2048, 4096, 5120)
+_TEST_SIZES = (1, 512, 1024, 2048, 4096, 5120)
+FoldRule = Callable[[np.ndarray, int], np.ndarray]
 _FOLD_COUNTS = (1, 6, 36)  # one hold-out; six folds; all mixed pairs of twelve balanced rows
 
 
@@ -26,21 +27,22 @@ class Rows(NamedTuple):
     condition's, for methods that draw.
     """
 
-    train: Int32[Array | np.ndarray, "L n"]
-    train_mask: Bool[Array | np.ndarray, "L n"]
-    y_train: Int32[Array | np.ndarray, "L n"]
-    val: Bool[Array | np.ndarray, "L F n"]
-    fold_mask: Bool[Array | np.ndarray, "L F"]
-    test: Int32[Array | np.ndarray, "L m"]
-    test_mask: Bool[Array | np.ndarray, "L m"]
-    y_test: Int32[Array | np.ndarray, "L m"]
-    seed: Int32[Array | np.ndarray, " L"]
+    train: Int32[np.ndarray, "L n"]
+    train_mask: Bool[np.ndarray, "L n"]
+    y_train: Int32[np.ndarray, "L n"]
+    val: Bool[np.ndarray, "L F n"]
+    fold_mask: Bool[np.ndarray, "L F"]
+    test: Int32[np.ndarray, "L m"]
+    test_mask: Bool[np.ndarray, "L m"]
+    y_test: Int32[np.ndarray, "L m"]
+    seed: Int32[np.ndarray, " L"]
 
 
 def batches(
     conditions: Sequence[Condition],
     groups: Sequence[int] | None = None,
     most_rows: int | None = None,
+    folds: FoldRule = paper_folds,
 ) -> list[tuple[tuple[int, ...], Rows]]:
     """Packs conditions into batches of lanes, by padded training size.
 
@@ -48,16 +50,18 @@ def batches(
 
     Args:
         conditions: what to fit; the order within a batch is theirs.
-        groups: the padded training sizes; `GROUPS` when None.
+        groups: the padded training sizes; `GROUPS` when None. Beyond the largest, sizes grow by an
+            eighth at a time.
         most_rows: training rows of a batch at most, padding included; None is no limit.
+        folds: which rows validate, given a condition's labels and seed.
 
     Returns:
         For every batch, by rising size: which conditions the lanes are, as indices into
         `conditions`, and their rows.
 
     Raises:
-        ValueError: a condition has more training rows than the largest group, not as many labels as
-            rows, a label that is neither 0 nor 1, or a row number that is none.
+        ValueError: a condition has not as many labels as rows, a label that is neither 0 nor 1, or
+            a row number that is none.
     """
     conditions = [_checked(condition) for condition in conditions]
     groups = sorted(GROUPS if groups is None else groups)
@@ -66,17 +70,15 @@ def batches(
         n = len(condition.train)
         size = next((size for size in groups if size >= n), None)
         if size is None:
-            raise ValueError(
-                f"a {condition.regime} condition has {n} training rows; the largest padded size is "
-                f"{groups[-1]}"
-            )
-        members[size].append(index)
+            step = 1 << (n.bit_length() - 4)
+            size = -(-n // step) * step
+        members.setdefault(size, []).append(index)
     found = []
-    for size, lanes in members.items():
+    for size, lanes in sorted(members.items()):
         most = len(lanes) if most_rows is None else max(1, most_rows // size)
         for start in range(0, len(lanes), max(1, most)):
             part = tuple(lanes[start : start + most])
-            found.append((part, _pack([conditions[lane] for lane in part], size)))
+            found.append((part, _pack([conditions[lane] for lane in part], size, folds)))
     return found
 
 
@@ -91,8 +93,8 @@ def _checked(condition: Condition) -> Condition:
     return dataclasses.replace(condition, **found)
 
 
-def _pack(conditions: list[Condition], n: int) -> Rows:
-    folds = [paper_folds(condition.y_train, condition.seed) for condition in conditions]
+def _pack(conditions: list[Condition], n: int, rule: FoldRule) -> Rows:
+    folds = [rule(condition.y_train, condition.seed) for condition in conditions]
     most = max(len(masks) for masks in folds)
     f = next((count for count in _FOLD_COUNTS if count >= most), most)
     longest = max(len(condition.test) for condition in conditions)

@@ -1,7 +1,8 @@
 """L1 logistic regression on the k latents of an SAE whose class means differ most."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +11,13 @@ from jaxtyping import Array, Float, Int
 
 from probejax import devices
 from probejax.probes import given, scores
+from probejax.probes.families import OnLatents
+from probejax.probes.families.on_latents import Latents
 from probejax.probes.logreg import DEFAULT_C, STRENGTHS
 from probejax.probes.rows import Rows
 from probejax.saes.select import Ranking, encode_columns, top_latents
 from probejax.saes.stream import Dictionary
 from probejax.solvers import l1
-
-FIRES = 1.0  # a binarised latent is on above this, as the study has it
 
 
 class Selection(NamedTuple):
@@ -27,12 +28,18 @@ class Selection(NamedTuple):
       columns: [L, k], which columns of `values` each lane's final fit uses, best first.
       fold_columns: [Q, k], those of each fold in `scores.folds`.
       latents: [L, k], the indices of `columns` in the SAE.
+      sae: whose they are.
+      pooling: how they were pooled over the tokens of a prompt; "" for those of the last token.
+      bos: whether the first token counted in that.
     """
 
     values: Float[Array, "N M"]
     columns: Int[np.ndarray, "L k"]
     fold_columns: Int[np.ndarray, "Q k"]
     latents: Int[np.ndarray, "L k"]
+    sae: Any = None
+    pooling: str = ""
+    bos: bool = False
 
 
 def select(
@@ -64,13 +71,14 @@ def select(
         sae, x, train, mask, y, k, ranking=ranking, devices=places
     )
     columns = lambda latents: encode_columns(sae, x, latents, devices=places)
-    return select_by(rank, columns, rows, protocol)
+    return select_by(rank, columns, rows, sae, protocol)
 
 
 def select_by(
     rank: Callable[..., Int[np.ndarray, "S k"]],
     columns: Callable[[Int[np.ndarray, " M"]], Float[Array, "N M"]],
     rows: Rows,
+    sae: Dictionary | None = None,
     protocol: scores.Protocol = "paper",
 ) -> Selection:
     """Selects with rankings and values from anywhere, such as latents pooled over tokens.
@@ -79,6 +87,7 @@ def select_by(
       rank: given training rows, mask and labels, each [S, n], returns the best latents of each set.
       columns: given latents in rising order, the last perhaps repeated, returns their values.
       rows: the lanes.
+      sae: whose the latents are.
       protocol: as for `select`.
 
     Raises:
@@ -95,7 +104,7 @@ def select_by(
     places = places.reshape(latents.shape)
     final = len(train)
     of_folds = places[final:] if protocol == "strict" else places[folds.lane]
-    return Selection(columns(_padded(union)), places[:final], of_folds, latents[:final])
+    return Selection(columns(_padded(union)), places[:final], of_folds, latents[:final], sae)
 
 
 def _padded(union: np.ndarray) -> np.ndarray:
@@ -111,7 +120,7 @@ def fit(
     *,
     binarised: bool = False,
     protocol: scores.Protocol = "paper",
-) -> scores.Fitted:
+) -> scores.Fit:
     """Fits one probe per lane on its first k latents.
 
     Minimises |w|_1 + C sum_i log(1 + exp(-t_i (z_i.w + b))), the intercept free; search and refit
@@ -138,41 +147,29 @@ def fit(
             f"the latents were selected for {chosen[0]} lanes with {chosen[1]} folds, and these "
             f"rows are {len(rows.train)} lanes with {len(folds.lane)}: select them for these."
         )
-    values = selection.values
-    if binarised:
-        values = jnp.asarray(values > FIRES, jnp.float32)
-    columns, of_folds = selection.columns[:, :k], selection.fold_columns[:, :k]
     train, mask, y = map(jnp.asarray, (rows.train, rows.train_mask, rows.y_train))
-    z = _gather(values, train[folds.lane], of_folds)
-    path = l1.solve_path(z, jnp.asarray(folds.train), y[folds.lane], jnp.asarray(STRENGTHS))
-    on_train = jnp.einsum("qnk,qpk->qpn", z, path.w, precision="highest") + path.b[:, :, None]
-    val_auc, best = scores.choose(on_train, folds, rows)
-    C = np.where(scores.searched(rows), STRENGTHS[best], DEFAULT_C)
-    final = l1.solve(_gather(values, train, columns), mask, y, jnp.asarray(C))
-    found = scores.finish(
-        rows,
-        protocol,
-        val_auc=val_auc,
-        train_logits=_predict(values, train, columns, final.w, final.b),
-        test_logits=_predict(values, np.asarray(rows.test), columns, final.w, final.b),
-        hyperparameter=C,
-        gap=final.gap,
-        code=final.code,
-    )
-    probe = {"w": final.w, "b": final.b, "latents": selection.latents[:, :k]}
-    return scores.Fitted(found, {name: np.asarray(array) for name, array in probe.items()})
+    columns, latents = selection.columns[:, :k], selection.latents[:, :k]
+    how = {"pooling": selection.pooling, "bos": selection.bos, "binarised": binarised}
+    zeros = np.zeros(latents.shape, np.float32)
+    probe = OnLatents(zeros, zeros[:, 0], latents, selection.sae, **how)
+    values = probe.counted(selection.values)
+
+    def path(folds):
+        z = _gather(values, train[folds.lane], selection.fold_columns[:, :k])
+        found = l1.solve_path(z, *map(jnp.asarray, (folds.train, y[folds.lane], STRENGTHS)))
+        on_train = jnp.einsum("qnk,qpk->qpn", z, found.w, precision="highest")
+        return on_train + found.b[:, :, None]
+
+    def refit(C):
+        found = l1.solve(_gather(values, train, columns), mask, y, jnp.asarray(C))
+        w, b = np.asarray(found.w), np.asarray(found.b)
+        return dataclasses.replace(probe, w=w, b=b), found.gap, found.code
+
+    source = Latents(values, columns)
+    return scores.search_and_refit(source, rows, protocol, STRENGTHS, path, refit, DEFAULT_C)
 
 
 @jax.jit
 def _gather(values, rows, columns):
     """Returns the latents [L, n, k] of each lane's rows."""
     return values[rows[:, :, None], columns[:, None, :]]
-
-
-@jax.jit
-def _predict(values, rows, columns, w, b):
-    """Returns the logits [L, m] of each lane's rows."""
-    lanes = jnp.arange(len(w))[:, None]
-    dense = jnp.zeros((len(w), values.shape[1]), values.dtype).at[lanes, columns].add(w)
-    every = jnp.einsum("nm,lm->ln", values, dense, precision="highest") + b[:, None]
-    return jnp.take_along_axis(every, rows, axis=1)

@@ -1,7 +1,7 @@
-"""Final probes in one safetensors file: all they need to score new activations, and their origin.
+"""Probes in a file: all they need to score new activations, and where they come from.
 
-Tensors of batch i of lanes are called `<i>.<name>`, with the lanes as first axis. The metadata are
-one JSON text: the unit, and for each condition its regime, level, seed, batch and lane. Probes of
+The file is safetensors: the arrays of one probe or of one stack of them, and one JSON text with the
+family, its settings, the origin and, for the probes of a sweep, what each was trained on. Probes of
 an SAE bring the encoder columns of their latents along, so that the file suffices; not so where
 latents compete (top-k architectures), for which the SAE itself is needed to score.
 
@@ -10,9 +10,8 @@ Loading runs no code from the file: it holds arrays and JSON, and the trees of x
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
-import jax.numpy as jnp
 import msgspec
 import numpy as np
 from etils import epath
@@ -20,40 +19,38 @@ from jaxtyping import Array, Float
 from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialise
 
-from probejax import foreign, saes, storage
-from probejax.probes import knn, xgboost
-from probejax.probes import sae as latent_probe
-from probejax.probes.given import finite
-from probejax.probes.methods import parse as method_of
-from probejax.probes.scores import Fitted
+from probejax import foreign, storage
+from probejax.probes import arrays
+from probejax.probes.families import OnLatents, Probe
+from probejax.probes.families.probe import joined
+from probejax.probes.scores import Fit
 from probejax.tasks.splits import Condition
 
 FPR = 0.01
 """Share of the negative test rows that may lie above the saved threshold."""
 
-_FORMAT = "probejax probes 1"
+_FORMAT = "probejax probes 2"
+_FIRST = "probejax probes 1"  # what was written before probes were pytrees
 _MOST = 1 << 32  # bytes of a file of probes
 _ABOUT = "probejax"  # the only key of the metadata: of several, the order would be random
-_ENCODER = ("W_enc", "b_enc", "threshold", "b_dec", "center")
 
 
-@dataclasses.dataclass(frozen=True)
-class Saved:
-    """The condition of one probe.
+class Trained(msgspec.Struct, frozen=True):
+    """What one probe of a sweep was trained on.
 
     Attributes:
       regime: as in `tasks.Condition`.
       level: likewise.
       seed: likewise.
-      batch: the batch of lanes in which it was fitted.
-      lane: its place there.
+      lane: its place in the stack.
+      batch: the stack, in files of the first format.
     """
 
     regime: str
     level: float | None
     seed: int
-    batch: int
     lane: int
+    batch: int = 0
 
 
 class _Header(msgspec.Struct):
@@ -67,38 +64,49 @@ class _About(msgspec.Struct):
 
     format: str | None = None
     unit: dict[str, Any] = {}
-    conditions: list[Saved] = []
+    conditions: list[Trained] = []
+    family: str = ""
+    settings: dict[str, Any] = {}
     normalise: str = "none"
 
 
-@dataclasses.dataclass(frozen=True)
-class SavedProbes:
-    """The final probes of one unit.
+@dataclasses.dataclass(frozen=True, eq=False)
+class SavedProbe:
+    """A probe from a file, or the probes of one unit of a sweep, and their origin.
 
     Attributes:
-      unit: the fields of the unit: task, model, layer, method, protocol, ...
-      conditions: what each probe was trained on.
-      thresholds: [conditions], in the units of `score`: the smallest score of a negative test row
-        that at most 1 % of the negative test rows exceed; NaN without a negative test row.
-      arrays: the tensors of the probes, by their names in the file.
-      encoder: an SAE of the latents in `latents` only, or None.
-      latents: indices in the full SAE of what `encoder` encodes, rising.
+      probe: a single probe, or a stack with one probe per condition.
+      origin: what is known of it: model, site, task, method, ...
+      conditions: what each probe of a sweep was trained on.
+      thresholds: per condition, the smallest logit of a negative test row that at most 1 % of the
+        negative test rows exceed; NaN without a negative test row. An alarm with a false-positive
+        rate of 1 % goes off above it.
     """
 
-    unit: dict[str, Any]
-    conditions: tuple[Saved, ...]
-    thresholds: Float[np.ndarray, " c"]
-    arrays: dict[str, np.ndarray]
-    encoder: saes.SAE | None = None
-    latents: np.ndarray | None = None
+    probe: Probe
+    origin: dict[str, Any]
+    conditions: tuple[Trained, ...] = ()
+    thresholds: Float[np.ndarray, " c"] = dataclasses.field(default_factory=lambda: np.zeros(0))
 
-    @property
-    def method(self) -> str:
-        """The name of the method."""
-        return self.unit["method"]
+    def __call__(self, x: Any) -> Float[Array | np.ndarray, "*c n"]:
+        """Returns logits of new activations, see `Probe`; of several probes one row for each."""
+        return self.probe(x)
 
-    def find(self, regime: str, level: float | int | None = None, seed: int | None = None) -> int:
-        """Returns the number of the only condition that fits; None fits everything.
+    def __getitem__(self, condition: int) -> "SavedProbe":
+        """Returns the probe of one condition."""
+        conditions, thresholds = (self.conditions[condition],), self.thresholds[[condition]]
+        return SavedProbe(self.probe[condition], self.origin, conditions, thresholds)
+
+    def __repr__(self) -> str:
+        count = "" if self.probe.lanes is None else f"{self.probe.lanes:,} probes, "
+        known = ("method", "task", "model", "site", "layer", "sae_id")
+        facts = [f"{name} {self.origin[name]}" for name in known if self.origin.get(name)]
+        return f"SavedProbe({count}{', '.join([type(self.probe).__name__, *facts])})"
+
+    def find(
+        self, regime: str, level: float | int | None = None, seed: int | None = None
+    ) -> "SavedProbe":
+        """Returns the probe of the only condition that fits; None fits everything.
 
         Raises:
           ValueError: none fits, or several do.
@@ -116,134 +124,76 @@ class SavedProbes:
                 f"{len(found)} saved probes are of regime {regime!r}, level {level} and seed "
                 f"{seed}; name one of {there}."
             )
-        return found[0]
+        return self[found[0]]
 
-    def score(
-        self,
-        features: Float[Array | np.ndarray, "n d_model"],
-        condition: int = 0,
-        sae: saes.Dictionary | None = None,
-    ) -> Float[np.ndarray, " n"]:
-        """Returns the logits of raw activations; positive predicts label 1, NaN is of bad ones.
 
-        An alarm with a false-positive rate of 1 % goes off where the logit exceeds
-        `thresholds[condition]`.
+def save(probe: Probe | Fit, path: epath.PathLike, **origin: Any) -> None:
+    """Saves a probe, or a stack of them, in one file of numbers that runs nothing when it is read.
 
-        Args:
-          features: activations of the same model, layer and position as in training.
-          condition: number of the probe, see `find`.
-          sae: the SAE, where the file could not hold what is needed of it.
+    Args:
+      probe: from `fit` or `fit_lanes`, or its `probe`.
+      path: of the file, which appears whole or not at all.
+      **origin: what the file shall say about it; with `model` and `site` it can score texts.
 
-        Raises:
-          ValueError: the width is wrong, or an SAE is needed and not given.
-        """
-        x = np.asarray(features, np.float32)
-        if x.ndim != 2:
-            raise ValueError(f"The activations are {x.shape}; expected one row per prompt.")
-        return np.where(finite(x), self._logits(x, condition, sae), np.float32(np.nan))
-
-    def _logits(self, x, condition: int, sae: saes.Dictionary | None) -> np.ndarray:
-        at = self.conditions[condition]
-        probe = {
-            name.partition(".")[2]: array[at.lane]
-            for name, array in self.arrays.items()
-            if name.partition(".")[0] == str(at.batch)
-        }
-        if "latents" in probe:
-            return self._on_latents(probe, x, sae)
-        if "model" in probe:
-            return xgboost.predict(probe["model"][: int(probe["size"])].tobytes(), x)
-        if x.shape[1:] != probe["mean"].shape:
-            raise ValueError(
-                f"The activations are {x.shape[-1]} wide; the probes were trained on "
-                f"{len(probe['mean'])}."
-            )
-        x = x - probe.pop("mean")
-        if "w" in probe:
-            return x @ probe["w"] + probe["b"]
-        x = x / probe.pop("scale")
-        if "vectors" in probe:
-            return _vote(x, **probe)
-        depth = sum(name.startswith("w") for name in probe)
-        for layer in range(depth):
-            x = x @ probe[f"w{layer}"].T + probe[f"b{layer}"]
-            x = np.maximum(x, 0) if layer < depth - 1 else x
-        return x[:, 0]
-
-    def _on_latents(self, probe, x, sae) -> np.ndarray:
-        latents = probe["latents"]
-        if sae is not None:
-            z = saes.encode_columns(sae, jnp.asarray(x), latents)
-        elif self.encoder is not None and self.latents is not None:
-            columns = np.searchsorted(self.latents, latents)
-            z = saes.encode_columns(self.encoder, jnp.asarray(x), columns)
-        else:
-            raise ValueError(
-                f"The latents of {self.unit.get('sae_id') or 'this SAE'} compete with each other, "
-                "so that these probes need the SAE itself: pass it as sae=."
-            )
-        z = np.asarray(z)
-        if method_of(self.method).binarised:
-            z = (z > latent_probe.FIRES).astype(np.float32)
-        return z @ probe["w"] + probe["b"]
+    Raises:
+      StorageError: the place is unwritable or full.
+    """
+    if isinstance(probe, Fit):
+        known = {"method": probe.method, "classes": [str(each) for each in probe.classes]}
+        probe, origin = probe.probe, known | origin
+    _write(path, probe, {"unit": origin})
 
 
 def write(
     path: epath.PathLike,
     unit: Mapping[str, Any],
     conditions: Sequence[Condition],
-    batches: Sequence[tuple[Sequence[int], Fitted]],
-    features: Float[Array | np.ndarray, "N d_model"],
-    sae: saes.Dictionary | None = None,
+    batches: Sequence[tuple[Sequence[int], Fit]],
+    x: Any,
 ) -> None:
-    """Saves the final probes of a unit, and their thresholds.
+    """Saves the final probes of a unit of a sweep, and their thresholds.
 
     Args:
       path: of the file, which appears whole or not at all.
-      unit: its fields; `method` must be among them.
+      unit: its fields.
       conditions: of the unit.
       batches: for every batch, which conditions its lanes are and what was fitted.
-      features: the matrix whose rows the conditions name.
-      sae: whose latents the probes read, if they do.
+      x: the features or tokens whose rows the conditions name.
 
     Raises:
       StorageError: the place is unwritable or full.
     """
-    tensors: dict[str, np.ndarray] = {}
-    places: dict[int, Saved] = {}
-    for batch, (lanes, fitted) in enumerate(batches):
-        for name, array in fitted.probe.items():
-            tensors[f"{batch}.{name}"] = np.ascontiguousarray(array)
-        for lane, index in enumerate(lanes):
-            condition = conditions[index]
-            places[index] = Saved(condition.regime, condition.level, condition.seed, batch, lane)
-    saved = tuple(places[index] for index in range(len(conditions)))
-    chosen = [array.reshape(-1) for name, array in tensors.items() if name.endswith(".latents")]
-    latents = np.unique(np.concatenate(chosen)) if chosen else None
-    encoder = None if sae is None or latents is None else _part(sae, latents)
-    probes = SavedProbes(dict(unit), saved, np.zeros(0, np.float32), tensors, encoder, latents)
-    features = np.asarray(features)
+    order = np.concatenate([np.asarray(which, int) for which, _ in batches])
+    stack = joined([fit.probe for _, fit in batches])[np.argsort(order)]
+    trained = [Trained(c.regime, c.level, c.seed, lane) for lane, c in enumerate(conditions)]
+    most = max(len(condition.test) for condition in conditions)
+    rows, mask = np.zeros((2, len(conditions), most), int)
+    for lane, condition in enumerate(conditions):
+        rows[lane, : len(condition.test)], mask[lane, : len(condition.test)] = condition.test, 1
+    logits = np.asarray(stack.of_rows(stack.source(x), rows, mask.astype(bool)))
     thresholds = [
-        _threshold(probes.score(features, number, sae)[condition.test], condition.y_test)
-        for number, condition in enumerate(conditions)
+        _threshold(each[: len(condition.test)], condition.y_test)
+        for each, condition in zip(logits, conditions, strict=True)
     ]
-    tensors = {**tensors, "thresholds": np.array(thresholds, np.float32)}
-    about = {
-        "format": _FORMAT,
-        "unit": unit,
-        "conditions": [dataclasses.asdict(each) for each in saved],
+    about = {"unit": dict(unit), "conditions": [msgspec.structs.asdict(each) for each in trained]}
+    _write(path, stack, about, {"thresholds": np.array(thresholds, np.float32)})
+
+
+def _write(path, probe: Probe, about: dict, more: Mapping[str, np.ndarray] | None = None) -> None:
+    family, settings, found = arrays.of_probe(probe.kept())
+    about = {"format": _FORMAT, **about, "family": family, "settings": settings}
+    tensors = {
+        name: np.asarray(array, order="C") for name, array in {**found, **(more or {})}.items()
     }
-    if encoder is not None and latents is not None:
-        about["normalise"] = encoder.normalise
-        tensors["sae.latents"] = latents
-        for name in _ENCODER:
-            if (array := getattr(encoder, name)) is not None:
-                tensors[f"sae.{name}"] = np.ascontiguousarray(array, np.float32)
     storage.write_atomic(path, serialise(tensors, {_ABOUT: storage.encode_json(about)}))
 
 
-def load(path: epath.PathLike) -> SavedProbes:
-    """Reads probes that `write` saved.
+def load(path: epath.PathLike, sae: Any = None) -> SavedProbe:
+    """Reads probes that `save` or a sweep with `--save_probes` wrote.
+
+    Args:
+      path: of the file.
+      sae: the SAE whose latents the probes read, where the file could not hold what is needed.
 
     Raises:
       FileNotFoundError: no such file.
@@ -253,63 +203,28 @@ def load(path: epath.PathLike) -> SavedProbes:
     if not path.exists():
         raise FileNotFoundError(f"There is no file of probes {path}.")
     data = foreign.read_bytes(path, _MOST)
-    with foreign.parsing(path, "if it is a file of probes, save them again with --save_probes"):
+    with foreign.parsing(path, "if it is a file of probes, save them again"):
         tensors = parse(data)
         length = int.from_bytes(data[:8], "little")
         header = foreign.decode_json(data[8 : 8 + length], _Header)
         about = foreign.decode_json(header.metadata.get(_ABOUT, "{}"), _About)
-        if about.format != _FORMAT:
+        if about.format not in (_FORMAT, _FIRST):
             raise ValueError(f"its format is {about.format!r}, expected {_FORMAT!r}")
-        conditions = tuple(about.conditions)
-        thresholds = tensors.pop("thresholds")
-        sae, latents = None, tensors.pop("sae.latents", None)
-        if latents is not None:
-            found = {name: tensors.pop(f"sae.{name}", None) for name in _ENCODER}
-            there = {
-                name: array if array is None else jnp.asarray(array)
-                for name, array in found.items()
-            }
-            sae = saes.SAE(W_dec=None, normalise=cast(Any, about.normalise), **cast(Any, there))
-        _check(conditions, thresholds, tensors, about.unit["method"])
-    return SavedProbes(about.unit, conditions, thresholds, tensors, sae, latents)
-
-
-def _check(conditions, thresholds, tensors, method) -> None:
-    if not isinstance(method, str):
-        raise ValueError(f"the method is {method!r}")
-    if thresholds.shape != (len(conditions),):
-        raise ValueError(f"{len(conditions)} conditions have thresholds {thresholds.shape}")
-    for at in conditions:
-        arrays = [array for name, array in tensors.items() if name.startswith(f"{at.batch}.")]
-        if not arrays or not all(0 <= at.lane < len(array) for array in arrays):
-            raise ValueError(f"lane {at.lane} of batch {at.batch} is missing")
-
-
-def _vote(x, vectors, labels, mask, k) -> np.ndarray:
-    """Returns the logits of the k nearest vectors' labels; of equally near ones the first count."""
-    vectors, positive = vectors[mask].astype(np.float64), labels[mask] == 1
-    distance = (vectors * vectors).sum(axis=1) - 2 * x.astype(np.float64) @ vectors.T
-    last = np.partition(distance, k - 1, axis=1)[:, k - 1 : k]
-    nearer, even = distance < last, distance == last
-    rest = k - nearer.sum(axis=1, keepdims=True)
-    near = nearer | (even & (np.cumsum(even, axis=1) <= rest))
-    return knn.logits_of((near & positive).sum(axis=1) / k)
-
-
-def _part(sae: saes.Dictionary, latents: np.ndarray) -> saes.SAE | None:
-    """Returns an SAE of some latents alone, or None where others decide with them."""
-    if not isinstance(sae, saes.SAE | saes.StoredSAE) or sae.keep.kind != "all":
-        return None
-    part = sae.columns(latents)
-    return saes.SAE(
-        W_enc=part.W_enc,
-        b_enc=part.b_enc,
-        W_dec=None,
-        b_dec=cast(Any, sae.b_dec),
-        threshold=part.threshold,
-        center=cast(Any, sae.center),
-        normalise=sae.normalise,
-    )
+        thresholds = tensors.pop("thresholds", np.zeros(0, np.float32))
+        if about.format == _FIRST:
+            where = [(at.batch, at.lane) for at in about.conditions]
+            probe = arrays.first_format(tensors, where, about.unit["method"], about.normalise)
+        else:
+            probe = arrays.to_probe(about.family, about.settings, tensors)
+        count = 0 if probe.lanes is None or not about.conditions else probe.lanes
+        if not len(about.conditions) == len(thresholds) == count:
+            raise ValueError(
+                f"{len(about.conditions)} conditions have {len(thresholds)} thresholds and "
+                f"{probe.lanes} probes"
+            )
+    if sae is not None and isinstance(probe, OnLatents):
+        probe = dataclasses.replace(probe, sae=sae)
+    return SavedProbe(probe, about.unit, tuple(about.conditions), thresholds)
 
 
 def _threshold(logits: np.ndarray, labels: np.ndarray) -> float:

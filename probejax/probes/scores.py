@@ -1,21 +1,16 @@
-"""What every probe returns, and how its predictions become that.
+"""What every method returns, and the skeleton of most: folds, path, choice, refit, scores."""
 
-A method searches on folds, fits what it chose on all training rows, and scores the test rows:
-
-    which = scores.folds(rows, protocol)        # one flat list of fold fits
-    ...                                         # fit every candidate on `which.train`
-    val_auc, best = scores.choose(predictions, which, rows)
-    ...                                         # fit the best candidate on all training rows
-    scores.finish(rows, protocol, ...)          # -> Scores
-"""
-
-from typing import Literal, NamedTuple
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from probejax import metrics
+from probejax.probes import methods
+from probejax.probes.families import Probe
 from probejax.probes.rows import Rows
 from probejax.rules import PROTOCOLS as PROTOCOLS
 from probejax.solvers import codes
@@ -51,17 +46,73 @@ class Scores(NamedTuple):
     code: Int[np.ndarray, " L"]
 
 
-class Fitted(NamedTuple):
-    """The fits of all lanes.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fit:
+    """Fitted probes and how good they are.
 
     Attributes:
-      scores: their results.
-      probe: their final probes as named arrays, the first axis the lanes; what each name means is
-        the method's own affair (see `probes.saved`).
+      probe: the final probe of every lane, as one stack; or of the single problem that was fitted.
+      scores: their results, a number per lane, or a single one.
+      method: the name of the method, where it is known.
+      rows: rows that were trained on, of the lanes together.
+      classes: what the labels 0 and 1 stand for.
     """
 
+    probe: Probe
     scores: Scores
-    probe: dict[str, np.ndarray]
+    method: str = ""
+    rows: int = 0
+    classes: tuple[Any, Any] = (0, 1)
+
+    @property
+    def val_auc(self):
+        """Mean validation AUC over folds of the chosen hyperparameter."""
+        return self.scores.val_auc
+
+    @property
+    def hyperparameter(self):
+        """What was chosen: C, number of components, ...; NaN where there is nothing to choose."""
+        return self.scores.hyperparameter
+
+    @property
+    def gap(self):
+        """Certificate: bound on the relative suboptimality; NaN where there is none."""
+        return self.scores.gap
+
+    @property
+    def code(self):
+        """Result code, one of `probejax.solvers.codes`."""
+        return self.scores.code
+
+    def __getitem__(self, lane: int) -> "Fit":
+        """Returns the fit of one lane."""
+        single = Scores(*(leaf[lane] for leaf in self.scores))
+        return dataclasses.replace(self, probe=self.probe[lane], scores=single, rows=0)
+
+    def __repr__(self) -> str:
+        auc, chosen, gap, code = map(
+            np.atleast_1d, (self.val_auc, self.hyperparameter, self.gap, self.code)
+        )
+        single, count = np.ndim(self.val_auc) == 0, len(auc)
+        name = methods.CHOSEN.get(self.method, "C")
+        parts = [self.method or type(self.probe).__name__]
+        parts += [] if single else [f"{count:,} probes"]
+        parts += [f"{self.rows:,} training rows"] if self.rows else []
+        parts += [f"validation AUC {_range(auc, '.4f')}"]
+        parts += [f"{name} {_range(chosen, 'g')}"] if np.isfinite(chosen).any() else []
+        parts += [f"gap at most {np.nanmax(gap):.1e}"] if np.isfinite(gap).any() else ["no gap"]
+        bad = int((code != codes.CONVERGED).sum())
+        parts += [codes.NAMES[int(code[0])] if single else f"{count - bad:,} converged"]
+        parts += [f"positive: {self.classes[1]!r}"] if self.classes != (0, 1) else []
+        return f"Fit({', '.join(parts)})"
+
+
+def _range(values: np.ndarray, form: str) -> str:
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return "nan"
+    low, high = format(values.min(), form), format(values.max(), form)
+    return low if low == high else f"{low} to {high}"
 
 
 class Folds(NamedTuple):
@@ -129,47 +180,82 @@ def choose(
     return mean[np.arange(lanes), best], best
 
 
-def finish(
+def search_and_refit(
+    source: Any,
     rows: Rows,
     protocol: Protocol,
+    grid: Num[np.ndarray, "*lanes P"],
+    path: Callable[[Folds], Float[Array | np.ndarray, "Q P n"]],
+    refit: Callable[[Num[np.ndarray, " L"]], tuple[Probe, Any, Any]],
+    default: Num[np.ndarray, " L"] | float = np.nan,
+) -> Fit:
+    """Searches on the folds, fits what was chosen on all training rows, and scores the test rows.
+
+    Args:
+      source: of the rows of the lanes, as the probe reads it, see `Probe.source`.
+      rows: the lanes.
+      protocol: whose rules.
+      grid: the P candidates, for all lanes or for each.
+      path: fits every candidate on every fold, and returns the logits on the lane's training rows.
+      refit: given the chosen candidate of each lane, returns the probes, gaps and codes.
+      default: the candidate of lanes that are too small for a search.
+    """
+    which, found = folds(rows, protocol), searched(rows)
+    val_auc, best = choose(path(which), which, rows)
+    grid = np.broadcast_to(grid, (len(best), np.shape(grid)[-1]))
+    chosen = np.where(found, grid[np.arange(len(best)), best], default)
+    probe, gap, code = refit(chosen)
+    return finish(
+        source, rows, protocol, probe, val_auc=val_auc, hyperparameter=chosen, gap=gap, code=code
+    )
+
+
+def finish(
+    source: Any,
+    rows: Rows,
+    protocol: Protocol,
+    probe: Probe,
     *,
     val_auc: Float[np.ndarray, " L"],
-    train_logits: Float[Array | np.ndarray, "L n"],
-    test_logits: Float[Array | np.ndarray, "L m"],
-    hyperparameter: Float[np.ndarray, " L"],
+    hyperparameter: Num[np.ndarray, " L"],
     gap: Float[Array | np.ndarray, " L"],
     code: Int[Array | np.ndarray, " L"],
-) -> Scores:
-    """Scores the final fits.
+) -> Fit:
+    """Scores the final probes.
 
     A lane that was too small for a search has, as validation AUC, the AUC on its training rows
     under `paper` and 0.5 under `strict`, where no row may validate that was trained on. A lane that
     was not fitted, or has a logit that is not finite, has no certificate.
 
     Args:
+      source: of the rows of the lanes, as the probe reads it.
       rows: the lanes.
       protocol: whose rules.
+      probe: the final probes, a stack.
       val_auc: of the chosen candidates, from `choose`.
-      train_logits: of the final fits on the training rows; positive predicts label 1.
-      test_logits: on the test rows.
       hyperparameter: what was chosen; lanes without a search must hold the default.
       gap: certificates of the final fits.
       code: their result codes.
     """
-    sound = _finite(train_logits, rows.train_mask) & _finite(test_logits, rows.test_mask)
+    alone = ~searched(rows)
+    mask = np.asarray(rows.train_mask) & alone[:, None]
+    if alone.any():
+        train_logits = probe.of_rows(source, np.asarray(rows.train), mask)
+        own, *_ = _evaluate(train_logits, rows.y_train, mask)
+        own = np.where(np.isnan(own), np.nan, 0.5) if protocol == "strict" else own
+        val_auc = np.where(alone, own, val_auc)
+    test_logits = probe.of_rows(source, np.asarray(rows.test), np.asarray(rows.test_mask))
+    sound = _finite(test_logits, rows.test_mask)
     fitted = np.asarray(code) <= codes.MAX_TRIPS
-    code = np.where(fitted & ~sound, codes.NON_FINITE, code)
-    alone, *_ = _evaluate(train_logits, rows.y_train, rows.train_mask)
-    if protocol == "strict":
-        alone = np.where(np.isnan(alone), np.nan, 0.5)
     test = _evaluate(test_logits, rows.y_test, rows.test_mask)
-    return Scores(
-        np.where(searched(rows), val_auc, alone),
+    found = Scores(
+        np.asarray(val_auc),
         *(np.asarray(metric) for metric in test),
         hyperparameter=np.asarray(hyperparameter, float),
         gap=np.where(fitted & sound, gap, np.nan),
-        code=code,
+        code=np.where(fitted & ~sound, codes.NON_FINITE, code),
     )
+    return Fit(probe, found, rows=int(np.asarray(rows.train_mask).sum()))
 
 
 def _finite(logits, mask) -> Bool[np.ndarray, " L"]:

@@ -5,17 +5,17 @@ from collections.abc import Callable
 
 from probejax.probes import aggregators, attention, attention_newton, concat_pca, pooled
 from probejax.probes.attention import Design
-from probejax.probes.scores import Fitted
+from probejax.probes.scores import Fit
 
 _RATES = (1e-4, 1e-3, 1e-5)  # where the study names none; the first wins a tie
 
 
-def _trained(*design, **options) -> Callable[..., Fitted]:
+def _trained(*design, **options) -> Callable[..., Fit]:
     return functools.partial(attention.fit, design=Design(*design, rates=_RATES, **options))
 
 
-# Each is `fit(tokens, rows, protocol) -> Fitted`.
-TOKEN_METHODS: dict[str, Callable[..., Fitted]] = {
+# Each is `fit(tokens, rows, protocol) -> Fit`.
+TOKEN_METHODS: dict[str, Callable[..., Fit]] = {
     "attention": attention.fit,
     "attention_no_bos": functools.partial(
         attention.fit, design=attention.attention()._replace(bos=False)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from probejax.probes import tiles as layout
 from probejax.probes.aggregators import Aggregator
 from probejax.probes.tiles import Form
+from probejax.probes.token_chunks import chunks
 from probejax.probes.tokens import Tokens
 
 _TOGETHER = 16  # tiles on the device at a time
@@ -56,7 +57,6 @@ def own_logits(
     tokens: Tokens,
     rows: Int[np.ndarray, "Q m"],
     mask: Bool[np.ndarray, "Q m"],
-    chunks: list[np.ndarray],
     w: Float[np.ndarray, "Q c d"],
     b: Float[np.ndarray, " Q"],
     setting: Float[np.ndarray, " Q"],
@@ -70,7 +70,6 @@ def own_logits(
       tokens: of all prompts.
       rows: prompts of each probe.
       mask: which of them count.
-      chunks: probes that have most of their prompts in common, see `token_training.chunks`.
       w: as for `logits`, like the rest.
       b: their biases.
       setting: of the aggregator.
@@ -78,7 +77,7 @@ def own_logits(
       size: tokens of a tile.
     """
     found = np.zeros(rows.shape, np.float32)
-    for chunk in chunks:
+    for chunk in chunks(tokens, rows, mask, int(tokens.counts.sum())):
         prompts = np.unique(rows[chunk][mask[chunk]])
         if not len(prompts):
             continue

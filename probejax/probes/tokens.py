@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
+
+_TOGETHER = 1 << 14  # tokens read at a time
 
 
 class Tokens(NamedTuple):
@@ -75,3 +77,33 @@ def without_bos(tokens: Tokens) -> Tokens:
 def last(tokens: Tokens) -> np.ndarray:
     """Returns float32 [N, d_model]: the last token of each prompt."""
     return np.asarray(tokens.x[tokens.starts + tokens.counts - 1], np.float32)
+
+
+def at(
+    tokens: Tokens, prompts: Int[np.ndarray, " n"], position: int | np.integer
+) -> tuple[Float[np.ndarray, "n d_model"], Bool[np.ndarray, " n"]]:
+    """Returns the tokens at a position, 0 for prompts that have none, and which have one."""
+    there = tokens.counts[prompts] > position
+    x = np.zeros((len(prompts), tokens.d_model), np.float32)
+    x[there] = tokens.x[tokens.starts[prompts[there]] + position]
+    return x, there
+
+
+def pool(tokens: Tokens, pooling: str) -> Float[np.ndarray, "N d_model"]:
+    """Returns the pooled residuals of every prompt, float32."""
+    found = np.zeros((len(tokens.counts), tokens.d_model), np.float32)
+    ends = np.cumsum(tokens.counts)
+    start = 0
+    while start < len(ends):
+        taken = ends[start] - tokens.counts[start]
+        stop = max(start + 1, int(np.searchsorted(ends, taken + _TOGETHER, side="right")))
+        counts = tokens.counts[start:stop]
+        at = np.cumsum(counts) - counts
+        rows = np.repeat(tokens.starts[start:stop] - at, counts) + np.arange(counts.sum())
+        x = np.asarray(tokens.x[rows], np.float32)
+        if pooling == "max":
+            found[start:stop] = np.maximum.reduceat(x, at)
+        else:
+            found[start:stop] = np.add.reduceat(x, at) / counts[:, None]
+        start = stop
+    return found

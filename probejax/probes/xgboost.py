@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from probejax import devices
 from probejax.probes import given, scores
+from probejax.probes.families.trees import load, margin, packed
 from probejax.probes.rows import Rows
 from probejax.solvers import codes
 
@@ -41,7 +42,7 @@ DEFAULT = {"n_estimators": 100}  # the other settings are the library's own
 
 def fit(
     features: Float[Array | np.ndarray, "N d"], rows: Rows, protocol: scores.Protocol = "paper"
-) -> scores.Fitted:
+) -> scores.Fit:
     """Fits one probe per lane: the best of ten draws on the folds, then a fit on all training rows.
 
     `hyperparameter` is the number of the draw (see `draws`), NaN where there was no search. Trees
@@ -74,43 +75,22 @@ def fit(
         list(pool.map(lambda index: lanes[index].finish(), usable))
 
     lanes = [lanes[index] for index in twin]
-    train_logits, test_logits = (
-        np.stack([lane.predict(x, which[i]) for i, lane in enumerate(lanes)])
-        for which in (np.asarray(rows.train), np.asarray(rows.test))
-    )
-    found = scores.finish(
+    return scores.finish(
+        x,
         rows,
         protocol,
+        packed([lane.model for lane in lanes], x.shape[1]),
         val_auc=np.array([lane.means.max() for lane in lanes]),
-        train_logits=train_logits,
-        test_logits=test_logits,
         hyperparameter=np.where(searched, [float(lane.means.argmax()) for lane in lanes], np.nan),
         gap=np.full(len(lanes), np.nan),
         code=np.array([lane.code for lane in lanes]),
     )
-    return scores.Fitted(found, _packed([lane.model for lane in lanes]))
 
 
 def draws(seed: int) -> list[dict[str, Any]]:
     """Returns the settings that are tried, the same for all conditions with this seed."""
     rng = random.Random(seed)
     return [{name: rng.choice(values) for name, values in CHOICES.items()} for _ in range(DRAWS)]
-
-
-def load():
-    """Imports xgboost.
-
-    Raises:
-      RuntimeError: it is not installed.
-    """
-    try:
-        import xgboost
-    except ImportError as error:
-        raise RuntimeError(
-            "The method xgboost needs the xgboost library, which is not installed: "
-            "pip install 'probejax[xgboost]', or leave the method out."
-        ) from error
-    return xgboost
 
 
 class _Lane:
@@ -168,7 +148,7 @@ class _Lane:
                 self._binned[fold] = _binned(self.x[train], self.y[train])
             binned = self._binned[fold]
         booster = _boost(binned, settings, self.seed)
-        return _auc(_margin(booster, self.x[~train]), y)
+        return _auc(margin(booster, self.x[~train]), y)
 
     def finish(self) -> None:
         """Fits the best draw, or the default of a lane without folds, on all training rows."""
@@ -176,23 +156,6 @@ class _Lane:
         settings = draws(self.seed)[best] if len(self.folds) else DEFAULT
         booster = _boost(_binned(self.x, self.y), settings, self.seed)
         self.model = bytes(booster.save_raw("json"))
-
-    def predict(self, x, chosen) -> np.ndarray:
-        """Returns the logits of the chosen rows."""
-        return predict(self.model, x[chosen])
-
-
-def predict(model: bytes, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
-    """Returns the logits of a model in xgboost's JSON; of no model at all, zeros.
-
-    A row with a feature that is not finite has the logit NaN.
-    """
-    if not model:
-        return np.zeros(len(x), np.float32)
-    booster = load().Booster({"nthread": 1, "verbosity": 0})
-    booster.load_model(bytearray(model))
-    finite = np.asarray(np.isfinite(x).all(axis=1))
-    return np.where(finite, _margin(booster, np.where(finite[:, None], x, 0)), np.nan)
 
 
 def _boost(binned, settings: dict[str, Any], seed: int):
@@ -215,21 +178,8 @@ def _binned(x, y):
     return load().QuantileDMatrix(x, y, max_bin=MAX_BIN, nthread=1)
 
 
-def _margin(booster, x) -> np.ndarray:
-    return np.asarray(booster.inplace_predict(x, predict_type="margin"), np.float32)
-
-
 def _auc(logits, y) -> float:
     """As `metrics.auc`, on the host: threads of many sizes would compile each."""
     positive, negative = logits[y == 1], np.sort(logits[y == 0])
     sides = (np.searchsorted(negative, positive, side).sum() for side in ("left", "right"))
     return float(sum(sides)) / (2 * len(positive) * len(negative))
-
-
-def _packed(models: list[bytes]) -> dict[str, np.ndarray]:
-    """Returns models of different length as one array of bytes, and their lengths."""
-    size = np.array([len(model) for model in models])
-    packed = np.zeros((len(models), size.max(initial=0)), np.uint8)
-    for row, model in zip(packed, models, strict=True):
-        row[: len(model)] = np.frombuffer(model, np.uint8)
-    return {"model": packed, "size": size}

@@ -10,6 +10,9 @@ MAX_TRIPS = 1  # stopped at the limit of trips; the certificate still holds, at 
 DEGENERATE = 2  # the lane has no two classes to separate; the solution is zero
 NON_FINITE = 3  # a feature of the lane is NaN or infinite; the solution is zero
 
+NAMES = ("converged", "stopped at its limit of steps", "one class only", "not finite")
+"""What a person calls them."""
+
 
 class Solution(NamedTuple):
     """Solutions per lane; a path has one more axis, the strengths, after the lanes.

@@ -215,13 +215,12 @@ class Sweep:
 
     def save(self, unit: Unit, result: Result, path: epath.PathLike) -> None:
         """Writes the final probes of a unit that has just run, see `probes.saved`."""
-        lanes = self._lanes(unit.task, probes.parse(unit.method).control == "shuffled")
-        features = np.asarray(self.data(unit.task).features)
-        sae = self._sae(unit.sae_id, unit.task) if unit.sae_id else None
-        fields = unit._asdict()
-        probes.saved.write(path, fields, lanes.conditions, result.fitted, features, sae)
+        method, data = probes.parse(unit.method), self.data(unit.task)
+        lanes = self._lanes(unit.task, method.control == "shuffled")
+        x = data.tokens if method.reads_tokens else data.features
+        probes.saved.write(path, unit._asdict(), lanes.conditions, result.fitted, x)
 
-    def _fit(self, unit: Unit, batch: int) -> probes.Fitted:
+    def _fit(self, unit: Unit, batch: int) -> probes.Fit:
         method = probes.parse(unit.method)
         protocol = cast(probes.Protocol, unit.protocol)  # Config has looked
         shuffled = method.control == "shuffled"
@@ -383,10 +382,10 @@ def _standard(condition: tasks.Condition) -> bool:
 
 
 def _spread(
-    lanes: Lanes, batch: tuple[tuple[int, ...], probes.Rows], fitted: probes.Fitted
-) -> tuple[tuple[int, ...], probes.Fitted]:
+    lanes: Lanes, batch: tuple[tuple[int, ...], probes.Rows], fitted: probes.Fit
+) -> tuple[tuple[int, ...], probes.Fit]:
     """Returns a batch of fits with a lane for every condition that they stand for."""
     place = {fit: lane for lane, fit in enumerate(batch[0])}
     which = [index for index, fit in enumerate(lanes.fit_of.tolist()) if fit in place]
     take = np.array([place[lanes.fit_of[index]] for index in which], int)
-    return tuple(which), jax.tree.map(lambda leaf: np.asarray(leaf)[take], fitted)
+    return tuple(which), fitted[take]

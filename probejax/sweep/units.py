@@ -54,7 +54,7 @@ class Result(NamedTuple):
 
     payload: dict[str, Any]
     timing: dict[str, Any]
-    fitted: list[tuple[tuple[int, ...], probes.Fitted]]
+    fitted: list[tuple[tuple[int, ...], probes.Fit]]
 
 
 def check_done(out: str, units: Sequence[Unit], done: Collection[str]) -> None:

@@ -1,0 +1,209 @@
+"""The front door: one probe, or many at once, on arrays in hand."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from probejax import inputs
+from probejax.probes import baselines, methods, sae_pooled, token_methods
+from probejax.probes import sae as on_latents
+from probejax.probes.families.probe import joined
+from probejax.probes.folds import stratified_folds
+from probejax.probes.rows import Rows, batches
+from probejax.probes.scores import Fit, Protocol, Scores
+from probejax.probes.tokens import Tokens
+from probejax.saes.stream import Dictionary
+from probejax.tasks import Condition
+
+_TOGETHER = 1 << 17  # training rows, padding included, that are fitted together at most
+
+
+def fit(
+    x: Float[Array | np.ndarray, "n d"] | Any,
+    y: Shaped[Array | np.ndarray, " n"] | Sequence,
+    method: str = "logreg",
+    *,
+    sae: Dictionary | None = None,
+    seed: int = 0,
+    protocol: Protocol = "strict",
+) -> Fit:
+    """Fits one probe: search over the hyperparameter, refit on all rows, certificate.
+
+    >>> import numpy as np
+    >>> import probejax as px
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.normal(size=(200, 16)), np.arange(200) % 2
+    >>> x[:, 3] += y
+    >>> found = px.fit(x, y)
+    >>> found.probe(x[:2]).shape
+    (2,)
+
+    The rows are shuffled first. Up to 127 rows validate in folds (all pairs up to 12 rows, six
+    stratified folds beyond), more by a stratified fifth that is held out, of 1,000 rows at most.
+
+    Args:
+      x: [n, d] one row of activations per prompt, as NumPy, JAX or torch array of any float dtype;
+        or `Activations`, with all tokens for the methods that read them.
+      y: [n] labels: booleans, numbers or strings of two values; the larger in sort order is the
+        positive class.
+      method: `logreg`, `ridge`, `pca`, `knn`, `mlp`, `mean_difference`, `lda`, `logreg_l1`,
+        `xgboost`; `sae_k<k>` with an SAE; or one that reads all tokens, such as `attention`.
+      sae: for `sae_k<k>`: an SAE, or anything with `encode(x)`.
+      seed: of the shuffle, the folds and what a method draws.
+      protocol: `strict` learns scalers and rankings inside each fold; `paper`, as the study does,
+        on all rows.
+
+    Returns:
+      The fit. `fit.probe(x)` gives logits of new rows, `fit.val_auc` the validation AUC, `fit.gap`
+      the certificate: a bound on the relative suboptimality, NaN where the method has none.
+
+    Raises:
+      ValueError: the arrays, the labels, the method or the SAE will not do; the message says why.
+    """
+    found, classes = inputs.two_classes(y)
+    count = len(x.counts) if isinstance(x, Tokens) else len(inputs.matrix(x))
+    if found.shape != (count,):
+        raise ValueError(
+            f"there are {count:,} rows of activations and labels of shape {found.shape}; expected "
+            "one label per row"
+        )
+    every = np.random.RandomState(seed).permutation(count)
+    many = fit_lanes(
+        x, every[None], found[every][None], method, sae=sae, seed=seed, protocol=protocol
+    )
+    return _named(many[0], method, count, classes)
+
+
+def fit_lanes(
+    x: Float[Array | np.ndarray, "N d"] | Any,
+    rows: Int[np.ndarray, "L n"] | Sequence,
+    y: Shaped[np.ndarray, "L n"] | Sequence,
+    method: str = "logreg",
+    *,
+    mask: Bool[np.ndarray, "L n"] | None = None,
+    sae: Dictionary | None = None,
+    seed: int = 0,
+    protocol: Protocol = "strict",
+) -> Fit:
+    """Fits L probes at once, on L sets of rows of one matrix.
+
+    >>> import numpy as np
+    >>> import probejax as px
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(300, 8))
+    >>> rows = np.stack([rng.permutation(300)[:64] for _ in range(5)])
+    >>> fits = px.fit_lanes(x, rows, (x[:, 0] > 0)[rows])
+    >>> fits.probe(x).shape, fits[2].probe(x).shape
+    ((5, 300), (300,))
+
+    Args:
+      x: [N, d] activations that the problems share, as for `fit`.
+      rows: [L, n] row numbers into `x`, one line per problem; their order decides which validate,
+        so shuffle them. Or a list of L arrays of different lengths.
+      y: the label of each of these, in the same shape: two values over all problems; or [N], one
+        label per row of `x`.
+      method: as for `fit`.
+      mask: [L, n], False where a line is shorter and the rest of it is padding.
+      sae: as for `fit`.
+      seed: of the folds and of what a method draws.
+      protocol: as for `fit`.
+
+    Returns:
+      The fits, each number with a lane axis [L]; `fits[i]` is one of them, `fits.probe(x)` gives
+      logits [L, n].
+
+    Raises:
+      ValueError: as for `fit`; or a problem has no row, or one that does not exist.
+    """
+    rules = methods.parse(method)
+    if rules.control:
+        raise ValueError(f"{method} is a control, which belongs to a sweep: px.run(controls=True)")
+    if rules.k and sae is None:
+        raise ValueError(
+            f"{method} reads latents of an SAE; give one, as sae=px.load_sae(...) or anything with "
+            "encode(x)"
+        )
+    if sae is not None and not rules.k:
+        raise ValueError(f"{method} reads no SAE; leave sae out, or take method='sae_k16'")
+    if rules.reads_tokens and not isinstance(x, Tokens):
+        raise ValueError(
+            f'{method} reads all tokens of a prompt; give Activations with positions="all"'
+        )
+    features = x if rules.reads_tokens else _features(x)
+    count = len(x.counts) if isinstance(x, Tokens) else len(features)
+    conditions, classes = _problems(rows, y, mask, count, seed)
+    found = [
+        (lanes, _fit(method, features, part, sae, protocol))
+        for lanes, part in batches(conditions, most_rows=_TOGETHER, folds=stratified_folds)
+    ]
+    back = np.argsort(np.concatenate([lanes for lanes, _ in found]))
+    together = joined([each.probe for _, each in found])[back]
+    leaves = zip(*(each.scores for _, each in found), strict=True)
+    scores = Scores(*(np.concatenate(leaf)[back] for leaf in leaves))
+    trained = sum(len(condition.train) for condition in conditions)
+    return _named(Fit(together, scores), method, trained, classes)
+
+
+def _named(found: Fit, method: str, rows: int, classes: tuple[Any, Any]) -> Fit:
+    return Fit(found.probe, found.scores, method, rows, classes)
+
+
+def _features(x: Any) -> Array:
+    if isinstance(x, Tokens):
+        return jnp.asarray(x.x[x.starts + x.counts - 1], jnp.float32)
+    return jnp.asarray(inputs.matrix(x))
+
+
+def _problems(rows, y, mask, count: int, seed: int) -> tuple[list[Condition], tuple[Any, Any]]:
+    """Returns the problems, each with its own rows alone, and the two values of their labels."""
+    lines = [np.asarray(line) for line in rows]
+    if not lines:
+        raise ValueError("there is no problem: rows is empty")
+    for lane, line in enumerate(lines):
+        if line.ndim != 1 or line.dtype.kind not in "iu":
+            raise ValueError(f"rows of problem {lane} are {line.dtype}{line.shape}; expected [n]")
+    sizes = [len(line) for line in lines]
+    own = np.shape(y)[:1] if isinstance(y, np.ndarray) and y.ndim == 1 else None
+    if own == (count,):
+        inputs.within(np.concatenate(lines), np.ones(sum(sizes), bool), count)
+        found = [np.asarray(y)[line] for line in lines]
+    else:
+        found = [np.asarray(line) for line in y]
+    if [each.shape for each in found] != [(size,) for size in sizes]:
+        raise ValueError("y has another shape than rows; expected one label for each row number")
+    masks = [np.ones(size, bool) for size in sizes] if mask is None else list(np.asarray(mask))
+    if [np.shape(each) for each in masks] != [(size,) for size in sizes]:
+        raise ValueError("the mask has another shape than rows; expected True or False for each")
+    kept = [inputs.binary(each, what="values of mask").astype(bool) for each in masks]
+    labels, classes = inputs.two_classes(
+        np.concatenate([each[keep] for each, keep in zip(found, kept, strict=True)])
+    )
+    ends = np.cumsum([keep.sum() for keep in kept])[:-1]
+    none = np.zeros(0, int)
+    problems = []
+    for lane, (line, keep, own_y) in enumerate(
+        zip(lines, kept, np.split(labels, ends), strict=True)
+    ):
+        if not keep.any():
+            raise ValueError(f"problem {lane} has no row")
+        train = inputs.within(line[keep], keep[keep], count)
+        problems.append(Condition("own", None, seed, train, own_y, none, none))
+    return problems, classes
+
+
+def _fit(method: str, x: Any, rows: Rows, sae: Dictionary | None, protocol: Protocol) -> Fit:
+    """Fits a method by its name."""
+    rules = methods.parse(method)
+    if rules.k and rules.pooling:
+        how = (cast(Any, sae), rules.k, cast(Any, rules.pooling), "normalised", protocol)
+        chosen = sae_pooled.select(x, rows, *how)
+    elif rules.k:
+        chosen = on_latents.select(x, rows, cast(Any, sae), rules.k, "normalised", protocol)
+    elif rules.reads_tokens:
+        return token_methods.TOKEN_METHODS[rules.baseline](x, rows, protocol)
+    else:
+        return baselines.BASELINES[rules.baseline](x, rows, protocol)
+    return on_latents.fit(chosen, rows, rules.k, binarised=rules.binarised, protocol=protocol)
