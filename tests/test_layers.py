@@ -35,20 +35,21 @@ ORDER = {
         "safetensors", "gguf_header", "gguf", "tokens", "checkpoint",
     ),
     "saes": (
-        "winners", "sae", "stored", "part", "formats", "absent", "stream", "select", "quality", "describe",
-        "sae_lens_list", "releases", "suites", "random_sae", "registry", "architectures", "train",
-        "fit",
+        "winners", "sae", "stored", "part", "formats", "absent", "stream", "select", "quality",
+        "describe", "sae_lens_list", "releases", "suites", "random_sae", "registry",
+        "architectures", "train", "fit",
     ),
     "solvers": (
         "codes", "lanes", "batches", "cholesky", "interior_point", "l1", "newton", "l2", "few",
+        "ridge",
     ),
     "activations": ("packing", "npz", "stored", "shared", "forward", "cache", "forecast", "sample"),
     "probes": (
         "methods", "folds", "rows", "tokens", "scale", "tiles", "aggregators", "token_chunks",
         "token_scores", "sharing", "nearest", "pooled_latents", "families", "scores", "given",
-        "logreg", "closed_form", "mean_difference", "lda", "knn", "pca", "logreg_l1", "minibatch",
-        "mlp", "xgboost", "sae", "token_training", "attention", "attention_newton", "pooled",
-        "concat_pca", "sae_pooled", "token_methods", "baselines", "arrays", "saved", "fit",
+        "logreg", "ridge", "closed_form", "mean_difference", "lda", "knn", "pca", "logreg_l1",
+        "minibatch", "mlp", "xgboost", "sae", "token_training", "attention",
+        "attention_newton", "pooled_logreg", "concat_pca", "sae_pooled", "token_methods", "baselines", "arrays", "saved", "fit",
     ),
     "sweep": ("config", "units", "data", "memory", "job", "token_disk", "workers"),
 }  # fmt: skip

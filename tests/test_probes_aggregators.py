@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from probejax import probes
-from probejax.probes import aggregators, attention, pooled, token_scores
+from probejax.probes import aggregators, attention, pooled_logreg, token_scores
 from probejax.probes.attention import Design
 from tests import probe_cases, token_cases
 
@@ -99,10 +99,10 @@ def test_streamed_logits_equal_the_loop(name):
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 def test_pooled_residuals_equal_the_loop(pooling, monkeypatch):
-    monkeypatch.setattr(pooled, "_TOGETHER", 64)
+    monkeypatch.setattr(pooled_logreg, "_TOGETHER", 64)
     counts = np.r_[1, np.arange(1, 60), 300, 2]
     tokens = token_cases.shuffled(token_cases.tokens(counts, counts % 2))
-    found = pooled.pool(tokens, pooling)
+    found = probes.tokens.pool(tokens, pooling)
     for row, start, n in zip(found, tokens.starts, counts, strict=True):
         x = tokens.x[start : start + n]
         expected = x.mean(axis=0) if pooling == "mean" else x.max(axis=0)
@@ -115,14 +115,15 @@ TOKENS = token_cases.tokens(np.random.default_rng(5).integers(2, 25, len(Y)), Y,
 
 
 def test_pooled_probes_learn():
-    found = {p: pooled.fit(TOKENS, ROWS, pooling=p).scores for p in ("mean", "max")}
+    found = {p: pooled_logreg.fit(TOKENS, ROWS, pooling=p).scores for p in ("mean", "max")}
     assert found["mean"].test_auc[0] > 0.7 and found["max"].test_auc[0] > 0.7
     assert (found["mean"].gap <= 1e-5).all()
     # BOS is the same everywhere: the largest values are its own, unless it stays out.
     loud = TOKENS._replace(x=TOKENS.x.copy())
     loud.x[loud.starts] = 1000.0
-    assert pooled.fit(loud, ROWS, pooling="max").scores.test_auc[0] == found["max"].test_auc[0]
-    assert pooled.fit(loud, ROWS, pooling="max", bos=True).scores.test_auc[0] == 0.5
+    without, within = (pooled_logreg.fit(loud, ROWS, pooling="max", bos=b) for b in (False, True))
+    assert without.scores.test_auc[0] == found["max"].test_auc[0]
+    assert within.scores.test_auc[0] == 0.5
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from probejax.probes import saved, scores, xgboost
 from probejax.saes.winners import Keep
 from tests import probe_cases
 
+OLD = Path(__file__).parent / "golden" / "probes"
 SIZES, GROUPS = (3, 20, 40), (64, 256)
 D = 8
 
@@ -232,3 +234,15 @@ def test_a_damaged_file_is_told_and_nothing_is_unpickled(tmp_path):
             probes.load(path)
     with pytest.raises(FileNotFoundError, match="no file of probes"):
         probes.load(tmp_path / "absent")
+
+
+def test_files_from_before_probes_were_pytrees_score_as_they_did():
+    """Written by the version before, with what it scored the rows of `x`; two sizes of lanes."""
+    expected = json.loads((OLD / "expected.json").read_text())
+    x = np.array(expected["x"], np.float32)
+    files = sorted(OLD.glob("*.safetensors"))
+    assert len(files) == 6
+    for path in files:
+        loaded = probes.load(path)
+        assert [c.level for c in loaded.conditions] == [3.0, 20.0] and len(loaded.thresholds) == 2
+        np.testing.assert_allclose(loaded(x), expected[path.stem], rtol=1e-4, atol=1e-5)

@@ -4,7 +4,9 @@ import difflib
 import re
 from typing import NamedTuple
 
-LAST_TOKEN = ("logreg", "pca", "knn", "mlp", "mean_difference", "lda", "logreg_l1", "xgboost")
+LAST_TOKEN = (
+    *("logreg", "pca", "knn", "mlp", "mean_difference", "lda", "ridge", "logreg_l1", "xgboost"),
+)
 """Methods on the last token's residual, each the `fit` of a file of its name, see `baselines`."""
 
 ALL_TOKENS = (

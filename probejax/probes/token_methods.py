@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 
-from probejax.probes import aggregators, attention, attention_newton, concat_pca, pooled
+from probejax.probes import aggregators, attention, attention_newton, concat_pca, pooled_logreg
 from probejax.probes.attention import Design
 from probejax.probes.scores import Fit
 
@@ -23,8 +23,8 @@ TOKEN_METHODS: dict[str, Callable[..., Fit]] = {
     "attention_h4": functools.partial(attention.fit, design=attention.attention(4)),
     "attention_newton": attention_newton.fit,
     "concat_pca": concat_pca.fit,
-    "mean_pool": functools.partial(pooled.fit, pooling="mean"),
-    "max_pool": functools.partial(pooled.fit, pooling="max"),
+    "mean_pool": functools.partial(pooled_logreg.fit, pooling="mean"),
+    "max_pool": functools.partial(pooled_logreg.fit, pooling="max"),
     "multimax": _trained(aggregators.multimax, 4),
     "max_of_rolling_means": _trained(
         aggregators.max_of_rolling_means, settings=(2.0, 4.0, 8.0, 16.0, 32.0)
