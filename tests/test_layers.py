@@ -49,7 +49,8 @@ ORDER = {
         "token_scores", "sharing", "nearest", "pooled_latents", "families", "scores", "given",
         "logreg", "ridge", "closed_form", "mean_difference", "lda", "knn", "pca", "logreg_l1",
         "minibatch", "mlp", "xgboost", "sae", "token_training", "attention",
-        "attention_newton", "pooled_logreg", "concat_pca", "sae_pooled", "token_methods", "baselines", "arrays", "saved", "fit",
+        "attention_newton", "pooled_logreg", "concat_pca", "sae_pooled", "token_methods",
+        "baselines", "arrays", "saved", "fit",
     ),
     "sweep": ("config", "units", "data", "memory", "job", "token_disk", "workers"),
 }  # fmt: skip

@@ -32,7 +32,9 @@ def test_every_strength_against_scikit_learn(d):
         own, t = x[rows[lane][mask[lane]]] - x.mean(axis=0), labels[lane][mask[lane]]
         for number, C in enumerate(STRENGTHS):
             sk = RidgeClassifier(alpha=1 / C, solver="svd").fit(own.astype(float), t)
-            np.testing.assert_allclose(found.w[lane, number], sk.coef_[0], rtol=1e-3, atol=1e-5)
+            np.testing.assert_allclose(
+                found.w[lane, number], sk.coef_.ravel(), rtol=1e-3, atol=1e-5
+            )
             logits = own @ found.w[lane, number] + found.b[lane, number]
             np.testing.assert_allclose(logits, sk.decision_function(own), atol=1e-3)
 
@@ -48,7 +50,7 @@ def test_the_bound_is_above_what_is_lost_and_small_only_near_the_answer():
         return 0.5 * w @ w + 0.15 * ((t - x[:60] @ w - b) ** 2).sum()
 
     ours = objective(found.w[0].astype(float), float(found.b[0]))
-    least = objective(best.coef_[0], best.intercept_[0])
+    least = objective(best.coef_.ravel(), best.intercept_.ravel()[0])
     np.testing.assert_allclose(found.objective[0], ours, rtol=1e-6)
     assert (ours - least) / ours <= found.gap[0] + 1e-12
 
