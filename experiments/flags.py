@@ -6,6 +6,7 @@ A command declares those that it obeys as its key flags: its --help lists them, 
 from absl import flags
 
 from probejax.rules import DTYPES
+from probejax.tasks import Own
 
 MODEL = flags.DEFINE_string(
     "model",
@@ -18,11 +19,27 @@ LAYER = flags.DEFINE_string(
 TASKS = flags.DEFINE_list(
     "tasks",
     None,
-    "Tasks: `demo`, `all`, `own` (those of --tasks_dir), names or globs; a name with a comma in "
-    "double quotes. Default: `own` with --tasks_dir, else `demo`.",
+    "Tasks: `demo`, `all`, `own` (those of --data), names or globs; a name with a comma in double "
+    "quotes. Default: `own` with --data, else `demo`.",
 )
-TASKS_DIR = flags.DEFINE_string(
-    "tasks_dir", None, "Folder with <task>.csv files (prompt,target) that take precedence."
+DATA = flags.DEFINE_string(
+    "data",
+    None,
+    "Your own texts and labels: a CSV, TSV, JSONL or Parquet file, or a folder of them.",
+)
+TEXT_COLUMN = flags.DEFINE_string(
+    "text_column", None, "Column of --data with the texts. Default: the one called text or alike."
+)
+LABEL_COLUMN = flags.DEFINE_string(
+    "label_column",
+    None,
+    "Column of --data with the labels. Default: the one called label or alike.",
+)
+POSITIVE = flags.DEFINE_string(
+    "positive",
+    None,
+    "The label that counts as positive, against all others. Default: of two the larger; of more "
+    "each in turn, as tasks of their own.",
 )
 DTYPE = flags.DEFINE_enum("dtype", "float32", list(DTYPES), "Dtype of the model.")
 MAX_LENGTH = flags.DEFINE_integer(
@@ -40,8 +57,18 @@ CACHE_DIR = flags.DEFINE_string(
 )
 
 
+OWN = (DATA, TEXT_COLUMN, LABEL_COLUMN, POSITIVE)
+
+
+def own() -> Own | None:
+    """Returns the user's own data, for commands that have no `Config`."""
+    if DATA.value is None:
+        return None
+    return Own(*(flag.value for flag in OWN))
+
+
 def chosen_tasks() -> tuple[str, ...]:
     """Returns what --tasks says, or stands for where it is not given."""
     if TASKS.value is not None:
         return tuple(TASKS.value)
-    return ("own",) if TASKS_DIR.value else ("demo",)
+    return ("own",) if DATA.value else ("demo",)

@@ -20,7 +20,7 @@ from experiments import flags as common
 from experiments.entry import run
 
 for _flag in (
-    *(common.MODEL, common.LAYER, common.TASKS, common.TASKS_DIR, common.DTYPE),
+    *(common.MODEL, common.LAYER, common.TASKS, *common.OWN, common.DTYPE),
     *(common.MAX_LENGTH, common.DISK_GB, common.CACHE_DIR),
 ):
     flags.declare_key_flag(_flag)
@@ -102,9 +102,9 @@ def _layers(config: "px.models.GemmaConfig") -> tuple[int, ...]:
 
 def _prompts() -> dict[str, tuple[str, ...]]:
     """Returns the lists of prompts: every task's, and its shifted test set's where it has one."""
-    where = {"tasks_dir": common.TASKS_DIR.value, "cache_dir": common.CACHE_DIR.value}
-    names = px.tasks.match(common.chosen_tasks(), tasks_dir=common.TASKS_DIR.value)
-    shifted = px.tasks.shifted_names(common.TASKS_DIR.value)
+    where = {"data": common.own(), "cache_dir": common.CACHE_DIR.value}
+    names = px.tasks.match(common.chosen_tasks(), data=common.own())
+    shifted = px.tasks.shifted_names(common.own())
     found = {}
     for name in names:
         found[name] = px.tasks.load(name, **where).prompts

@@ -21,7 +21,7 @@ from probejax.rules import PROTOCOLS, RANKINGS
 from probejax.tasks import REGIMES
 
 for _flag in (
-    *(common.MODEL, common.LAYER, common.TASKS, common.TASKS_DIR, common.DTYPE),
+    *(common.MODEL, common.LAYER, common.TASKS, *common.OWN, common.DTYPE),
     *(common.MAX_LENGTH, common.DISK_GB, common.CACHE_DIR),
 ):
     flags.declare_key_flag(_flag)
@@ -35,6 +35,16 @@ _SAE = flags.DEFINE_multi_string(
 _SAE_SUITE = flags.DEFINE_string(
     "sae_suite", None, "Also all SAEs of a suite: saebench-gemma-2-2b, or a folder of SAEs."
 )
+_GROUPS = flags.DEFINE_string(
+    "groups", None, "Column of --data: each group in it is held out once, as regime group_shift."
+)
+_ACTIVATIONS = flags.DEFINE_string(
+    "activations",
+    None,
+    "Vectors of your own in place of a model: x [N, d] as .npy, or x and y in a .npz or "
+    ".safetensors file.",
+)
+_LABELS = flags.DEFINE_string("labels", None, "The labels y [N] of --activations, as .npy.")
 _REGIMES = flags.DEFINE_list("regimes", list(REGIMES), "Regimes.")
 _METHODS = flags.DEFINE_list(
     "methods",
@@ -76,8 +86,17 @@ _LOG_JSON = flags.DEFINE_bool("log_json", False, "One JSON line per finished uni
 
 def config_from_flags() -> "px.sweep.Config":
     """Returns the run that the flags describe."""
-    values = {flag.name: flag.value for flag in (common.MODEL, common.LAYER, common.TASKS_DIR)}
-    for flag in (common.DTYPE, common.MAX_LENGTH, _RANKING, _PROTOCOL, _CONTROLS):
+    values = {flag.name: flag.value for flag in (common.MODEL, common.LAYER, *common.OWN)}
+    for flag in (
+        _GROUPS,
+        _ACTIVATIONS,
+        _LABELS,
+        common.DTYPE,
+        common.MAX_LENGTH,
+        _RANKING,
+        _PROTOCOL,
+        _CONTROLS,
+    ):
         values[flag.name] = flag.value
     for flag in (_SAE, _REGIMES, _METHODS):
         values[flag.name] = tuple(flag.value)
@@ -86,14 +105,16 @@ def config_from_flags() -> "px.sweep.Config":
     if wrong := [seed for seed in _SEEDS.value if not (seed.isascii() and seed.isdigit())]:
         raise ValueError(f"--seeds={wrong[0]} is not a whole number.")
     seeds = tuple(map(int, _SEEDS.value))
-    return px.sweep.Config(**values, tasks=common.chosen_tasks(), seeds=seeds)
+    named = None if common.TASKS.value is None else tuple(common.TASKS.value)
+    return px.sweep.Config(**values, tasks=named, seeds=seeds)
 
 
 def main(_: list[str]) -> int:
     """Runs this process's share of the units that are not done, then reports."""
     px.storage.check_place(_OUT.value)
     config = config_from_flags()
-    px.tasks.match(config.tasks, tasks_dir=config.tasks_dir)
+    if config.activations is None:
+        px.tasks.match(config.tasks, config.own)
     rank, count = px.hosts.rank(_MULTIHOST.value, _PROCESS_ID.value, _NUM_PROCESSES.value)
     cache_dir = px.artifacts.cache_dir(common.CACHE_DIR.value)
     px.devices.compilation_cache(cache_dir)
@@ -140,12 +161,13 @@ def main(_: list[str]) -> int:
         print(f"{len(missing)} of {len(units)} units are still missing; other processes run them.")
     else:
         print(_report(cache_dir))  # names what is left out, too
-    return 1 if job.left_out else 0
+    # A regime that a task's rows cannot give is no failure: the same data never have it.
+    return 1 if any(isinstance(why, str) for why in job.left_out.values()) else 0
 
 
 def _say_what_is_left_out(job: "px.sweep.Sweep") -> None:
-    """Names the tasks that cannot run, each with its reason."""
-    for why in job.left_out.values():
+    """Names the tasks and regimes that cannot be had, each with its reason."""
+    for why in px.tasks.sentences(job.left_out):
         print(f"Left out: {why}", file=sys.stderr, flush=True)
 
 

@@ -21,7 +21,7 @@ from probejax.saes.architectures import ARCHITECTURES
 from probejax.saes.formats import gemma_scope, sae_lens
 
 for _flag in (
-    *(common.MODEL, common.LAYER, common.TASKS, common.TASKS_DIR, common.DTYPE),
+    *(common.MODEL, common.LAYER, common.TASKS, *common.OWN, common.DTYPE),
     *(common.MAX_LENGTH, common.CACHE_DIR),
 ):
     flags.declare_key_flag(_flag)
@@ -47,7 +47,7 @@ def main(_: list[str]) -> None:
     if not (text.isascii() and text.isdigit()):
         raise ValueError(f"--layer={text} is not a zero-based number.")
     layer = int(text)
-    names = tasks.match(common.chosen_tasks(), tasks_dir=common.TASKS_DIR.value)
+    names = tasks.match(common.chosen_tasks(), data=common.own())
     checkpoint = models.find(common.MODEL.value, cache_dir=common.CACHE_DIR.value)
     checkpoint.config.check_layers((layer,))
     recipe = activations.Recipe(
@@ -62,9 +62,7 @@ def main(_: list[str]) -> None:
             common.MODEL.value, (layer,), dtype=recipe.dtype, cache_dir=common.CACHE_DIR.value
         )
     )
-    read = lambda name: tasks.load(
-        name, tasks_dir=common.TASKS_DIR.value, cache_dir=common.CACHE_DIR.value
-    )
+    read = lambda name: tasks.load(name, data=common.own(), cache_dir=common.CACHE_DIR.value)
     x, held_out = activations.sample_tokens(
         [read(name) for name in names],
         _TOKENS.value,

@@ -39,7 +39,7 @@ def command(place, *more) -> tuple[int, str]:
     found = subprocess.run(
         [
             *(sys.executable, "-m", "experiments.harvest", f"--model={place / 'tiny'}"),
-            *("--tasks=own_*", f"--tasks_dir={place / 'tasks'}", f"--cache_dir={place / 'cache'}"),
+            *("--tasks=own_*", f"--data={place / 'tasks'}", f"--cache_dir={place / 'cache'}"),
             *more,
         ],
         env=os.environ | {"JAX_PLATFORMS": "cpu"},

@@ -55,7 +55,14 @@ MISTAKES = {
     ("sweep", "--out=gs://"): "--out=gs:// is no place for results",
     ("sweep", "--out=x", "--process_id=1"): "Give both --process_id and --num_processes",
     ("sweep", "--out=x", "word"): "Unknown arguments: ['word']",
-    ("sweep", "--out=x", "--tasks_dir=absent"): "tasks_dir absent is not a folder",
+    ("sweep", "--out=x", "--data=absent"): "--data=absent is neither a file nor a folder",
+    ("sweep", "--out=x", "--labels=y.npy"): "--labels are those of --activations; give both.",
+    ("sweep", "--out=x", "--activations=x.npy", "--tasks=all"): "so --tasks has no place beside",
+    ("sweep", "--out=x", "--activations=x.npy", "--data=x"): "so --data has no place beside",
+    ("sweep", "--out=x", "--text_column=a"): "--text_column names a column of --data; give that",
+    ("sweep", "--out=x", "--groups=a"): "--groups names a column of --data; give that, too.",
+    ("sweep", "--out=x", "--positive=a"): "--positive names a label of --data or --activations",
+    ("sweep", "--out=x", "--regimes=group_shift"): "holds out groups; name their column: --groups",
     ("harvest", "--tasks=zzz"): "there is no task 'zzz'",
     ("harvest", "--disk_gb=inf"): "--disk_gb=inf is no number to work with.",
 }
@@ -72,9 +79,9 @@ def test_a_mistake_is_told_before_anything_slow(command, tmp_path):
 @pytest.mark.parametrize(
     ("command", "flags"),
     [
-        ("sweep", ("model", "tasks", "tasks_dir", "dtype", "max_length", "disk_gb", "cache_dir")),
-        ("harvest", ("model", "layer", "tasks", "tasks_dir", "dtype", "max_length", "disk_gb")),
-        ("train_sae", ("model", "layer", "tasks", "tasks_dir", "dtype", "max_length")),
+        ("sweep", ("model", "tasks", "data", "dtype", "max_length", "disk_gb", "cache_dir")),
+        ("harvest", ("model", "layer", "tasks", "data", "dtype", "max_length", "disk_gb")),
+        ("train_sae", ("model", "layer", "tasks", "data", "dtype", "max_length")),
         ("report", ("cache_dir",)),
     ],
 )

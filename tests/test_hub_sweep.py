@@ -47,7 +47,7 @@ def sweep(hub, tmp_path):
 
     def run(out, *flags):
         command = [sys.executable, "-m", "experiments.sweep", f"--out={tmp_path / out}"]
-        command += ["--model=me/tiny-gemma-3", f"--sae={SAE}", f"--tasks_dir={tmp_path / 'tasks'}"]
+        command += ["--model=me/tiny-gemma-3", f"--sae={SAE}", f"--data={tmp_path / 'tasks'}"]
         command += [f"--cache_dir={tmp_path / 'cache'}", "--tasks=own", "--workers=1"]
         command += ["--regimes=standard", "--methods=mean_difference,sae_k4", *flags]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)

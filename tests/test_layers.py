@@ -27,8 +27,8 @@ ORDER = {
         "cache", "checked", "wheels", "archives", "hub_errors", "hub", "hub_models", "ids",
     ),
     "tasks": (
-        "registry", "classes", "csv_files", "folder", "plans", "splits", "distinct", "catalog",
-        "draw",
+        "registry", "content", "classes", "csv_files", "json_lines", "parquet", "columns",
+        "folder", "own", "plans", "splits", "regimes", "distinct", "catalog", "draw",
     ),
     "models": (
         "config", "quantised", "hf_config", "gguf_config", "transformer", "weights",
@@ -52,7 +52,7 @@ ORDER = {
         "attention_newton", "pooled_logreg", "concat_pca", "sae_pooled", "token_methods",
         "baselines", "arrays", "saved", "fit",
     ),
-    "sweep": ("config", "units", "data", "memory", "job", "token_disk", "workers"),
+    "sweep": ("config", "source", "units", "data", "memory", "job", "token_disk", "workers"),
 }  # fmt: skip
 
 # Tests that some machines cannot run, and on what that depends.

@@ -55,7 +55,7 @@ def start(inputs, out: Path, which=(0, 1), methods="mean_difference,knn") -> lis
     command = [
         *(sys.executable, "-m", "experiments.sweep", f"--out={out}"),
         *(f"--model={inputs['model']}", "--layer=1"),
-        *("--tasks=own_*", f"--tasks_dir={inputs['tasks']}", f"--cache_dir={inputs['cache']}"),
+        *("--tasks=own_*", f"--data={inputs['tasks']}", f"--cache_dir={inputs['cache']}"),
         *("--regimes=standard", f"--methods={methods}", "--num_processes=2"),
     ]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "NPROC": "1"}

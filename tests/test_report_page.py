@@ -106,7 +106,7 @@ def test_a_task_has_its_latents_with_links(run):
 
 
 def test_hostile_names_and_prompts_stay_text(tmp_path):
-    config = CONFIG | {"tasks": ["evil"], "tasks_dir": str(tmp_path / "tasks")}
+    config = CONFIG | {"tasks": ["evil"], "data": str(tmp_path / "tasks")}
     (tmp_path / "tasks").mkdir()
     rows = "\n".join(f'"<script>alert({i})</script> ""quoted""",{i % 2}' for i in range(8))
     (tmp_path / "tasks" / "evil.csv").write_text(f"prompt,target\n{rows}\n")

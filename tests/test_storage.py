@@ -224,7 +224,7 @@ def test_a_unit_that_departs_from_the_schema_is_named(tmp_path, name):
 
 def test_a_unit_may_hold_more_than_is_known(tmp_path):
     more = PAYLOAD | {"sae": {"l0": 3.5, "why": []}, "note": "x"}
-    Store(tmp_path).put("u1", more | {"unit": FACTS | {"tasks_dir": ""}})
+    Store(tmp_path).put("u1", more | {"unit": FACTS | {"data": ""}})
     assert Store(tmp_path).read("u1")["note"] == "x"
 
 

@@ -15,7 +15,7 @@ from tests import tiny_models
 from tests.reference import study_probes
 
 CONFIG = tiny_models.GEMMA3
-ROWS = 130  # 30 train, 99 test
+ROWS = 130  # 98 train, 32 test
 
 
 def write_sae(path, d_model=CONFIG.d_model, d_sae=24, record=None):
@@ -66,7 +66,7 @@ def config(place):
         tasks=("own_a", "own_b"),
         regimes=("standard", "label_noise"),
         methods=("logreg", "sae_k2", "sae_k5"),
-        tasks_dir=str(place / "tasks"),
+        data=str(place / "tasks"),
     )
 
 
@@ -83,7 +83,7 @@ def make(config, place, **changes):
         (
             {"regimes": ("standard", "noise")},
             "--regimes=noise does not exist; choose from standard, scarcity, imbalance, "
-            "label_noise, covariate_shift.",
+            "label_noise, covariate_shift, group_shift.",
         ),
         (
             {"ranking": "best"},
@@ -241,11 +241,11 @@ def test_tasks_that_cannot_run_are_left_out_before_anything_is_fetched(config, p
     for name in ("good", "v[2]", "a,b", "my task"):
         write_task(tmp_path / f"{name}.csv", ROWS, 1)
     (tmp_path / "cut.csv").write_text("target,prompt\nyes,Hello, you\nno,Goodbye\n")
-    write_task(tmp_path / "few.csv", 60, 1)
+    write_task(tmp_path / "few.csv", 7, 1)
     lines = (tmp_path / "good.csv").read_text().splitlines()
     skewed = [line for line in lines if line.endswith("no")] + lines[1:4]
-    (tmp_path / "skewed.csv").write_text("\n".join([lines[0], *skewed * 2]) + "\n")
-    own = {"tasks": None, "tasks_dir": str(tmp_path), "regimes": ("standard",)}
+    (tmp_path / "skewed.csv").write_text("\n".join([lines[0], *skewed]) + "\n")
+    own = {"tasks": None, "data": str(tmp_path), "regimes": ("standard",)}
     job = make(config, place, **own)
     assert job.tasks == ("a,b", "good", "my task", "v[2]")
     assert set(job.left_out) == {"cut", "few", "skewed"}
@@ -289,7 +289,7 @@ def test_a_unit_holds_one_row_per_condition(job, results):
         assert fits["regime"] == ["standard"] + ["label_noise"] * 11
         assert fits["level"] == [None, *tasks.NOISE_FRACTIONS]
         assert set(fits["seed"]) == {42}
-        assert set(fits["num_train"]) == {30} and set(fits["num_test"]) == {99}
+        assert set(fits["num_train"]) == {98} and set(fits["num_test"]) == {32}
         assert set(fits["code"]) == {0} and max(fits["gap"]) < 1e-5
         assert set(timing) == {"seconds", "rows", "device", "jax"}
         json.loads(storage.encode_json(payload))
@@ -314,7 +314,7 @@ def test_the_numbers_are_those_of_the_probe(job, results):
 
 
 def test_the_features_are_the_residuals_of_the_last_token(job, place, config):
-    task = tasks.load("own_a", tasks_dir=config.tasks_dir)
+    task = tasks.load("own_a", data=config.data)
     model = tiny_models.language_model(CONFIG)
     for row in (0, 77):
         ids = [2, *(int(word[1:]) + 3 for word in task.prompts[row].split())]
@@ -355,8 +355,8 @@ def test_a_user_s_shifted_prompts_are_the_test_set_of_covariate_shift(config, pl
         1024,
         40,
     )
-    assert data.features.shape == (1140, CONFIG.d_model)
-    assert condition.test.min() == 1100 and condition.train.max() < 1100
+    assert data.features.shape == (1024 + 40, CONFIG.d_model)  # the rows that are drawn
+    assert condition.test.min() == 1024 and condition.train.max() < 1024
     # A task without a shifted test set has nothing to fit, and says so with empty columns.
     payload = job.run(next(u for u in job.units() if u.task == "own_a")).payload
     assert {len(column) for column in payload["fits"].values()} == {0}
@@ -416,7 +416,7 @@ def test_shuffled_labels_are_noise_and_random_latents_are_others(config, place):
 def test_a_second_task_of_the_same_size_compiles_nothing(config, place, results, caplog, tmp_path):
     del results  # two tasks have run
     write_task(tmp_path / "third.csv", ROWS, 9)
-    job = make(config, place, tasks=("third",), tasks_dir=str(tmp_path))
+    job = make(config, place, tasks=("third",), data=str(tmp_path))
     job.prepare("third")
     with jax.log_compiles(), caplog.at_level("WARNING"):
         for unit in job.units():
@@ -435,7 +435,7 @@ def test_programs_are_kept_few_after_every_unit(config, place, results, monkeypa
 
 
 def test_an_edited_task_is_another_unit(config, place, tmp_path):
-    changes = {"tasks": ("twice", "once"), "tasks_dir": str(tmp_path), "methods": ("logreg",)}
+    changes = {"tasks": ("twice", "once"), "data": str(tmp_path), "methods": ("logreg",)}
     for name in changes["tasks"]:
         write_task(tmp_path / f"{name}.csv", 200, 1)
     job = make(config, place, **changes)
@@ -451,17 +451,17 @@ def test_an_edited_task_is_another_unit(config, place, tmp_path):
         storage.ConfigMismatch, match=r"out holds 1 units .* units/[0-9a-f]{16}\.js"
     ):
         sweep.check_done("out", job.units(), done)
-    assert tasks.fingerprint("87_glue_cola", tasks_dir=str(tmp_path)) == ""
+    assert tasks.fingerprint("87_glue_cola", data=str(tmp_path)) == ""
 
 
 def test_strict_draws_from_distinct_prompts(config, place, tmp_path):
     lines = [f"w{i % 150} w{i % 3},{('no', 'yes')[i % 2]}" for i in range(300)]
     (tmp_path / "twice.csv").write_text("prompt,target\n" + "\n".join(lines) + "\n")
-    changes = {"tasks": ("twice",), "tasks_dir": str(tmp_path), "methods": ("logreg",)}
+    changes = {"tasks": ("twice",), "data": str(tmp_path), "methods": ("logreg",)}
     overlap = {}
     for protocol in ("paper", "strict"):
         job = make(config, place, protocol=protocol, **changes)
-        prompts = tasks.load("twice", tasks_dir=str(tmp_path)).prompts
+        prompts = tasks.load("twice", data=str(tmp_path)).prompts
         for c in job.data("twice").conditions:
             train, test = ({prompts[row] for row in rows} for rows in (c.train, c.test))
             overlap[protocol] = overlap.get(protocol, 0) + len(train & test)

@@ -26,7 +26,7 @@ def job(tmp_path_factory):
         tasks=TASKS,
         regimes=("standard", "label_noise"),
         methods=METHODS,
-        tasks_dir=str(root / "tasks"),
+        data=str(root / "tasks"),
     )
     return sweep.Sweep(config, root / "cache")
 

@@ -29,7 +29,7 @@ def config(place):
         regimes=("standard",),
         methods=LIGHT,
         max_length=5,
-        tasks_dir=str(place / "tasks"),
+        data=str(place / "tasks"),
     )
 
 

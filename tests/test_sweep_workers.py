@@ -23,7 +23,7 @@ def start(inputs, out: Path, *flags: str) -> subprocess.Popen:
     command = [
         *(sys.executable, "-m", "experiments.sweep", f"--out={out}"),
         *(f"--model={inputs['model']}", "--layer=1", f"--sae={inputs['sae']}"),
-        *("--tasks=own_*", f"--tasks_dir={inputs['tasks']}", f"--cache_dir={inputs['cache']}"),
+        *("--tasks=own_*", f"--data={inputs['tasks']}", f"--cache_dir={inputs['cache']}"),
         *("--regimes=standard", "--methods=lda,sae_k4", "--log_json", *flags),
     ]
     return subprocess.Popen(

@@ -11,7 +11,7 @@ from absl import flags
 from sklearn.preprocessing import LabelEncoder
 
 from probejax import artifacts, tasks
-from probejax.tasks import catalog, csv_files, registry
+from probejax.tasks import catalog, columns, registry
 
 
 @pytest.fixture(scope="module")
@@ -149,17 +149,17 @@ def test_a_users_folder_replaces_and_adds_tasks(tmp_path):
     for stem in ("158_code_C", "mine", "mine_OOD"):
         with (tmp_path / f"{stem}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("target", "prompt"), ("yes", long), ("no", 'a "b",\r\nc')])
-    task = tasks.load("158_code_C", tasks_dir=tmp_path)
+    task = tasks.load("158_code_C", data=tmp_path)
     assert task.prompts == (long, 'a "b",\r\nc') and task.labels.tolist() == [1, 0]
     assert not task.truncated_source
     assert tasks.names(tmp_path) == (*tasks.names(), "mine")
     assert tasks.shifted_names(tmp_path) == (*tasks.shifted_names(), "mine")
     assert tasks.match(["mi*"], tmp_path) == ("mine",)
-    assert tasks.load("mine", tasks_dir=tmp_path).name == "mine"
-    assert tasks.load_shifted("mine", tasks_dir=tmp_path).labels.tolist() == [1, 0]
-    assert len(tasks.load("95_toxic_is", tasks_dir=tmp_path).labels) == 728
-    with pytest.raises(NotADirectoryError, match=r"absent is not a folder; expected a folder of"):
-        tasks.load("mine", tasks_dir=tmp_path / "absent")
+    assert tasks.load("mine", data=tmp_path).name == "mine"
+    assert tasks.load_shifted("mine", data=tmp_path).labels.tolist() == [1, 0]
+    assert len(tasks.load("95_toxic_is", data=tmp_path).labels) == 728
+    with pytest.raises(FileNotFoundError, match=r"absent is neither a file nor a folder; expected"):
+        tasks.load("mine", data=tmp_path / "absent")
 
 
 def test_a_damaged_zst_file_is_refused(fake_cache):
@@ -178,7 +178,7 @@ def test_every_packaged_file_parses_as_pandas_parses_it(data):
     for path in [*sorted((data / "OOD data").glob("*_OOD.csv.zst")), *_smaller_files(data)]:
         raw = zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
         frame = pd.read_csv(io.BytesIO(raw))
-        assert csv_files.read(path)[0] == tuple(frame["prompt"]), path.name
+        assert columns.read(path, columns.STUDY).texts == tuple(frame["prompt"]), path.name
 
 
 def _smaller_files(data):
@@ -212,7 +212,7 @@ def test_a_name_means_itself_before_it_means_others(tmp_path):
     assert set(tasks.names(where)) - set(tasks.names()) == set(ODD)
     for name in ODD:
         assert tasks.match([name], where) == (name,)
-        assert tasks.load(name, tasks_dir=where).source == str(tmp_path / f"{name}.csv")
+        assert tasks.load(name, data=where).source == str(tmp_path / f"{name}.csv")
     assert tasks.match(["v*"], where) == ("v2", "v[2]")
     assert tasks.match(["v[23]"], where) == ("v2",)
     assert tasks.match(["all"], where) == tasks.names(where)
@@ -254,10 +254,10 @@ def test_a_file_whose_name_will_not_do_is_refused(tmp_path, names, said):
 
 def test_other_files_are_no_tasks(tmp_path):
     where = folder_of(
-        tmp_path, ".mine.csv", "._x.csv", ".csv", "mine.tsv", "README", "87_glue_cola_OOD.csv"
+        tmp_path, ".mine.csv", "._x.csv", ".csv", "mine.txt", "README", "87_glue_cola_OOD.csv"
     )
     assert tasks.names(where) == tasks.names()
-    assert len(tasks.load_shifted("87_glue_cola", tasks_dir=where).labels) == 2
+    assert len(tasks.load_shifted("87_glue_cola", data=where).labels) == 2
 
 
 def test_what_is_there_but_no_file_is_not_waited_for(tmp_path):
@@ -268,23 +268,51 @@ def test_what_is_there_but_no_file_is_not_waited_for(tmp_path):
         assert tasks.match([name], tmp_path) == (name,)
         for call in (tasks.load, tasks.fingerprint):
             with pytest.raises(ValueError, match=rf"{name}\.csv is no regular file"):
-                call(name, tasks_dir=tmp_path)
+                call(name, data=tmp_path)
     with pytest.raises(FileNotFoundError):  # and not the study's own
-        tasks.load("87_glue_cola", tasks_dir=tmp_path)
+        tasks.load("87_glue_cola", data=tmp_path)
+
+
+def test_one_file_is_one_task_or_several(tmp_path):
+    where = folder_of(tmp_path, "mine.csv", "other.csv")
+    assert tasks.match(["own"], where / "mine.csv") == ("mine",)
+    (where / "mine.csv").write_text("text,label\na,x\nb,y\nc,z\n")
+    assert tasks.match(["own"], where) == ("mine=x", "mine=y", "mine=z", "other")
+    assert tasks.match(flags.ListParser().parse("mine=x"), where) == ("mine=x",)
+    assert tasks.load("mine=z", data=where).class_names == ("not z", "z")
+    prints = {tasks.fingerprint(name, data=where) for name in ("mine=x", "mine=y")}
+    prints.add(tasks.fingerprint("mine=x", data=tasks.Own(where, positive="x")))
+    assert len(prints) == 3
+    for name, said in (
+        ("mine.txt", "of what kind it is, its name must say"),
+        ("no.csv", "neither"),
+    ):
+        (where / "mine.txt").touch()
+        with pytest.raises((ValueError, OSError), match=said):
+            tasks.names(where / name)
+
+
+def test_a_task_of_the_study_has_two_classes_whoever_wrote_its_file(tmp_path):
+    (tmp_path / "87_glue_cola.csv").write_text("prompt,target\na,0\nb,1\nc,2\n")
+    assert tasks.match(["own"], tmp_path) == ("87_glue_cola",)
+    with pytest.raises(
+        ValueError, match=r"87_glue_cola\.csv has 3 classes, and a task of the study"
+    ):
+        tasks.load("87_glue_cola", data=tmp_path)
 
 
 def test_a_packed_file_is_a_task_too(tmp_path):
     packed = zstandard.ZstdCompressor().compress(b"prompt,target\na,0\nb,1\n")
     (tmp_path / "mine.csv.zst").write_bytes(packed)
-    assert tasks.load("mine", tasks_dir=tmp_path).prompts == ("a", "b")
-    assert len(tasks.fingerprint("mine", tasks_dir=tmp_path)) == 16
+    assert tasks.load("mine", data=tmp_path).prompts == ("a", "b")
+    assert len(tasks.fingerprint("mine", data=tmp_path)) == 16
 
 
 def test_a_task_shows_itself_on_one_line(tmp_path):
     (tmp_path / "my task.csv").write_text(
         "prompt,target\n'a\n',0\n".replace("'", '"') + "b,1\nc,0\n"
     )
-    assert repr(tasks.load("my task", tasks_dir=tmp_path)) == (
+    assert repr(tasks.load("my task", data=tmp_path)) == (
         "Task('my task', 3 prompts: 2 of label 0 and 1 of label 1, "
         f"from {tmp_path / 'my task.csv'})"
     )

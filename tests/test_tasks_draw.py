@@ -1,5 +1,7 @@
 """Which regimes a task can have under which protocol, said before anything is run."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -12,62 +14,97 @@ def task(zeros, ones, name="mine", prefix="p", repeat=0):
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1], (zeros, ones)))
     prompts = [f"{prefix}{i}" for i in range(len(labels))]
     prompts += prompts[:repeat]
-    return Task(name, tuple(prompts), np.r_[labels, 1 - labels[:repeat]], False)
+    labels = np.r_[labels, 1 - labels[:repeat]]
+    return Task(name, tuple(prompts), labels, False, class_names=("no", "yes"))
 
 
-def test_the_study_s_tasks_have_what_they_need_under_either_protocol():
+def draw(own, shifted=None, regimes=tasks.REGIMES, protocol="paper", seeds=(42,)):
+    return tasks.draw(own, shifted, regimes, seeds, protocol)
+
+
+def test_the_study_s_tasks_are_drawn_as_the_study_has_it():
     for name in (*tasks.DEMO, *tasks.shifted_names(), "95_toxic_is"):
         own = tasks.load(name)
         shifted = tasks.load_shifted(name) if name in tasks.shifted_names() else None
         for protocol in ("paper", "strict"):
-            assert tasks.unfit(own, shifted, tasks.REGIMES, protocol) is None
-            assert tasks.draw(own, shifted, tasks.REGIMES, (42,), protocol)
+            drawing = draw(own, shifted, tasks.ALL_REGIMES, protocol)
+            assert drawing.task is own and drawing.shifted is shifted and not drawing.left_out
+            if protocol == "strict":
+                continue
+            of_shifted = None if shifted is None else shifted.labels
+            expected = tasks.conditions(own.labels, tasks.REGIMES, shifted_labels=of_shifted)
+            for one, other in zip(drawing.conditions, expected, strict=True):
+                assert (one.regime, one.level, one.seed) == (other.regime, other.level, other.seed)
+                for field in ("train", "y_train", "test", "y_test"):
+                    np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+
+
+def test_a_file_called_as_a_task_of_the_study_is_drawn_as_that():
+    drawing = draw(task(388, 60, "87_glue_cola"))
+    assert set(drawing.left_out) == {"imbalance"}
+    assert "needs 97 prompts of each label where it has 388" in drawing.left_out["imbalance"]
 
 
 @pytest.mark.parametrize("protocol", ["paper", "strict"])
-def test_what_is_unfit_is_named_with_the_regimes_and_the_advice(protocol):
-    own = task(388, 60)
-    reason = tasks.unfit(own, None, tasks.REGIMES, protocol)
-    assert reason is not None and reason.startswith("task 'mine' will not do")
-    assert ("each prompt counts once" in reason) == (protocol == "strict")
-    count = 388 if protocol == "paper" else 60
-    assert (
-        f"for imbalance it needs 97 prompts of each label where it has {count} of label" in reason
+def test_a_regime_that_cannot_be_had_is_left_out_alone(protocol):
+    drawing = draw(task(40, 6), protocol=protocol)
+    assert set(drawing.left_out) == {"imbalance"}
+    assert {c.regime for c in drawing.conditions} == {
+        *("standard", "scarcity", "label_noise", "imbalance"),
+    }
+    drawing = draw(task(40, 3), protocol=protocol)
+    assert not drawing.conditions
+    assert drawing.left_out["standard"] == (
+        "it needs 4 of either class and has 40 of 'no' and 3 of 'yes'"
     )
-    assert reason.endswith("37 more of label 1; or leave these regimes out.")
-    assert tasks.unfit(own, None, ["standard", "scarcity", "label_noise"], protocol) is None
-    with pytest.raises(ValueError, match="task 'mine' will not do"):
-        tasks.draw(own, None, ["imbalance"], (42,), protocol)
 
 
-def test_equal_reasons_are_said_once():
-    reason = tasks.unfit(task(40, 40), None, tasks.REGIMES)
-    assert reason is not None
-    assert reason.count("for standard, scarcity, label_noise it needs 51 prompts of each") == 1
-    assert "for imbalance it needs 97" in reason and "covariate" not in reason
+def test_strict_draws_from_distinct_prompts_whatever_their_balance():
+    own = task(300, 60, repeat=40)  # 40 prompts have both labels, 320 are left
+    assert len(own.prompts) == 400
+    for protocol, total in (("paper", 400), ("strict", 320)):
+        (condition,) = draw(own, None, ["standard"], protocol).conditions
+        assert len(condition.train) + len(condition.test) == total
 
 
-def test_strict_counts_distinct_prompts():
-    own = task(60, 60, repeat=40)  # 40 prompts have both labels, 80 are left
-    assert tasks.unfit(own, None, ["standard"]) is None
-    reason = tasks.unfit(own, None, ["standard"], "strict")
-    assert reason is not None and "(strict): for standard it needs 51 prompts of each" in reason
+def test_only_the_prompts_that_are_drawn_are_kept():
+    own = dataclasses.replace(task(9000, 9000), groups=tuple("ab" * 9000))
+    drawing = draw(own, task(50, 50, prefix="q"), tasks.ALL_REGIMES)
+    assert len(drawing.task.prompts) < 15_000
+    assert len(drawing.task.groups) == len(drawing.task.prompts) == len(drawing.task.labels)
+    labels = np.concatenate([each.labels for each in drawing.sets])
+    prompts = [prompt for each in drawing.sets for prompt in each.prompts]
+    known = {
+        p: y
+        for t in (own, task(50, 50, prefix="q"))
+        for p, y in zip(t.prompts, t.labels, strict=True)
+    }
+    used = set()
+    for c in drawing.conditions:
+        assert [known[prompts[row]] for row in c.test] == c.y_test.tolist()
+        np.testing.assert_array_equal(labels[c.test], c.y_test)
+        used |= {*c.train.tolist(), *c.test.tolist()}
+    assert used == set(range(len(prompts)))
 
 
 def test_strict_needs_shifted_prompts_that_are_new():
     own = task(800, 800)
     known = Task("mine", own.prompts[:40], own.labels[:40], False)
-    assert tasks.unfit(own, known, ["covariate_shift"]) is None
-    reason = tasks.unfit(own, known, ["covariate_shift"], "strict")
-    assert reason is not None and "which has 0 of label 0 and 0 of label 1" in reason
+    assert not draw(own, known, ["covariate_shift"]).left_out
+    assert (
+        "has 0 of 'no' and 0 of 'yes'"
+        in draw(own, known, protocol="strict").left_out["covariate_shift"]
+    )
 
 
-def test_an_unknown_protocol_or_regime_is_refused():
+def test_an_unknown_protocol_regime_or_seed_is_refused():
     own = task(60, 60)
     with pytest.raises(ValueError, match=r"no protocol 'Paper'; expected paper or strict"):
-        tasks.unfit(own, None, ["standard"], "Paper")
+        draw(own, protocol="Paper")
     with pytest.raises(ValueError, match=r"no regime 'scarce'; the regimes are standard, sca"):
-        tasks.unfit(own, None, ["scarce"])
+        draw(own, regimes=["scarce"])
+    with pytest.raises(ValueError, match=r"the seed -1 is out of range"):
+        draw(own, seeds=(-1,))
 
 
 def test_distinct_rows_refuses_what_does_not_match():

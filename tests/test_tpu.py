@@ -27,7 +27,7 @@ def test_every_program_of_a_sweep_compiles_for_a_tpu(place, tmp_path):
     command = [
         *(sys.executable, "-m", "tests.tpu_programs", str(report), f"--out={tmp_path / 'out'}"),
         *(f"--model={place / 'tiny'}", "--layer=1", f"--sae={sae}", "--workers=1"),
-        *("--tasks=own_a", f"--tasks_dir={place / 'tasks'}", f"--methods={METHODS}"),
+        *("--tasks=own_a", f"--data={place / 'tasks'}", f"--methods={METHODS}"),
         *("--max_length=16", f"--cache_dir={tmp_path / 'cache'}", "--controls"),
         "--regimes=standard,scarcity,label_noise",
     ]

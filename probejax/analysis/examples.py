@@ -20,13 +20,13 @@ class Example(NamedTuple):
 
 def examples(
     names: Sequence[str],
-    tasks_dir: str | None = None,
+    data: tasks.Own | None = None,
     cache_dir: Location | None = None,
     each: int = 2,
 ) -> dict[str, list[Example]]:
     """Returns the first `each` different prompts of both classes, for the tasks at hand.
 
-    Nothing is downloaded: without the study's tasks in the cache only those of `tasks_dir` have
+    Nothing is downloaded: without the study's tasks in the cache only one's own have
     examples. A task that cannot be read has none.
     """
     cached = artifacts.cache_dir(cache_dir) / "artifacts" / STUDY_TASKS.sha256
@@ -34,10 +34,10 @@ def examples(
     for name in names:
         try:
             known = tasks.names() if cached.is_dir() else ()
-            own = tasks.names(tasks_dir) if tasks_dir else ()
+            own = tasks.names(data) if data else ()
             if name not in known and not (name in own and name not in tasks.names()):
                 continue
-            task = tasks.load(name, tasks_dir=tasks_dir, cache_dir=cache_dir)
+            task = tasks.load(name, data=data, cache_dir=cache_dir)
         except (ValueError, OSError, artifacts.ArtifactError):
             continue
         chosen: dict[str, int] = {}

@@ -97,10 +97,10 @@ def _from_runs(
         for name, values in run.facts.items():
             facts[name] = list(dict.fromkeys([*facts.get(name, []), *values]))
     status = "; ".join(dict.fromkeys(run.status for run in runs))
-    prompts = examples(results["task"].unique().tolist(), first.config.get("tasks_dir"), cache_dir)
+    prompts = examples(results["task"].unique().tolist(), first.own, cache_dir)
     latents = {task: cards for run in runs for task, cards in run.latents.items()}
     saes = {sae_id: known for run in runs for sae_id, known in run.saes.items()}
-    left_out = [f"Left out: {why}" for run in runs for why in run.left_out.values()]
+    left_out = [f"Left out: {why}" for run in runs for why in run.left_out]
     return results, Story(status, facts, prompts, latents, saes, left_out)
 
 

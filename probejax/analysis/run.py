@@ -33,7 +33,7 @@ class Run(NamedTuple):
       facts: what the report says of the run's origin, by name.
       latents: task -> SAE probe -> latents under standard conditions.
       saes: SAE -> its architecture, L0 and release date, as far as its units say.
-      left_out: task that could not run -> why.
+      left_out: a sentence for each task or regime that could not be had.
     """
 
     payloads: list[dict[str, Any]]
@@ -43,7 +43,12 @@ class Run(NamedTuple):
     facts: dict[str, list[str]]
     latents: dict[str, dict[str, list[Latent]]]
     saes: dict[str, dict[str, Any]]
-    left_out: dict[str, str]
+    left_out: list[str]
+
+    @property
+    def own(self) -> tasks.Own | None:
+        """Where the run's own data are, as `probejax.tasks` takes them."""
+        return _own(self.config)
 
     @property
     def status(self) -> str:
@@ -65,7 +70,13 @@ class _Config(TypedDict, total=False):
     tasks: list[str]
     methods: list[str]
     sae: list[str]
-    tasks_dir: str | None
+    data: str | None
+    text_column: str | None
+    label_column: str | None
+    positive: str | None
+    groups: str | None
+    activations: str | None
+    tasks_dir: str | None  # what `data` was called in older runs
 
 
 class _Timing(TypedDict, total=False):
@@ -99,14 +110,15 @@ def read_run(out: epath.PathLike) -> Run:
     left_out = _left_out(epath.Path(out))
     expected = _expected(config, units, left_out)
     facts = _facts(store, units)
-    return Run(payloads, config, len(units), expected, facts, latents, saes, left_out)
+    said = tasks.sentences(left_out)
+    return Run(payloads, config, len(units), expected, facts, latents, saes, said)
 
 
-def _left_out(out: epath.Path) -> dict[str, str]:
+def _left_out(out: epath.Path) -> tasks.LeftOut:
     path = out / "left_out.json"
     if not path.exists():
         return {}
-    return foreign.read_json(path, dict[str, str], "delete it; the next run writes it anew")
+    return foreign.read_json(path, tasks.LeftOut, "delete it; the next run writes it anew")
 
 
 def _config(out: epath.Path) -> dict[str, Any]:
@@ -117,14 +129,16 @@ def _config(out: epath.Path) -> dict[str, Any]:
 
 
 def _expected(
-    config: Mapping[str, Any], units: list[dict[str, Any]], left_out: Mapping[str, str]
+    config: Mapping[str, Any], units: list[dict[str, Any]], left_out: tasks.LeftOut
 ) -> int | None:
     """Returns tasks x methods x SAEs, with the SAEs that were seen, less what cannot run."""
     if not {"tasks", "methods"} <= set(config):
         return None
     try:
-        named = tasks.match(config["tasks"], tasks_dir=config.get("tasks_dir"))
-        names = set(named) - set(left_out)
+        if config.get("activations"):
+            return None
+        named = tasks.match(config["tasks"], _own(config))
+        names = set(named) - {task for task, why in left_out.items() if isinstance(why, str)}
     except (ValueError, OSError):
         return None
     seen: dict[str, set[str]] = {}
@@ -138,6 +152,12 @@ def _expected(
         for method in config["methods"]
     ]  # fmt: skip
     return len(names) * sum(sources)
+
+
+def _own(config: Mapping[str, Any]) -> tasks.Own | None:
+    path = config.get("data") or config.get("tasks_dir")
+    settings = ("text_column", "label_column", "positive", "groups")
+    return tasks.Own(path, *map(config.get, settings)) if path else None
 
 
 def _facts(store: storage.Store, units: list[dict[str, Any]]) -> dict[str, list[str]]:

@@ -1,6 +1,7 @@
 from . import job, workers
 from .config import Config
 from .job import Sweep
+from .source import source
 from .token_disk import TokenDisk, forecast
 from .units import Result, Unit, check_done
 from .workers import run_units
@@ -15,5 +16,6 @@ __all__ = [
     "forecast",
     "job",
     "run_units",
+    "source",
     "workers",
 ]

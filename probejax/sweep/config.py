@@ -5,7 +5,9 @@ import dataclasses
 
 from probejax.probes import methods
 from probejax.rules import DTYPES, PROTOCOLS, RANKINGS
-from probejax.tasks import REGIMES
+from probejax.tasks import ALL_REGIMES, REGIMES, Own
+
+_BY_GROUP = "group_shift"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,8 +18,8 @@ class Config:
       model: see `probejax.models.find`.
       layer: zero-based block, or `embed`; None takes the SAE's, then the study's for the model.
       sae: SAEs, see `probejax.saes.find`; empty takes those that ship for the model.
-      tasks: names, globs, `demo`, `all` or `own`; None takes those of `tasks_dir`, else the demo's.
-      regimes: some of `probejax.tasks.REGIMES`.
+      tasks: names, globs, `demo`, `all` or `own`; None takes one's own, else the demo's.
+      regimes: some of `probejax.tasks.ALL_REGIMES`; `groups` adds `group_shift`.
       methods: see `probejax.probes.methods`; `default`, `all` and `multitoken` are
         lists of them.
       controls: whether the controls of every method run too.
@@ -26,7 +28,14 @@ class Config:
       seeds: one set of draws for each.
       dtype: of the model, `float32` or `bfloat16`.
       max_length: tokens kept of a prompt.
-      tasks_dir: folder with the user's own task files.
+      data: a file of one's own (CSV, TSV, JSONL or Parquet) or a folder of such files.
+      text_column: of these, holds the texts; None finds it by its name.
+      label_column: of these, holds the labels; None finds it by its name.
+      positive: the label that counts as 1, against all others.
+      groups: column of these by which the regime `group_shift` holds rows out.
+      activations: vectors that were made elsewhere, in place of a model, see
+        `probejax.activations.given`.
+      labels: of these, if they are in a file of their own.
     """
 
     model: str = "gemma-3-270m"
@@ -41,12 +50,18 @@ class Config:
     seeds: tuple[int, ...] = (42,)
     dtype: str = "float32"
     max_length: int = 1024
-    tasks_dir: str | None = None
+    data: str | None = None
+    text_column: str | None = None
+    label_column: str | None = None
+    positive: str | None = None
+    groups: str | None = None
+    activations: str | None = None
+    labels: str | None = None
 
     def __post_init__(self):
         """Raises ValueError for a value that does not exist, or that stands twice."""
         for flag, values, known in (
-            ("regimes", self.regimes, REGIMES),
+            ("regimes", self.regimes, tuple(ALL_REGIMES)),
             ("ranking", (self.ranking,), RANKINGS),
             ("protocol", (self.protocol,), PROTOCOLS),
             ("dtype", (self.dtype,), DTYPES),
@@ -56,8 +71,11 @@ class Config:
                     raise ValueError(
                         f"--{flag}={value} does not exist; choose from {', '.join(known)}."
                     )
+        self._check_own()
         if self.tasks is None:
-            object.__setattr__(self, "tasks", ("own",) if self.tasks_dir else ("demo",))
+            object.__setattr__(self, "tasks", ("own",) if self.data else ("demo",))
+        if self.groups is not None and _BY_GROUP not in self.regimes:
+            object.__setattr__(self, "regimes", (*self.regimes, _BY_GROUP))
         for flag in ("tasks", "regimes", "methods", "seeds"):
             if not getattr(self, flag):
                 raise ValueError(f"--{flag} is empty; give at least one.")
@@ -72,6 +90,30 @@ class Config:
         if self.max_length < 2:
             raise ValueError(f"--max_length={self.max_length} leaves no token beside BOS.")
         self.all_methods()
+
+    def _check_own(self) -> None:
+        """Raises ValueError for a setting of own data that there are no data for."""
+        if self.activations is None and self.labels is not None:
+            raise ValueError("--labels are those of --activations; give both.")
+        if self.activations is not None and (self.data is not None or self.tasks is not None):
+            other = "--tasks" if self.data is None else "--data"
+            raise ValueError(f"--activations are one task, so {other} has no place beside them.")
+        for flag in ("text_column", "label_column", "groups"):
+            if getattr(self, flag) is not None and self.data is None:
+                raise ValueError(f"--{flag} names a column of --data; give that, too.")
+        if self.positive is not None and self.data is None and self.activations is None:
+            raise ValueError("--positive names a label of --data or --activations; give one, too.")
+        if _BY_GROUP in self.regimes and self.groups is None:
+            raise ValueError(
+                f"--regimes={_BY_GROUP} holds out groups; name their column: --groups."
+            )
+
+    @property
+    def own(self) -> Own | None:
+        """The user's own data, as `probejax.tasks` takes them."""
+        if self.data is None:
+            return None
+        return Own(self.data, self.text_column, self.label_column, self.positive, self.groups)
 
     def all_methods(self) -> tuple[str, ...]:
         """Returns the names of all methods that run, lists and controls written out."""

@@ -16,6 +16,7 @@ from probejax.sweep import data as task_data
 from probejax.sweep import memory
 from probejax.sweep.config import Config
 from probejax.sweep.data import Lanes, TaskData
+from probejax.sweep.source import left_out, source
 from probejax.sweep.units import RECIPE, Result, Unit, columns
 
 _SHOWN = 16  # latents of a probe that a unit describes
@@ -53,9 +54,11 @@ class Sweep:
         self.memory_gb = memory_gb
         self.methods = config.all_methods()
         self.reads_tokens = any(probes.parse(method).reads_tokens for method in self.methods)
-        self.left_out = self._unfit()
-        named = tasks.match(config.tasks or (), tasks_dir=config.tasks_dir)
-        self.tasks = tuple(task for task in named if task not in self.left_out)
+        self.source = source(config, cache_dir)
+        self.left_out = left_out(self.source)
+        self.tasks = tuple(
+            name for name in self.source.names() if not isinstance(self.left_out.get(name), str)
+        )
         self.checkpoint = models.find(config.model, cache_dir=cache_dir)
         asked = EMBED if config.layer is None else self._find_layer()
         self.checkpoint.config.check_layers((asked,))  # said before an SAE is fetched
@@ -69,29 +72,6 @@ class Sweep:
         self._model = functools.lru_cache(1)(self._load_model)
         self._selection = functools.lru_cache(16)(self._select)  # the batches of one task and SAE
         self._loaded_sae = functools.lru_cache(1)(self._load_sae)
-
-    def _unfit(self) -> dict[str, str]:
-        """Returns the tasks of the user's own that cannot run, each with the reason.
-
-        Raises:
-          ValueError: none of the run's tasks can.
-        """
-        config, found = self.config, {}
-        named = tasks.match(config.tasks or (), tasks_dir=config.tasks_dir)
-        for task in named:
-            if not tasks.fingerprint(task, tasks_dir=config.tasks_dir):
-                continue  # the study's: each is fit for every regime
-            try:
-                own, *shifted = self.prompts(task)
-                other = shifted[0] if shifted else None
-                why = tasks.unfit(own, other, config.regimes, config.protocol)
-            except (ValueError, OSError) as error:  # its file is damaged, or cannot be read
-                why = str(error)
-            if why:
-                found[task] = why
-        if len(found) == len(named):
-            raise ValueError("None of the tasks can run: " + " ".join(found.values()))
-        return found
 
     def _find_saes(self) -> dict[str, saes.SaeFile]:
         if not any(probes.parse(method).k for method in self.methods):
@@ -185,7 +165,7 @@ class Sweep:
             ranking=config.ranking if sae else "",
             regimes=config.regimes,
             seeds=config.seeds,
-            task_files=tasks.fingerprint(task, tasks_dir=config.tasks_dir),
+            task_files=self.source.fingerprint(task),
             recipe=RECIPE,
         )
 
@@ -276,18 +256,11 @@ class Sweep:
 
     def prompts(self, task: str) -> list[tasks.Task]:
         """Returns the task, and its shifted test set if the run wants it and there is one."""
-        config = self.config
-        where = {"tasks_dir": config.tasks_dir, "cache_dir": self.cache_dir}
-        found = [tasks.load(task, **where)]
-        if "covariate_shift" in config.regimes and task in tasks.shifted_names(config.tasks_dir):
-            found.append(tasks.load_shifted(task, **where))
-        return found
+        return self.source.drawing(task).sets
 
     def _read_data(self, task: str) -> TaskData:
-        config, (loaded, *shifted) = self.config, self.prompts(task)
-        other = shifted[0] if shifted else None
-        drawn = tasks.draw(loaded, other, config.regimes, config.seeds, config.protocol)
-        found = [self._activations(each) for each in (loaded, *shifted)]
+        _, _, drawn, _ = drawing = self.source.drawing(task)
+        found = [self._activations(each) for each in drawing.sets]
         features = jnp.asarray(np.concatenate([each.last() for each in found]))
         if not self.reads_tokens:
             return TaskData(drawn, features)

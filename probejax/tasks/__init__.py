@@ -10,18 +10,24 @@ from probejax.tasks.catalog import (
     shifted_names,
 )
 from probejax.tasks.distinct import distinct_rows
-from probejax.tasks.draw import draw, unfit
+from probejax.tasks.draw import Drawing, LeftOut, draw, sentences
+from probejax.tasks.own import Own
 from probejax.tasks.plans import IMBALANCE_FRACTIONS, NOISE_FRACTIONS, REGIMES, SCARCITY_SIZES
+from probejax.tasks.regimes import ALL_REGIMES
 from probejax.tasks.registry import DEMO
 from probejax.tasks.splits import Condition, conditions, flip_labels, split_rows
 
 __all__ = [
+    "ALL_REGIMES",
     "DEMO",
     "IMBALANCE_FRACTIONS",
     "NOISE_FRACTIONS",
     "REGIMES",
     "SCARCITY_SIZES",
     "Condition",
+    "Drawing",
+    "LeftOut",
+    "Own",
     "Task",
     "conditions",
     "distinct_rows",
@@ -32,7 +38,7 @@ __all__ = [
     "load_shifted",
     "match",
     "names",
+    "sentences",
     "shifted_names",
     "split_rows",
-    "unfit",
 ]

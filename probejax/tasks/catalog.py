@@ -1,17 +1,21 @@
 """The study's 113 binary tasks and 8 shifted test sets, and a user's own tasks beside them."""
 
+import dataclasses
 import difflib
 import fnmatch
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from probejax import artifacts, foreign
-from probejax.tasks import csv_files, folder, registry
-from probejax.tasks.folder import Location
+from probejax import artifacts
+from probejax.tasks import own, registry
+from probejax.tasks.columns import STUDY
+from probejax.tasks.folder import SHIFTED, Location
+from probejax.tasks.own import Data, Member, Own
+
+_STUDY = Own("", *STUDY[:2])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -21,7 +25,8 @@ class Task:
     `labels` is a read-only int64 array [n] of zeros and ones. `truncated_source`: this source cuts
     the task's longer prompts to their first 8192 characters, so last-token activations differ from
     those of the full text. `source` is the file that the task was read from, if it was, and
-    `class_names` what it calls labels 0 and 1.
+    `class_names` what it calls labels 0 and 1. `groups` says to which group each prompt belongs, if
+    the file has a column for it.
     """
 
     name: str
@@ -30,6 +35,7 @@ class Task:
     truncated_source: bool
     source: str = ""
     class_names: tuple[str, str] = ("0", "1")
+    groups: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         ones = int(np.count_nonzero(self.labels == 1))
@@ -41,99 +47,101 @@ class Task:
         )
 
 
-def names(tasks_dir: Location | None = None) -> tuple[str, ...]:
-    """Returns the 113 names in the study's order, then the other tasks of `tasks_dir`, sorted."""
-    return registry.NAMES + _own(tasks_dir, registry.NAMES, shifted=False)
+def names(data: Data = None) -> tuple[str, ...]:
+    """Returns the 113 names in the study's order, then the other tasks of own data, sorted."""
+    return registry.NAMES + tuple(sorted(own.members(own.own(data)).keys() - {*registry.NAMES}))
 
 
-def shifted_names(tasks_dir: Location | None = None) -> tuple[str, ...]:
-    """Returns the tasks that have a shifted test set: the study's 8, then those of `tasks_dir`."""
-    return registry.SHIFTED + _own(tasks_dir, registry.SHIFTED, shifted=True)
+def shifted_names(data: Data = None) -> tuple[str, ...]:
+    """Returns the tasks that have a shifted test set: the study's 8, then those of own data."""
+    mine = {name for name, each in own.members(own.own(data)).items() if each.shifted}
+    return registry.SHIFTED + tuple(sorted(mine - {*registry.SHIFTED}))
 
 
-def load(
-    name: str, *, tasks_dir: Location | None = None, cache_dir: Location | None = None
-) -> Task:
+def load(name: str, *, data: Data = None, cache_dir: Location | None = None) -> Task:
     """Loads one task.
 
     Args:
-        name: one of `names(tasks_dir)`.
-        tasks_dir: a folder of `<name>.csv` files (columns `prompt` and `target`), or such files
-            packed as `<name>.csv.zst`. A file there takes the place of the study's, and may add a
-            task that the study does not have.
+        name: one of `names(data)`.
+        data: own data: a file, a folder of files, or an `Own`, which says how to read them. A file
+            called as a task of the study takes its place; the others are tasks of their own.
         cache_dir: the cache folder, see `probejax.artifacts.cache_dir`.
 
     Returns:
-        The task; label 1 is the target that sorts last.
+        The task; label 1 is the class that sorts last, or the one that was chosen for it.
 
     Raises:
-        ValueError: there is no such task, its file is not a well-formed task of two classes, or the
-            name of a file in `tasks_dir` will not do.
-        NotADirectoryError: `tasks_dir` is not a folder.
+        ValueError: there is no such task, its file is not well-formed, or the name of a file will
+            not do.
+        FileNotFoundError: `data` does not exist.
         probejax.artifacts.ArtifactError: the study's tasks cannot be fetched.
     """
-    _require(name, names(tasks_dir), "task", "names")
-    if own := folder.files(tasks_dir).get(name):
-        return _read(name, own, truncated=False)
-    data = artifacts.study_tasks(cache_dir) / "sae_probes" / "data"
-    path = data / "cleaned_data" / f"{name}.csv.zst"
-    return _read(name, path, truncated=name in registry.TRUNCATED)
+    _require(name, names(data), "task", "names")
+    mine = own.own(data)
+    member = own.members(mine).get(name)
+    if mine is not None and member and member.path:
+        return _task(name, member.path, own.read(member, mine))
+    folder = artifacts.study_tasks(cache_dir) / "sae_probes" / "data"
+    path = folder / "cleaned_data" / f"{name}.csv.zst"
+    return _task(name, path, own.read(Member(path), _STUDY), name in registry.TRUNCATED)
 
 
-def load_shifted(
-    name: str, *, tasks_dir: Location | None = None, cache_dir: Location | None = None
-) -> Task:
-    """Loads the shifted test set of one task; its labels are encoded on their own.
+def load_shifted(name: str, *, data: Data = None, cache_dir: Location | None = None) -> Task:
+    """Loads the shifted test set of one task.
 
     Args:
-        name: one of `shifted_names(tasks_dir)`.
-        tasks_dir: as in `load`; the file is called `<name>_OOD.csv`.
+        name: one of `shifted_names(data)`.
+        data: as in `load`; the file is called `<file of the task>_OOD`.
         cache_dir: as in `load`.
 
     Returns:
-        The shifted prompts and labels under the task's own name.
+        The shifted prompts and labels under the task's own name. The labels of the study's tasks
+        are encoded on their own; those of others are the task's, by the names of its classes.
 
     Raises:
         ValueError: the task has no shifted test set, or its file is not well-formed.
-        NotADirectoryError: `tasks_dir` is not a folder.
+        FileNotFoundError: `data` does not exist.
         probejax.artifacts.ArtifactError: the study's tasks cannot be fetched.
     """
-    _require(name, shifted_names(tasks_dir), "task with a shifted test set", "shifted_names")
-    if own := folder.files(tasks_dir).get(name + folder.SHIFTED):
-        return _read(name, own, truncated=False)
-    data = artifacts.study_tasks(cache_dir) / "sae_probes" / "data"
-    return _read(name, data / "OOD data" / f"{name}{folder.SHIFTED}.csv.zst", truncated=False)
+    _require(name, shifted_names(data), "task with a shifted test set", "shifted_names")
+    mine = own.own(data)
+    path = (own.members(mine).get(name) or Member(None)).shifted
+    if mine is not None and path:
+        if name in registry.NAMES:
+            ungrouped = dataclasses.replace(mine, groups=None)
+            return _task(name, path, own.read(Member(path), ungrouped))
+        return _task(name, path, own.read_shifted(own.members(mine)[name], mine))
+    folder = artifacts.study_tasks(cache_dir) / "sae_probes" / "data"
+    path = folder / "OOD data" / f"{name}{SHIFTED}.csv.zst"
+    return _task(name, path, own.read(Member(path), _STUDY))
 
 
-def fingerprint(name: str, *, tasks_dir: Location | None = None) -> str:
-    """Returns a hash of the task's files in `tasks_dir`; empty if both sets are the study's."""
-    own = folder.files(tasks_dir)
-    paths = [own[stem] for stem in (name, name + folder.SHIFTED) if stem in own]
-    read = lambda path: foreign.read_bytes(path, csv_files.MOST_BYTES)
-    found = [f"{path.name} {hashlib.sha256(read(path)).hexdigest()}" for path in paths]
-    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:16] if found else ""
+def fingerprint(name: str, *, data: Data = None) -> str:
+    """Returns a hash of the task's own files; empty if they are the study's."""
+    mine = own.own(data)
+    member = own.members(mine).get(name)
+    return own.fingerprint(member, mine) if mine is not None and member else ""
 
 
-def match(patterns: Sequence[str], tasks_dir: Location | None = None) -> tuple[str, ...]:
+def match(patterns: Sequence[str], data: Data = None) -> tuple[str, ...]:
     """Returns the tasks that any of the patterns names, each once, in the order of `names`.
 
     Args:
-        patterns: task names, globs such as `*_glue_*`, `demo`, `all`, or `own`: those that have a
-            file in `tasks_dir`. What is the name of a task means that one, also if it holds `*`,
-            `?` or brackets.
-        tasks_dir: as in `load`.
+        patterns: task names, globs such as `*_glue_*`, `demo`, `all`, or `own`: those of own data.
+            What is the name of a task means that one, also if it holds `*`, `?` or brackets.
+        data: as in `load`.
 
     Raises:
         ValueError: `patterns` is empty, or one of them names no task.
-        NotADirectoryError: `tasks_dir` is not a folder.
+        FileNotFoundError: `data` does not exist.
     """
-    known = names(tasks_dir)
+    known = names(data)
     groups: dict[str, tuple[str, ...]] = {"all": known, "demo": registry.DEMO}
-    if tasks_dir is not None:
-        own = {stem.removesuffix(folder.SHIFTED) for stem in folder.files(tasks_dir)}
-        groups["own"] = tuple(name for name in known if name in own)
-        if "own" in patterns and not own:
-            raise ValueError(f"{tasks_dir} holds no task: expected <name>.csv files.")
+    if (mine := own.own(data)) is not None:
+        members = own.members(mine)
+        groups["own"] = tuple(name for name in known if name in members)
+        if "own" in patterns and not members:
+            raise ValueError(f"--data={mine.path} holds no task: no file of its kinds.")
     if not patterns:
         raise ValueError(f"no task was named; give names, globs, or one of {', '.join(groups)}")
     chosen: set[str] = set()
@@ -146,16 +154,9 @@ def match(patterns: Sequence[str], tasks_dir: Location | None = None) -> tuple[s
     return tuple(name for name in known if name in chosen)
 
 
-def _own(tasks_dir: Location | None, listed: tuple[str, ...], shifted: bool) -> tuple[str, ...]:
-    names = (n for n in folder.files(tasks_dir) if n.endswith(folder.SHIFTED) == shifted)
-    own = {name.removesuffix(folder.SHIFTED) for name in names}
-    return tuple(sorted(own.difference(listed)))
-
-
-def _read(name: str, path: Path, truncated: bool) -> Task:
-    prompts, labels, class_names = csv_files.read(path)
-    labels.flags.writeable = False
-    return Task(name, prompts, labels, truncated, str(path), class_names)
+def _task(name: str, path: Path, read: own.Read, truncated: bool = False) -> Task:
+    read.labels.flags.writeable = False
+    return Task(name, read.texts, read.labels, truncated, str(path), read.class_names, read.groups)
 
 
 def _require(name: str, known: tuple[str, ...], what: str, listing: str) -> None:

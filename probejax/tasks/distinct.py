@@ -9,12 +9,15 @@ from probejax.inputs import binary
 
 
 def distinct_rows(
-    prompts: Sequence[str], labels: Shaped[np.ndarray, " n"]
+    prompts: Sequence[str], labels: Shaped[np.ndarray, " n"], *, balanced: bool = True
 ) -> Int[np.ndarray, " m"]:
-    """Returns the first row of every prompt, as many of either class, in their order.
+    """Returns the first row of every prompt, in their order; of those with both labels none.
 
-    Prompts that occur with both labels are left out, and of the larger class the last ones, because
-    the regimes are drawn from balanced tasks.
+    Args:
+        prompts: some of them perhaps equal.
+        labels: theirs, zeros and ones.
+        balanced: whether the last rows of the larger class are left out, so that there are as many
+            of either: the study's regimes are drawn from balanced tasks.
 
     Raises:
         ValueError: there are not as many labels as prompts, or one is neither 0 nor 1.
@@ -28,6 +31,8 @@ def distinct_rows(
         if labels[first.setdefault(prompt, row)] != labels[row]:
             both.add(prompt)
     rows = np.array([row for prompt, row in first.items() if prompt not in both], int)
+    if not balanced:
+        return rows
     classes = [rows[labels[rows] == label] for label in (0, 1)]
     size = min(map(len, classes))
     return np.sort(np.concatenate([each[:size] for each in classes]))

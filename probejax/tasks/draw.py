@@ -1,83 +1,149 @@
 """The conditions of one task under either protocol, and which it cannot have."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from probejax.tasks import registry, splits
 from probejax.tasks.catalog import Task
 from probejax.tasks.distinct import distinct_rows
 from probejax.tasks.plans import lacking
-from probejax.tasks.splits import Condition, conditions
+from probejax.tasks.regimes import ALL_REGIMES, Drawn, Pool
+from probejax.tasks.splits import Condition
+
+LeftOut = dict[str, str | dict[str, str]]
+"""Task -> why it cannot run, or regime -> why this or a part of it cannot be had."""
+
+
+class Drawing(NamedTuple):
+    """The conditions of a task.
+
+    Attributes:
+        task: the prompts that are needed. Of own data these are the rows that a condition draws.
+        shifted: those of its shifted test set, if there is one.
+        conditions: as rows of the task's prompts and the shifted ones behind them.
+        left_out: regime -> why it, or a part of it, cannot be had.
+    """
+
+    task: Task
+    shifted: Task | None
+    conditions: list[Condition]
+    left_out: dict[str, str]
+
+    @property
+    def sets(self) -> list[Task]:
+        """The task, and its shifted test set if there is one."""
+        return [self.task] if self.shifted is None else [self.task, self.shifted]
 
 
 def draw(
     task: Task,
     shifted: Task | None,
-    regimes: Sequence[str],
+    regimes: Collection[str],
     seeds: Sequence[int],
     protocol: str,
-) -> list[Condition]:
-    """Draws the conditions of a task, as rows of its features.
+) -> Drawing:
+    """Draws the conditions of a task, by regime, then seed, then level.
 
-    `strict` draws from distinct prompts, and tests on no shifted prompt that it trained on.
-
-    Raises:
-        ValueError: the task is too small or unbalanced for a regime, see `unfit`; a regime, a
-            protocol or a seed does not exist.
-    """
-    if reason := unfit(task, shifted, regimes, protocol):
-        raise ValueError(reason)
-    rows, rows_shifted = _rows(task, shifted, protocol)
-    labels, of_shifted = _labels(task, shifted, rows, rows_shifted)
-    drawn = conditions(labels, regimes, seeds, of_shifted)
-    if protocol == "paper":
-        return drawn
-    rows = np.concatenate([rows, len(task.labels) + rows_shifted])
-    return [dataclasses.replace(c, train=rows[c.train], test=rows[c.test]) for c in drawn]
-
-
-def unfit(
-    task: Task, shifted: Task | None, regimes: Sequence[str], protocol: str = "paper"
-) -> str | None:
-    """Says which regimes a task cannot have, why and what to do; None if it can have them all.
-
-    It looks at prompts and labels alone, so it can be asked before anything is run.
-
-    Args:
-        task: the task.
-        shifted: its shifted test set, if it has one.
-        regimes: some of `REGIMES`.
-        protocol: `paper`, or `strict`, which has each prompt once.
+    A task of the study, by its name, is drawn as the study has it; any other by its own balance,
+    see `regimes`. `strict` draws from distinct prompts, and tests on no shifted prompt that it
+    trained on. A regime that the task cannot have is left out.
 
     Raises:
-        ValueError: a regime or the protocol does not exist.
+        ValueError: a regime, a protocol or a seed does not exist.
     """
-    labels, of_shifted = _labels(task, shifted, *_rows(task, shifted, protocol))
-    reasons: dict[str, list[str]] = {}
+    if unknown := [regime for regime in regimes if regime not in ALL_REGIMES]:
+        raise ValueError(
+            f"there is no regime {unknown[0]!r}; the regimes are {', '.join(ALL_REGIMES)}"
+        )
+    studied = task.name in registry.NAMES
+    rows, rows_shifted = _rows(task, shifted, protocol, balanced=studied)
+    pool = Pool(
+        task.labels[rows],
+        task.class_names,
+        None if shifted is None else shifted.labels[rows_shifted],
+        tuple(task.groups[row] for row in rows) if task.groups else (),
+    )
+    found: list[Condition] = []
+    left_out: dict[str, str] = {}
     for regime in regimes:
-        if reason := lacking(regime, labels, of_shifted):
-            reasons.setdefault(reason, []).append(regime)
-    if not reasons:
-        return None
-    once = " where each prompt counts once (strict)" if protocol == "strict" else ""
-    parts = "; ".join(f"for {', '.join(names)} it {why}" for why, names in reasons.items())
-    return f"task {task.name!r} will not do{once}: {parts}; or leave these regimes out."
+        for seed in seeds:
+            drawn = (_as_the_study if studied else _by_own_balance)(pool, regime, seed)
+            found += drawn.conditions
+            if drawn.left_out:
+                left_out[regime] = "; ".join(drawn.left_out)
+    rows = np.concatenate([rows, len(task.labels) + rows_shifted])
+    found = [dataclasses.replace(c, train=rows[c.train], test=rows[c.test]) for c in found]
+    if studied:
+        return Drawing(task, shifted, found, left_out)
+    return _needed(task, shifted, found, left_out)
 
 
-def _rows(task: Task, shifted: Task | None, protocol: str) -> tuple[np.ndarray, np.ndarray]:
+def sentences(missing: LeftOut) -> list[str]:
+    """Returns a sentence for each task or regime; regimes of one reason share it."""
+    found = []
+    for task, why in missing.items():
+        if isinstance(why, str):
+            found.append(why)
+            continue
+        by_reason: dict[str, list[str]] = {}
+        for regime, reason in why.items():
+            by_reason.setdefault(reason, []).append(regime)
+        found += [
+            f"{task}, {' and '.join(regimes)}: {reason}." for reason, regimes in by_reason.items()
+        ]
+    return found
+
+
+def _as_the_study(pool: Pool, regime: str, seed: int) -> Drawn:
+    if regime not in splits.REGIMES:
+        return Drawn([])
+    if why := lacking(regime, pool.labels, pool.shifted):
+        return Drawn([], (f"it {why}",))
+    return Drawn(splits.conditions(pool.labels, (regime,), (seed,), pool.shifted))
+
+
+def _by_own_balance(pool: Pool, regime: str, seed: int) -> Drawn:
+    splits.check_seed(seed)
+    return ALL_REGIMES[regime].draw(pool, seed)
+
+
+def _needed(
+    task: Task, shifted: Task | None, conditions: list[Condition], left_out: dict[str, str]
+) -> Drawing:
+    """Keeps the prompts that a condition draws: of 200,000 nobody wants all activations."""
+    drawn = [rows for c in conditions for rows in (c.train, c.test)]
+    used = np.unique(np.concatenate(drawn)) if drawn else np.arange(0)
+    kept = [
+        dataclasses.replace(
+            c, train=np.searchsorted(used, c.train), test=np.searchsorted(used, c.test)
+        )
+        for c in conditions
+    ]
+    n = len(task.labels)
+    other = None if shifted is None else _part(shifted, used[used >= n] - n)
+    return Drawing(_part(task, used[used < n]), other, kept, left_out)
+
+
+def _part(task: Task, rows: np.ndarray) -> Task:
+    groups = tuple(task.groups[row] for row in rows) if task.groups else ()
+    prompts = tuple(task.prompts[row] for row in rows)
+    return dataclasses.replace(task, prompts=prompts, labels=task.labels[rows], groups=groups)
+
+
+def _rows(
+    task: Task, shifted: Task | None, protocol: str, *, balanced: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the rows of both sets that may be drawn from."""
     count = 0 if shifted is None else len(shifted.labels)
     if protocol == "paper":
         return np.arange(len(task.labels)), np.arange(count)
     if protocol != "strict":
         raise ValueError(f"there is no protocol {protocol!r}; expected paper or strict")
-    rows = distinct_rows(task.prompts, task.labels)
+    rows = distinct_rows(task.prompts, task.labels, balanced=balanced)
     if shifted is None:
         return rows, np.arange(0)
     known = {task.prompts[row] for row in rows}
     return rows, np.array([i for i, p in enumerate(shifted.prompts) if p not in known], int)
-
-
-def _labels(task: Task, shifted: Task | None, rows, rows_shifted):
-    return task.labels[rows], None if shifted is None else shifted.labels[rows_shifted]

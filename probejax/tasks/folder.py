@@ -1,47 +1,50 @@
-"""The task files in a user's folder: which task each one is, and which names cannot be."""
+"""The task files that a user has: which task each one is, and which names cannot be."""
 
 import os
 from pathlib import Path
 
-from probejax.tasks import csv_files, registry
+from probejax.tasks import registry
+from probejax.tasks.columns import ENDINGS
 
 Location = str | os.PathLike[str]
 
 GROUPS = ("all", "demo", "own")  # what stands for several tasks, so that no task can be called so
-SHIFTED = "_OOD"  # the study's own file names, so that its data folder serves as tasks_dir
-_ENDINGS = (".csv", ".csv.zst")
+SHIFTED = "_OOD"  # the study's own file names, so that its data folder serves as data
 
 
-def files(tasks_dir: Location | None) -> dict[str, Path]:
-    """Returns the task files of a folder by their names without the ending, sorted.
+def files(data: Location) -> dict[str, Path]:
+    """Returns task files by their names without the ending, sorted.
 
-    A file is named `<task>.csv` or `<task>.csv.zst`, or `<task>_OOD.csv` for the shifted test set.
-    Hidden files are no tasks, nor are files with other endings. What is there is not opened.
+    A file is named `<task>.csv` (or another of `columns.ENDINGS`), or `<task>_OOD.csv` for the
+    shifted test set. Of a folder, hidden files are no tasks, nor are files with other endings. What
+    is there is not opened.
 
     Args:
-        tasks_dir: the folder; without one there is no file.
+        data: one file, or a folder of files.
 
     Raises:
-        NotADirectoryError: `tasks_dir` is not a folder.
+        FileNotFoundError: there is neither.
         ValueError: a file's name would be lost or mean two things; the message says how to rename.
     """
-    if tasks_dir is None:
-        return {}
-    folder = Path(tasks_dir)
-    if not folder.is_dir():
-        raise NotADirectoryError(
-            f"tasks_dir {folder} is not a folder; expected a folder of <name>.csv files with the "
-            f"columns {' and '.join(csv_files.COLUMNS)}"
+    data = Path(data)
+    if data.is_dir():
+        paths = sorted(path for path in data.iterdir() if not path.name.startswith("."))
+    elif not os.path.lexists(data):
+        raise FileNotFoundError(
+            f"--data={data} is neither a file nor a folder; expected {_endings()}, or a folder of "
+            "such files."
         )
+    elif not _ending(data.name):
+        raise ValueError(f"--data={data}: of what kind it is, its name must say: {_endings()}.")
+    else:
+        paths = [data]
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        ending = next((end for end in _ENDINGS if path.name.casefold().endswith(end)), None)
-        if ending is None or path.name.startswith("."):
-            continue
-        name = path.name[: -len(ending)]
-        if reason := _unfit(name, path, ending, found):
-            raise ValueError(f"{str(path)!r} cannot be a task file: {reason}.")
-        found[name] = path
+    for path in paths:
+        if ending := _ending(path.name):
+            name = path.name[: -len(ending)]
+            if reason := _unfit(name, path, ending, found):
+                raise ValueError(f"{str(path)!r} cannot be a task file: {reason}.")
+            found[name] = path
     for name, path in found.items():
         task = name.removesuffix(SHIFTED)
         if name != task and task not in found and task not in registry.NAMES:
@@ -50,6 +53,15 @@ def files(tasks_dir: Location | None) -> dict[str, Path]:
                 f"{task}.csv beside it; add that, or rename the file."
             )
     return found
+
+
+def _ending(name: str) -> str | None:
+    fits = [end for end in ENDINGS if name.casefold().endswith(end)]
+    return max(fits, key=len, default=None)
+
+
+def _endings() -> str:
+    return f"a file in {', '.join(end for end in ENDINGS if end[-4:] != '.zst')} (or .zst of these)"
 
 
 def _unfit(name: str, path: Path, ending: str, found: dict[str, Path]) -> str | None:

@@ -26,7 +26,7 @@ NOISE_FRACTIONS = tuple(step / 20 for step in range(11))
 
 SHIFT_HEAD = 1500  # covariate shift draws its training rows from the first 1500
 
-_MAX_TRAIN = 1024
+MAX_TRAIN = 1024
 _HELD_BACK = 100  # rows that no training set may take, so that a test set remains
 _BALANCED = -(-(_HELD_BACK + 2) // 2)  # rows of each label of the smallest balanced task
 _RARE = 97  # rows of each label of the smallest task of which either may be 95 %
@@ -64,11 +64,11 @@ def plans(regime: str, labels: Int[np.ndarray, " n"]) -> list[Plan]:
     if regime == "imbalance":
         # As many rows as the rarer label can fill when it makes up 95 %.
         n = int(min(zeros / 0.95, ones / 0.95))
-        train = min(n - _HELD_BACK, _MAX_TRAIN)
+        train = min(n - _HELD_BACK, MAX_TRAIN)
         test = max(_HELD_BACK, n - train - 1)
         return [Plan(each, train, test, each) for each in IMBALANCE_FRACTIONS if train >= 2]
     if regime == "covariate_shift":
-        return [Plan(None, _MAX_TRAIN, 0)]
+        return [Plan(None, MAX_TRAIN, 0)]
     if regime == "scarcity":
         found = [_standard(zeros, ones, size) for size in SCARCITY_SIZES]
         return [plan._replace(level=float(plan.train)) for plan in found if plan]
@@ -101,7 +101,7 @@ def lacking(
             return f"needs both labels in its shifted test set, which has {_counted(shifted)}"
         if len(shifted) > MAX_ROWS:
             return _too_many(len(shifted))
-        least, rows, where = _MAX_TRAIN // 2, labels[:SHIFT_HEAD], f"its first {SHIFT_HEAD:,}"
+        least, rows, where = MAX_TRAIN // 2, labels[:SHIFT_HEAD], f"its first {SHIFT_HEAD:,}"
         found = np.bincount(rows, minlength=2).min() >= least
     else:
         found = plans(regime, labels)
@@ -130,7 +130,7 @@ def _standard(zeros: int, ones: int, train: int | None = None) -> Plan | None:
 
 
 def _sizes(n: int, train: int | None) -> tuple[int, int]:
-    train = min(n - _HELD_BACK, _MAX_TRAIN) if train is None else train
+    train = min(n - _HELD_BACK, MAX_TRAIN) if train is None else train
     return train, n - train - 1  # one row goes unused: so the study has it
 
 

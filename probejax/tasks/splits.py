@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from probejax.inputs import binary
+from probejax.tasks.plans import REGIMES as REGIMES
 from probejax.tasks.plans import SHIFT_HEAD, lacking, plans
 
 
@@ -135,14 +136,20 @@ def conditions(
     for regime in regimes:
         if reason := lacking(regime, labels, shifted_labels):
             raise ValueError(f"{regime}: the task {reason}")
-    if wrong := [seed for seed in seeds if not 0 <= seed < 2**31]:
-        raise ValueError(f"the seed {wrong[0]} is out of range; expected 0 to {2**31 - 1:,}")
+    for seed in seeds:
+        check_seed(seed)
     return [
         condition
         for regime in regimes
         for seed in seeds
         for condition in _drawn(regime, labels, seed, shifted_labels)
     ]
+
+
+def check_seed(seed: int) -> None:
+    """Raises ValueError for a seed that is out of range."""
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"the seed {seed} is out of range; expected 0 to {2**31 - 1:,}")
 
 
 def _drawn(

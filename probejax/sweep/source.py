@@ -1,0 +1,146 @@
+"""Where a run's vectors come from: a model that reads the prompts of tasks, or files of them."""
+
+import dataclasses
+import functools
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from probejax import tasks
+from probejax.activations import Activations, given
+from probejax.sweep.config import Config
+from probejax.tasks import Drawing, LeftOut, Task, classes
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """Tasks, whose prompts a language model reads."""
+
+    config: Config
+    cache_dir: str | Path | None
+
+    def names(self) -> tuple[str, ...]:
+        """Returns the tasks that the configuration names."""
+        return tasks.match(self.config.tasks or (), self.config.own)
+
+    def fingerprint(self, task: str) -> str:
+        """Returns a hash of a task's own files; empty for the study's."""
+        return tasks.fingerprint(task, data=self.config.own)
+
+    def drawing(self, task: str) -> Drawing:
+        """Draws a task's conditions.
+
+        Raises:
+          ValueError, OSError: its file is damaged, or cannot be read.
+        """
+        config = self.config
+        where = {"data": config.own, "cache_dir": self.cache_dir}
+        shifted = None
+        if "covariate_shift" in config.regimes and task in tasks.shifted_names(config.own):
+            shifted = tasks.load_shifted(task, **where)
+        loaded = tasks.load(task, **where)
+        return tasks.draw(loaded, shifted, config.regimes, config.seeds, config.protocol)
+
+
+@dataclasses.dataclass(frozen=True)
+class Vectors:
+    """Activations from files; each row stands in results as a hash of its numbers.
+
+    Attributes:
+      config: the run.
+      given: the vectors and their labels.
+    """
+
+    config: Config
+    given: given.Given
+
+    def names(self) -> tuple[str, ...]:
+        """Returns the tasks that the labels make: one, or each class against the rest."""
+        return tuple(self._tasks)
+
+    def fingerprint(self, task: str) -> str:
+        """Returns a hash of the vectors, the labels and what is positive."""
+        text = f"{self.given.fingerprint} {task} {self.config.positive}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def drawing(self, task: str) -> Drawing:
+        """Draws a task's conditions."""
+        config = self.config
+        labels, names = self._tasks[task]
+        whole = Task(task, self._rows, labels, False, str(config.activations), names)
+        return tasks.draw(whole, None, config.regimes, config.seeds, config.protocol)
+
+    def activations(self, task: Task) -> Activations:
+        """Returns the vectors of a part of a task."""
+        which = [self._numbers[prompt] for prompt in task.prompts]
+        x = np.asarray(self.given.x[which]).astype(np.float32)
+        return Activations(x, np.arange(len(x)), np.ones(len(x), int))
+
+    @functools.cached_property
+    def _rows(self) -> tuple[str, ...]:
+        digest = lambda row: hashlib.blake2b(row.astype(np.float32).tobytes(), digest_size=16)
+        return tuple(digest(np.asarray(row)).hexdigest() for row in self.given.x)
+
+    @functools.cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {row: number for number, row in enumerate(self._rows)}
+
+    @functools.cached_property
+    def _tasks(self) -> dict[str, tuple[np.ndarray, tuple[str, str]]]:
+        found = classes.classes(self.given.labels)
+        made = classes.tasks(found, self.config.positive)
+        name = self.given.name
+        one = len(found.names) == 2
+        return {
+            name if one or place is None else f"{name}={found.names[place]}": classes.binary(
+                found, place
+            )
+            for place in made
+        }
+
+
+Source = Texts | Vectors
+
+
+def source(config: Config, cache_dir: str | Path | None = None) -> Source:
+    """Opens what the configuration names.
+
+    Raises:
+      ValueError, OSError: the files of activations are not usable.
+    """
+    if config.activations is None:
+        return Texts(config, cache_dir)
+    found = Vectors(config, given.read(config.activations, config.labels))
+    try:
+        found.names()
+    except ValueError as error:
+        raise ValueError(f"--activations={config.activations} {error}.") from None
+    return found
+
+
+def left_out(found: Source) -> LeftOut:
+    """Returns what of the user's own data cannot run, each with the reason, in a sentence.
+
+    A task is left out if none of its regimes can be had. The study's tasks have all.
+
+    Raises:
+      ValueError: none of the run's tasks can run.
+    """
+    names = found.names()
+    missing: LeftOut = {}
+    for task in names:
+        if not found.fingerprint(task):
+            continue
+        try:
+            drawn = found.drawing(task)
+        except (ValueError, OSError) as error:  # its file is damaged, or cannot be read
+            missing[task] = str(error)
+            continue
+        if drawn.left_out and not drawn.conditions:
+            missing[task] = " ".join(tasks.sentences({task: drawn.left_out}))
+        elif drawn.left_out:
+            missing[task] = drawn.left_out
+    if names and all(isinstance(missing.get(task), str) for task in names):
+        raise ValueError("None of the tasks can run: " + " ".join(tasks.sentences(missing)))
+    return missing
