@@ -10,18 +10,8 @@ import pandas as pd
 from probejax import tasks
 from probejax.analysis.ties import sae_width, tie_orders
 
-TITLES = {
-    "standard": "Standard conditions",
-    "scarcity": "Data scarcity",
-    "imbalance": "Class imbalance",
-    "label_noise": "Label noise",
-    "covariate_shift": "Covariate shift",
-}
-AXES = {
-    "scarcity": "training examples",
-    "imbalance": "share of positives, in training and test",
-    "label_noise": "share of training labels flipped",
-}
+TITLES = {name: regime.title for name, regime in tasks.ALL_REGIMES.items()}
+AXES = {name: regime.axis for name, regime in tasks.ALL_REGIMES.items() if regime.axis}
 
 
 Value = Any  # a number of Python, numpy or pandas, or a missing one
@@ -36,9 +26,8 @@ def level_text(regime: str, level: Value) -> str:
     """Returns a level as a reader writes it: `64`, `5 %`; empty for no level."""
     if pd.isna(level):
         return ""
-    if regime in ("imbalance", "label_noise"):
-        return f"{100 * level:.0f} %"
-    return f"{level:g}"
+    known = tasks.ALL_REGIMES.get(regime)
+    return format(float(level), known.level if known else "g").replace("%", " %")
 
 
 def tasks_in_order(names: Iterable[str]) -> list[str]:

@@ -110,6 +110,10 @@ def read_run(out: epath.PathLike) -> Run:
     left_out = _left_out(epath.Path(out))
     expected = _expected(config, units, left_out)
     facts = _facts(store, units)
+    if groups := [
+        f"{p['unit']['task']}: {_numbered(p['groups'])}" for p in payloads if "groups" in p
+    ]:
+        facts["groups, by number"] = sorted(set(groups))
     said = tasks.sentences(left_out)
     return Run(payloads, config, len(units), expected, facts, latents, saes, said)
 
@@ -152,6 +156,10 @@ def _expected(
         for method in config["methods"]
     ]  # fmt: skip
     return len(names) * sum(sources)
+
+
+def _numbered(names: list[str]) -> str:
+    return ", ".join(f"{number} = {name}" for number, name in enumerate(names))
 
 
 def _own(config: Mapping[str, Any]) -> tasks.Own | None:

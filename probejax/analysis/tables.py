@@ -15,7 +15,7 @@ from probejax.analysis.grid import GROUP
 from probejax.analysis.group import Group
 from probejax.analysis.quiver import quiver
 from probejax.analysis.ties import TIE_RULES
-from probejax.tasks.plans import REGIMES
+from probejax.tasks import ALL_REGIMES
 
 # The columns of the results table, one row per fit.
 COLUMNS = (
@@ -241,7 +241,7 @@ def _check(unit: Mapping[str, Any], fits: Mapping[str, Any]) -> None:
 
 def _in_order(regimes: pd.Series) -> list[str]:
     """Returns the regimes in the order of the design, any other after them."""
-    return [*REGIMES, *sorted(set(regimes.unique()) - set(REGIMES))]
+    return [*ALL_REGIMES, *sorted(set(regimes.unique()) - {*ALL_REGIMES})]
 
 
 def _codes(column: pd.Series) -> pd.Series:

@@ -35,11 +35,13 @@ class TaskData(NamedTuple):
       conditions: what is fitted.
       features: [N, d_model] float32: the last token of the task's prompts, then of the shifted ones
         if there are any.
+      groups: the names of the task's groups, sorted; empty without groups.
       tokens: all tokens of the same prompts, on the disk; None if no method reads them.
     """
 
     conditions: list[Condition]
     features: jax.Array
+    groups: tuple[str, ...] = ()
     tokens: Tokens | None = None
 
 

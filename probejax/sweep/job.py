@@ -16,7 +16,7 @@ from probejax.sweep import data as task_data
 from probejax.sweep import memory
 from probejax.sweep.config import Config
 from probejax.sweep.data import Lanes, TaskData
-from probejax.sweep.source import left_out, source
+from probejax.sweep.source import Vectors, left_out, methods, source
 from probejax.sweep.units import RECIPE, Result, Unit, columns
 
 _SHOWN = 16  # latents of a probe that a unit describes
@@ -52,20 +52,26 @@ class Sweep:
         self.config = config
         self.cache_dir = cache_dir
         self.memory_gb = memory_gb
-        self.methods = config.all_methods()
-        self.reads_tokens = any(probes.parse(method).reads_tokens for method in self.methods)
         self.source = source(config, cache_dir)
+        self.methods, self.notes = methods(self.source)  # notes for whoever starts the run
+        self.reads_tokens = any(probes.parse(method).reads_tokens for method in self.methods)
         self.left_out = left_out(self.source)
         self.tasks = tuple(
             name for name in self.source.names() if not isinstance(self.left_out.get(name), str)
         )
-        self.checkpoint = models.find(config.model, cache_dir=cache_dir)
-        asked = EMBED if config.layer is None else self._find_layer()
-        self.checkpoint.config.check_layers((asked,))  # said before an SAE is fetched
-        self.saes = self._find_saes()
-        self.layer = self._find_layer()
-        self.checkpoint.config.check_layers((self.layer,))
-        self.notes: list[str] = []  # for whoever starts the run
+        self.layer: int | None = None
+        if isinstance(self.source, Vectors):
+            self.checkpoint = self.source.checkpoint
+            self.d_model = self.checkpoint.d_model
+            self.saes = self._find_saes()
+        else:
+            self.checkpoint = models.find(config.model, cache_dir=cache_dir)
+            self.d_model = self.checkpoint.config.d_model
+            asked = EMBED if config.layer is None else self._find_layer()
+            self.checkpoint.config.check_layers((asked,))  # said before an SAE is fetched
+            self.saes = self._find_saes()
+            self.layer = self._find_layer()
+            self.checkpoint.config.check_layers((self.layer,))
         self._check_saes()
         self.data = functools.lru_cache(1)(self._read_data)
         self._lanes = functools.lru_cache(2)(self._pack_lanes)
@@ -108,8 +114,10 @@ class Sweep:
 
     def _check_saes(self) -> None:
         for sae in self.saes.values():
-            note = sae.check(self.checkpoint.name, self.layer, self.checkpoint.config.d_model)
-            self.notes += [note] if note else []
+            if isinstance(self.source, Vectors):
+                self.source.check(sae)
+            elif note := sae.check(self.checkpoint.name, self.layer, self.d_model):
+                self.notes.append(note)
             if self.most_latents > sae.d_sae:
                 raise ValueError(
                     f"--methods asks for sae_k{self.most_latents}, but {sae.sae_id} has only "
@@ -127,7 +135,9 @@ class Sweep:
 
     @property
     def layer_name(self) -> str:
-        """The layer as it stands in results."""
+        """The layer as it stands in results; empty where no model was read."""
+        if self.layer is None:
+            return ""
         return "embed" if self.layer == EMBED else str(self.layer)
 
     @property
@@ -149,6 +159,7 @@ class Sweep:
 
     def _unit(self, task: str, method: str, sae: saes.SaeFile | None) -> Unit:
         config = self.config
+        given = self.source if isinstance(self.source, Vectors) else None
         return Unit(
             task=task,
             source=sae.sae_id if sae else "resid",
@@ -156,8 +167,8 @@ class Sweep:
             protocol=config.protocol,
             model=self.checkpoint.name,
             weights=self.checkpoint.fingerprint,
-            dtype=config.dtype,
-            max_length=config.max_length,
+            dtype=str(given.given.x.dtype) if given else config.dtype,
+            max_length=None if given else config.max_length,
             layer=self.layer_name,
             sae_id=sae.sae_id if sae else "",
             sae_weights=_fingerprint(sae) if sae else "",
@@ -176,7 +187,8 @@ class Sweep:
           ValueError: the task's file or its activations are not usable.
         """
         began = time.perf_counter()
-        features = self.data(unit.task).features
+        data = self.data(unit.task)
+        features = data.features
         prepared = time.perf_counter()
         lanes = self._lanes(unit.task, probes.parse(unit.method).control == "shuffled")
         fits = [self._fit(unit, batch) for batch in range(len(lanes.batches))]
@@ -187,6 +199,8 @@ class Sweep:
             for name, values in found.scores._asdict().items():
                 scores[name][list(which)] = values
         payload = {"unit": unit._asdict(), "fits": columns(lanes.conditions, scores)}
+        if data.groups:
+            payload["groups"] = list(data.groups)
         if unit.sae_id:
             payload["latents"] = self._latents(unit, lanes)
             payload["sae"] = self.saes[unit.sae_id].facts()
@@ -259,16 +273,17 @@ class Sweep:
         return self.source.drawing(task).sets
 
     def _read_data(self, task: str) -> TaskData:
-        _, _, drawn, _ = drawing = self.source.drawing(task)
+        drawing = self.source.drawing(task)
         found = [self._activations(each) for each in drawing.sets]
         features = jnp.asarray(np.concatenate([each.last() for each in found]))
         if not self.reads_tokens:
-            return TaskData(drawn, features)
+            return TaskData(drawing.conditions, features, drawing.groups)
         parts = [probes.tokens.Tokens(each.x, each.starts, each.counts) for each in found]
-        return TaskData(drawn, features, probes.tokens.join(parts))
+        tokens = probes.tokens.join(parts)
+        return TaskData(drawing.conditions, features, drawing.groups, tokens)
 
     def _pack_lanes(self, task: str, shuffled: bool) -> Lanes:
-        drawn, features, tokens = self.data(task)
+        drawn, features, _, tokens = self.data(task)
         drawn = task_data.shuffle(drawn) if shuffled else drawn
         if self.memory_gb is None:
             return task_data.pack(drawn)
@@ -296,6 +311,8 @@ class Sweep:
         return lines
 
     def _activations(self, task: tasks.Task) -> activations.Activations:
+        if isinstance(self.source, Vectors):
+            return self.source.activations(task)
         found = activations.harvest(
             task.prompts,
             [self.layer],

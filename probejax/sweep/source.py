@@ -4,11 +4,13 @@ import dataclasses
 import functools
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from probejax import tasks
+from probejax import probes, tasks
 from probejax.activations import Activations, given
+from probejax.saes import SaeFile
 from probejax.sweep.config import Config
 from probejax.tasks import Drawing, LeftOut, Task, classes
 
@@ -43,6 +45,20 @@ class Texts:
         return tasks.draw(loaded, shifted, config.regimes, config.seeds, config.protocol)
 
 
+class NoModel(NamedTuple):
+    """Stands where a checkpoint does if nothing is read by a model.
+
+    Attributes:
+      name: the model's in results.
+      fingerprint: of the vectors and their labels, in place of the weights'.
+      d_model: width of the vectors.
+    """
+
+    name: str
+    fingerprint: str
+    d_model: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Vectors:
     """Activations from files; each row stands in results as a hash of its numbers.
@@ -70,6 +86,19 @@ class Vectors:
         labels, names = self._tasks[task]
         whole = Task(task, self._rows, labels, False, str(config.activations), names)
         return tasks.draw(whole, None, config.regimes, config.seeds, config.protocol)
+
+    @property
+    def checkpoint(self) -> NoModel:
+        """What stands where a language model does."""
+        return NoModel("activations", self.given.fingerprint, self.given.x.shape[1])
+
+    def check(self, sae: SaeFile) -> None:
+        """Raises ValueError for an SAE of another width; of what it was trained on nobody knows."""
+        if sae.d_model not in (None, self.checkpoint.d_model):
+            raise ValueError(
+                f"{sae.sae_id} reads vectors of width {sae.d_model}, but those of --activations="
+                f"{self.config.activations} have {self.checkpoint.d_model}; give an SAE of that."
+            )
 
     def activations(self, task: Task) -> Activations:
         """Returns the vectors of a part of a task."""
@@ -117,6 +146,33 @@ def source(config: Config, cache_dir: str | Path | None = None) -> Source:
     except ValueError as error:
         raise ValueError(f"--activations={config.activations} {error}.") from None
     return found
+
+
+def methods(found: Source) -> tuple[tuple[str, ...], list[str]]:
+    """Returns the methods that run, and a line on those that cannot.
+
+    Raises:
+      ValueError: none can, or some read tokens where there are but vectors.
+    """
+    names = found.config.all_methods()
+    if isinstance(found, Texts):
+        return names, []
+    if tokens := [name for name in names if probes.parse(name).reads_tokens]:
+        raise ValueError(
+            f"--activations has one vector for each row, and {', '.join(tokens)} read all tokens "
+            "of a text; leave them out of --methods."
+        )
+    on_latents = [name for name in names if probes.parse(name).k]
+    if found.config.sae or not on_latents:
+        return names, []
+    rest = tuple(name for name in names if name not in on_latents)
+    line = (
+        f"{', '.join(on_latents)} read latents of an SAE: give one with --sae that reads vectors "
+        f"of width {found.checkpoint.d_model}."
+    )
+    if not rest:
+        raise ValueError(line)
+    return rest, [f"Left out: {line}"]
 
 
 def left_out(found: Source) -> LeftOut:

@@ -20,7 +20,7 @@ class Unit(NamedTuple):
     model: str
     weights: str
     dtype: str
-    max_length: int
+    max_length: int | None
     layer: str
     sae_id: str
     sae_weights: str

@@ -25,12 +25,14 @@ class Drawing(NamedTuple):
         shifted: those of its shifted test set, if there is one.
         conditions: as rows of the task's prompts and the shifted ones behind them.
         left_out: regime -> why it, or a part of it, cannot be had.
+        groups: the task's groups by the level that `group_shift` has for them.
     """
 
     task: Task
     shifted: Task | None
     conditions: list[Condition]
     left_out: dict[str, str]
+    groups: tuple[str, ...] = ()
 
     @property
     def sets(self) -> list[Task]:
@@ -78,7 +80,9 @@ def draw(
     found = [dataclasses.replace(c, train=rows[c.train], test=rows[c.test]) for c in found]
     if studied:
         return Drawing(task, shifted, found, left_out)
-    return _needed(task, shifted, found, left_out)
+    return _needed(task, shifted, found)._replace(
+        left_out=left_out, groups=tuple(sorted(set(pool.groups)))
+    )
 
 
 def sentences(missing: LeftOut) -> list[str]:
@@ -110,9 +114,7 @@ def _by_own_balance(pool: Pool, regime: str, seed: int) -> Drawn:
     return ALL_REGIMES[regime].draw(pool, seed)
 
 
-def _needed(
-    task: Task, shifted: Task | None, conditions: list[Condition], left_out: dict[str, str]
-) -> Drawing:
+def _needed(task: Task, shifted: Task | None, conditions: list[Condition]) -> Drawing:
     """Keeps the prompts that a condition draws: of 200,000 nobody wants all activations."""
     drawn = [rows for c in conditions for rows in (c.train, c.test)]
     used = np.unique(np.concatenate(drawn)) if drawn else np.arange(0)
@@ -124,7 +126,7 @@ def _needed(
     ]
     n = len(task.labels)
     other = None if shifted is None else _part(shifted, used[used >= n] - n)
-    return Drawing(_part(task, used[used < n]), other, kept, left_out)
+    return Drawing(_part(task, used[used < n]), other, kept, {})
 
 
 def _part(task: Task, rows: np.ndarray) -> Task:

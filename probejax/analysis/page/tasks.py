@@ -14,14 +14,9 @@ from probejax.analysis.page.axes import esc, link
 from probejax.analysis.page.charts import Series
 from probejax.analysis.page.tables import Cell, change, figure, table
 from probejax.analysis.run import Latent
+from probejax.tasks import ALL_REGIMES
 
-_WORDS = {
-    "standard": "standard",
-    "scarcity": "scarcity",
-    "imbalance": "imbalance",
-    "label_noise": "noise",
-    "covariate_shift": "shift",
-}
+_WORDS = {name: regime.short or name for name, regime in ALL_REGIMES.items()}
 _METHODS = 12  # rows of a task's table of methods
 
 
