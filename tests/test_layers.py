@@ -17,6 +17,7 @@ LAYERS = (
     ("tasks", "models", "saes", "solvers"),
     ("activations", "probes"),
     ("sweep", "analysis"),
+    ("comparison",),
     ("experiments",),
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}

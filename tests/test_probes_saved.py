@@ -66,7 +66,7 @@ def fit_all(method, x, found, sae=None):
 def save(path, method, x, found, fits, sae=None):
     unit = {"task": "made_up", "method": method, "layer": 9, "sae_id": "s" if sae else ""}
     saved.write(path, unit, found, [(lanes, fitted) for lanes, _, fitted in fits], x)
-    return probes.load(path, sae)
+    return probes.load_probe(path, sae)
 
 
 def check(loaded, x, found, fits):
@@ -115,12 +115,12 @@ def test_latents_come_along(method, normalise, tmp_path):
     found, sae = probe_cases.conditions(y, SIZES), dictionary(normalise=normalise)
     fits = fit_all(method, x, found, sae)
     save(tmp_path / "p.safetensors", method, x, found, fits, sae)
-    loaded = probes.load(tmp_path / "p.safetensors")
+    loaded = probes.load_probe(tmp_path / "p.safetensors")
     part = loaded.probe.sae
     assert part.sae.d_sae == len(part.latents) < sae.d_sae
     check(loaded, x, found, fits)
     check_thresholds(loaded, x, found, fits)
-    whole = probes.load(tmp_path / "p.safetensors", sae)  # the same with the whole SAE
+    whole = probes.load_probe(tmp_path / "p.safetensors", sae)  # the same with the whole SAE
     np.testing.assert_allclose(loaded(x), whole(x), rtol=1e-5, atol=1e-5)
 
 
@@ -130,7 +130,7 @@ def test_latents_that_compete_need_their_sae(tmp_path):
     fits = fit_all("sae_k4", x, found, sae)
     loaded = save(tmp_path / "p.safetensors", "sae_k4", x, found, fits, sae)
     check(loaded, x, found, fits)
-    alone = probes.load(tmp_path / "p.safetensors")
+    alone = probes.load_probe(tmp_path / "p.safetensors")
     assert alone.probe.sae is None
     with pytest.raises(ValueError, match=r"compete with others.*sae=\.\.\."):
         alone(x)
@@ -231,9 +231,9 @@ def test_a_damaged_file_is_told_and_nothing_is_unpickled(tmp_path):
     for content, message in damaged(path, x, y):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"p\.safetensors is damaged \(.*" + message):
-            probes.load(path)
+            probes.load_probe(path)
     with pytest.raises(FileNotFoundError, match="no file of probes"):
-        probes.load(tmp_path / "absent")
+        probes.load_probe(tmp_path / "absent")
 
 
 def test_files_from_before_probes_were_pytrees_score_as_they_did():
@@ -243,6 +243,6 @@ def test_files_from_before_probes_were_pytrees_score_as_they_did():
     files = sorted(OLD.glob("*.safetensors"))
     assert len(files) == 6
     for path in files:
-        loaded = probes.load(path)
+        loaded = probes.load_probe(path)
         assert [c.level for c in loaded.conditions] == [3.0, 20.0] and len(loaded.thresholds) == 2
         np.testing.assert_allclose(loaded(x), expected[path.stem], rtol=1e-4, atol=1e-5)

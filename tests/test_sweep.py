@@ -489,7 +489,7 @@ def test_saved_probes_score_as_the_unit_did(job, results, tmp_path):
     for unit in (u for u in results if u.task == "own_a"):
         path = tmp_path / f"{unit.method}.safetensors"
         job.save(unit, results[unit], path)
-        loaded = probes.load(path)
+        loaded = probes.load_probe(path)
         data = job.data("own_a")
         for number in (0, 1, 7):
             condition = data.conditions[number]

@@ -17,7 +17,7 @@ from . import (
 from .baselines import BASELINES
 from .methods import Method, parse
 from .rows import Rows, batches
-from .saved import SavedProbe, load, save
+from .saved import SavedProbe, load_probe, save
 from .scores import PROTOCOLS, Fit, Protocol, Scores
 from .token_methods import TOKEN_METHODS
 
@@ -35,7 +35,7 @@ __all__ = [
     "families",
     "knn",
     "lda",
-    "load",
+    "load_probe",
     "logreg",
     "logreg_l1",
     "mean_difference",

@@ -188,7 +188,7 @@ def _write(path, probe: Probe, about: dict, more: Mapping[str, np.ndarray] | Non
     storage.write_atomic(path, serialise(tensors, {_ABOUT: storage.encode_json(about)}))
 
 
-def load(path: epath.PathLike, sae: Any = None) -> SavedProbe:
+def load_probe(path: epath.PathLike, sae: Any = None) -> SavedProbe:
     """Reads probes that `save` or a sweep with `--save_probes` wrote.
 
     Args:

@@ -1,0 +1,170 @@
+"""Do SAE probes help, on one dataset in hand? The study's question, asked of arrays."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jaxtyping import Array, Float, Shaped
+from scipy import stats
+
+from probejax import inputs
+from probejax.analysis.quiver import choices
+from probejax.probes import baselines
+from probejax.probes import sae as on_latents
+from probejax.probes.methods import DEFAULT, Method, parse
+from probejax.probes.rows import batches
+from probejax.probes.scores import Protocol
+from probejax.saes import stream
+from probejax.tasks.regimes import ALL_REGIMES, Pool
+
+_CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Comparison:
+    """What choosing among more probes was worth, over draws of training and test rows.
+
+    Attributes:
+      difference: mean test AUC of the probe that validation AUC chooses among all probes, less that
+        of the one it chooses among those without the SAE.
+      low: lower end of the 95 % interval of that difference.
+      high: upper end.
+      draws: one row per draw: what either chose, and its test AUC.
+      fits: one row per fit: method, draw, validation and test AUC, certificate.
+    """
+
+    difference: float
+    low: float
+    high: float
+    draws: pd.DataFrame
+    fits: pd.DataFrame
+
+    @property
+    def verdict(self) -> str:
+        """The answer in a sentence."""
+        if self.low > 0:
+            answer = "SAE probes help"
+        elif self.high < 0:
+            answer = "SAE probes hurt"
+        else:
+            answer = "SAE probes make no certain difference"
+        return (
+            f"{answer}: test AUC {self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}] over "
+            f"{len(self.draws)} draws"
+        )
+
+    def __repr__(self) -> str:
+        means = self.fits.groupby("method", sort=False)[["val_auc", "test_auc"]].mean()
+        return f"{self.verdict}\n\n{means.to_string(float_format='{:.4f}'.format)}"
+
+
+def compare(
+    x: Float[Array | np.ndarray, "n d"] | Any,
+    y: Shaped[Array | np.ndarray, " n"] | Sequence,
+    sae: Any,
+    *,
+    methods: Sequence[str] = DEFAULT,
+    draws: int = 20,
+    seed: int = 0,
+    protocol: Protocol = "strict",
+) -> Comparison:
+    """Asks whether a practitioner who may also choose SAE probes does better, on one dataset.
+
+    For each draw the rows are split into training and test rows, every method is fitted, and the
+    probe with the best validation AUC is chosen: among those without the SAE, and among all.
+
+    >>> import numpy as np
+    >>> import probejax as px
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.normal(size=(200, 16)), np.arange(200) % 2
+    >>> x[:, 3] += y
+    >>> class Rectified:
+    ...     def encode(self, x):
+    ...         return np.maximum(np.concatenate([x, -x], axis=1), 0)
+    >>> found = px.compare(x, y, Rectified(), methods=("logreg", "sae_k4"), draws=3)
+    >>> found.low <= found.difference <= found.high
+    True
+
+    The interval is the corrected resampled t interval: draws of one dataset share rows, so their
+    variance is raised by the ratio of test to training rows (Nadeau and Bengio 2003). It is about
+    other draws of this dataset, not about other tasks: for these run a sweep.
+
+    Args:
+      x: [n, d] one row of activations per prompt, as for `fit`.
+      y: [n] labels of two values.
+      sae: an SAE, or anything with `encode(x)`.
+      methods: methods on one row per prompt; at least one with the SAE (`sae_k<k>`) and one
+        without.
+      draws: of training and test rows, at least 2.
+      seed: of the first draw; the others follow.
+      protocol: as for `fit`.
+
+    Returns:
+      The comparison, whose repr is the verdict and a table of methods.
+
+    Raises:
+      ValueError: the arrays, the labels, a method or the SAE will not do; the message says why.
+    """
+    features, (labels, names) = inputs.matrix(x), inputs.two_classes(y)
+    if labels.shape != (len(features),):
+        raise ValueError(
+            f"there are {len(features):,} rows of activations and labels of shape {labels.shape}; "
+            "expected one label per row"
+        )
+    if draws < 2:
+        raise ValueError(f"draws={draws}; an interval needs at least 2")
+    rules = _rules(methods, stream.width(sae, jnp.asarray(features[:1])))
+    drawn = [
+        ALL_REGIMES["standard"].draw(Pool(labels, (str(names[0]), str(names[1]))), seed + draw)
+        for draw in range(draws)
+    ]
+    if drawn[0].left_out:
+        raise ValueError(f"the data cannot be split: {'; '.join(drawn[0].left_out)}")
+    conditions = [condition for each in drawn for condition in each.conditions]
+    found = []
+    for lanes, rows in batches(conditions):
+        most = max(rule.k for rule in rules.values())
+        chosen = on_latents.select(jnp.asarray(features), rows, sae, most, "normalised", protocol)
+        for name, rule in rules.items():
+            if rule.k:
+                how = {"binarised": rule.binarised, "protocol": protocol}
+                fit = on_latents.fit(chosen, rows, rule.k, **how)
+            else:
+                fit = baselines.BASELINES[rule.baseline](jnp.asarray(features), rows, protocol)
+            of = {"method": name, "sae_id": "sae" if rule.k else "", "k": rule.k or None}
+            scores = pd.DataFrame({name: leaf for name, leaf in fit.scores._asdict().items()})
+            found.append(scores.assign(seed=[conditions[lane].seed for lane in lanes], **of))
+    fits = pd.concat(found, ignore_index=True)
+    facts = {"task": "arrays", "regime": "standard", "level": np.nan, "layer": "0"}
+    chosen = choices(fits.assign(**facts, protocol=protocol, model="arrays"))
+    apart = (chosen["with_sae"] - chosen["baseline"]).to_numpy()
+    low, high = _interval(apart, len(conditions[0].test) / len(conditions[0].train))
+    return Comparison(float(apart.mean()), low, high, chosen, fits)
+
+
+def _rules(names: Sequence[str], d_sae: int) -> dict[str, Method]:
+    """Returns what the names of methods mean, once they can be compared here."""
+    rules = {name: parse(name) for name in dict.fromkeys(names)}
+    for name, rule in rules.items():
+        if rule.reads_tokens or rule.control:
+            raise ValueError(f"{name} cannot be compared on one row per prompt; leave it out")
+        if rule.k > d_sae:
+            raise ValueError(f"{name} asks for more latents than the SAE's {d_sae}; give smaller k")
+    if all(rule.k for rule in rules.values()) or not any(rule.k for rule in rules.values()):
+        raise ValueError(
+            f"methods={list(rules)} compares nothing; name at least one method with the SAE "
+            "(sae_k16) and one without (logreg)"
+        )
+    return rules
+
+
+def _interval(apart: Float[np.ndarray, " draws"], ratio: float) -> tuple[float, float]:
+    """Returns the corrected resampled t interval of a mean difference."""
+    count = len(apart)
+    error = np.sqrt((1 / count + ratio) * apart.var(ddof=1))
+    half = float(stats.t.ppf(0.5 + _CONFIDENCE / 2, count - 1) * error)
+    mean = float(apart.mean())
+    return mean - half, mean + half

@@ -1,0 +1,66 @@
+"""The study's question on arrays: a case where the SAE must win, one where it cannot, and errors."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from probejax.comparison import _interval, compare
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(240, 6)).astype(np.float32)
+METHODS = ("logreg", "mean_difference", "sae_k2")
+
+
+class Corners:
+    """Latents that fire where the first two columns agree in sign, as no linear probe can tell."""
+
+    def encode(self, x):
+        agree = np.maximum(np.asarray(x)[:, :2].prod(axis=1, keepdims=True), 0)
+        return np.concatenate([agree, np.maximum(x, 0)], axis=1)
+
+
+def test_an_sae_that_sees_what_the_others_cannot_helps():
+    y = np.where(X[:, 0] * X[:, 1] > 0, "same", "other")
+    found = compare(X, y, Corners(), methods=METHODS, draws=4)
+    assert found.low > 0.2 and found.verdict.startswith("SAE probes help: test AUC +0.")
+    assert len(found.draws) == 4 and len(found.fits) == 12
+    tests = found.fits[found.fits["method"] == "sae_k2"].set_index("seed")["test_auc"]
+    np.testing.assert_allclose(found.draws["with_sae"], tests[found.draws["seed"]], atol=1e-9)
+    assert "sae_k2" in repr(found) and repr(found).startswith(found.verdict)
+
+
+def test_noise_makes_no_certain_difference():
+    y = np.random.default_rng(1).permutation(np.arange(240) % 2)
+    found = compare(X, y, Corners(), methods=METHODS, draws=4)
+    assert found.low < 0 < found.high and "no certain difference" in found.verdict
+
+
+def test_the_interval_by_hand():
+    apart = np.array([0.01, 0.03, 0.02, 0.06])
+    low, high = _interval(apart, 1 / 3)
+    error = np.sqrt((1 / 4 + 1 / 3) * np.var(apart, ddof=1))
+    half = stats.t(3).interval(0.95)[1] * error
+    np.testing.assert_allclose([low, high], [0.03 - half, 0.03 + half])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"methods": ("logreg",)}, "compares nothing"),
+        ({"methods": ("sae_k2",)}, "compares nothing"),
+        ({"methods": ("logreg", "sae_k64")}, "more latents than the SAE's 7"),
+        ({"methods": ("attention", "sae_k2")}, "attention cannot be compared"),
+        ({"methods": ("logreg_shuffled", "sae_k2")}, "cannot be compared"),
+        ({"methods": ("lgreg", "sae_k2")}, "Did you mean logreg"),
+        ({"draws": 1}, "at least 2"),
+        ({"y": np.zeros(240)}, "exactly two"),
+        ({"y": np.arange(5) % 2}, "one label per row"),
+        ({"y": np.arange(240) == 3}, "it needs 4 of either class"),
+        ({"x": X[0]}, "expected one row per prompt"),
+        ({"x": np.where(X > 2, np.nan, X)}, "NaN or infinity"),
+    ],
+)
+def test_what_will_not_do_is_said(change, message):
+    given = {"x": X, "y": np.arange(240) % 2, "methods": METHODS, "draws": 2} | change
+    with pytest.raises(ValueError, match=message):
+        compare(given.pop("x"), given.pop("y"), Corners(), **given)
