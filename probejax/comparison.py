@@ -63,7 +63,7 @@ class Comparison:
 
 def compare(
     x: Float[Array | np.ndarray, "n d"] | Any,
-    y: Shaped[Array | np.ndarray, " n"] | Sequence,
+    y: Shaped[Array | np.ndarray, " n"] | Any,
     sae: Any,
     *,
     methods: Sequence[str] = DEFAULT,

@@ -1,4 +1,4 @@
-"""The study's question on arrays: a case where the SAE must win, one where it cannot, and errors."""
+"""The question of the study on arrays: an SAE that must win, one that cannot, and errors."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,5 @@
 """The front door: one probe, or many at once, on arrays in hand."""
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from probejax.probes import sae as on_latents
 from probejax.probes.families.probe import joined
 from probejax.probes.folds import stratified_folds
 from probejax.probes.rows import Rows, batches
-from probejax.probes.scores import Fit, Protocol, Scores
+from probejax.probes.scores import PROTOCOLS, Fit, Protocol, Scores
 from probejax.probes.tokens import Tokens
 from probejax.saes.stream import Dictionary
 from probejax.tasks import Condition
@@ -23,12 +22,12 @@ _TOGETHER = 1 << 17  # training rows, padding included, that are fitted together
 
 def fit(
     x: Float[Array | np.ndarray, "n d"] | Any,
-    y: Shaped[Array | np.ndarray, " n"] | Sequence,
+    y: Shaped[Array | np.ndarray, " n"] | Any,
     method: str = "logreg",
     *,
     sae: Dictionary | None = None,
     seed: int = 0,
-    protocol: Protocol = "strict",
+    protocol: str = "strict",
 ) -> Fit:
     """Fits one probe: search over the hyperparameter, refit on all rows, certificate.
 
@@ -79,14 +78,14 @@ def fit(
 
 def fit_lanes(
     x: Float[Array | np.ndarray, "N d"] | Any,
-    rows: Int[np.ndarray, "L n"] | Sequence,
-    y: Shaped[np.ndarray, "L n"] | Sequence,
+    rows: Int[np.ndarray, "L n"] | Any,
+    y: Shaped[np.ndarray, "L n"] | Any,
     method: str = "logreg",
     *,
-    mask: Bool[np.ndarray, "L n"] | None = None,
+    mask: Bool[np.ndarray, "L n"] | Any = None,
     sae: Dictionary | None = None,
     seed: int = 0,
-    protocol: Protocol = "strict",
+    protocol: str = "strict",
 ) -> Fit:
     """Fits L probes at once, on L sets of rows of one matrix.
 
@@ -119,6 +118,8 @@ def fit_lanes(
       ValueError: as for `fit`; or a problem has no row, or one that does not exist.
     """
     rules = methods.parse(method)
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"there is no protocol {protocol!r}; expected {' or '.join(PROTOCOLS)}")
     if rules.control:
         raise ValueError(f"{method} is a control, which belongs to a sweep: px.run(controls=True)")
     if rules.k and sae is None:
@@ -136,7 +137,7 @@ def fit_lanes(
     count = len(x.counts) if isinstance(x, Tokens) else len(features)
     conditions, classes = _problems(rows, y, mask, count, seed)
     found = [
-        (lanes, _fit(method, features, part, sae, protocol))
+        (lanes, _fit(method, features, part, sae, cast(Protocol, protocol)))
         for lanes, part in batches(conditions, most_rows=_TOGETHER, folds=stratified_folds)
     ]
     back = np.argsort(np.concatenate([lanes for lanes, _ in found]))

@@ -1,0 +1,178 @@
+"""The front door: arrays and labels of every kind, one problem or many, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import RidgeClassifier
+
+from probejax import probes
+from probejax.probes.fit import fit, fit_lanes
+from probejax.probes.folds import stratified_folds
+from probejax.probes.methods import LAST_TOKEN
+from tests import token_cases
+
+N, D = 150, 12
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(N, D)).astype(np.float32)
+Y = (X[:, 0] + 0.5 * RNG.normal(size=N) > 0).astype(int)
+
+
+class Rectified:
+    def encode(self, x):
+        return np.maximum(np.concatenate([x, -x], axis=1), 0)
+
+
+@pytest.mark.parametrize(
+    "y, classes",
+    [
+        (Y, (0, 1)),
+        (Y.astype(bool), (False, True)),
+        (2 * Y - 1, (-1, 1)),
+        (Y.astype(np.float32), (0.0, 1.0)),
+        (np.where(Y, "spam", "ham"), ("ham", "spam")),
+        (np.where(Y, "spam", "ham").astype(object), ("ham", "spam")),
+        (np.where(Y, "spam", "ham").tolist(), ("ham", "spam")),
+        (torch.from_numpy(Y), (0, 1)),
+        (jnp.asarray(Y), (0, 1)),
+        (np.where(Y, 10.0, 9.0), (9.0, 10.0)),
+    ],
+)
+def test_two_values_of_any_kind(y, classes):
+    found, plain = fit(X, y, "ridge"), fit(X, Y, "ridge")
+    assert found.classes == classes and (str(classes[1]) in repr(found) or classes == (0, 1))
+    np.testing.assert_array_equal(found.probe.w, plain.probe.w)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [np.asarray, jnp.asarray, torch.from_numpy, np.float64, np.ndarray.tolist],
+    ids=["numpy", "jax", "torch", "float64", "list"],
+)
+def test_activations_of_any_kind(kind):
+    found = fit(kind(X), Y, "ridge")
+    np.testing.assert_allclose(found.probe(kind(X)), fit(X, Y, "ridge").probe(X), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype):
+    half = torch.from_numpy(X).to(dtype)
+    found = fit(half, Y, "ridge")
+    np.testing.assert_allclose(found.probe(half), found.probe(half.float().numpy()))
+    np.testing.assert_allclose(
+        found.probe(jnp.asarray(half.float().numpy(), "bfloat16")[:, :]),
+        found.probe(half),
+        atol=0.05,
+    )
+
+
+@pytest.mark.parametrize("method", [*LAST_TOKEN, "sae_k4", "sae_k4_binarised"])
+def test_every_method_fits_is_called_and_comes_back_from_its_file(method, tmp_path):
+    sae = {"sae": Rectified()} if method.startswith("sae") else {}
+    found = fit(X, Y, method, **sae)
+    logits = np.asarray(found.probe(X))
+    assert logits.shape == (N,) and ((logits > 0) == Y).mean() > 0.75
+    assert 0.6 < found.val_auc <= 1 and f"{N} training rows" in repr(found)
+    bad = np.where(np.arange(N)[:, None] == 3, np.nan, X)
+    np.testing.assert_array_equal(np.isnan(found.probe(bad)), np.arange(N) == 3)
+    probes.save(found, tmp_path / "p", site="resid_post.9")
+    back = probes.load_probe(tmp_path / "p", **sae)
+    np.testing.assert_allclose(back(X), logits, rtol=1e-5, atol=1e-5)
+    assert back.origin == {"method": method, "classes": ["0", "1"], "site": "resid_post.9"}
+
+
+@pytest.mark.parametrize("method", ["mean_pool", "max_pool", "attention", "concat_pca", "ema"])
+def test_methods_on_all_tokens_come_back_from_their_file(method, tmp_path):
+    y = np.arange(60) % 2
+    tokens = token_cases.tokens(2 + np.arange(60) % 7, y)
+    found = fit(tokens, y, method)
+    logits = np.asarray(found.probe(tokens))
+    assert logits.shape == (60,) and np.isfinite(logits).all()
+    probes.save(found.probe, tmp_path / "p")
+    np.testing.assert_allclose(probes.load_probe(tmp_path / "p")(tokens), logits, atol=1e-6)
+    with pytest.raises(ValueError, match="reads all tokens of a prompt"):
+        found.probe(X)
+
+
+def test_a_probe_can_be_traced():
+    probe = fit(X, Y, "ridge").probe
+    np.testing.assert_allclose(jax.jit(lambda x: probe(x))(X), probe(X), atol=1e-6)
+    assert jax.grad(lambda x: probe(x).sum())(jnp.asarray(X)).shape == X.shape
+
+
+def test_lanes_are_what_single_fits_are():
+    rows = np.stack([np.random.default_rng(i).permutation(N)[:90] for i in range(5)])
+    mask = np.arange(90) < np.array([90, 90, 40, 9, 20])[:, None]
+    many = fit_lanes(X, rows, Y[rows], "logreg", mask=mask)
+    listed = fit_lanes(X, [r[m] for r, m in zip(rows, mask, strict=True)], Y, "logreg")
+    assert many.probe(X).shape == (5, N) and many.val_auc.shape == (5,)
+    assert (many.gap <= 1e-6).all() and "5 probes" in repr(many)
+    for lane in range(5):
+        own = rows[lane][mask[lane]]
+        alone = fit_lanes(X, own[None], Y[own][None], "logreg")
+        np.testing.assert_allclose(alone[0].probe(X), many[lane].probe(X), atol=1e-4)
+        np.testing.assert_allclose(alone.val_auc[0], many.val_auc[lane], atol=1e-6)
+        np.testing.assert_array_equal(listed[lane].probe.w, many[lane].probe.w)
+
+
+def test_more_rows_than_the_study_has():
+    x = np.random.default_rng(1).normal(size=(2500, 5)).astype(np.float32)
+    y = (x[:, 0] > 0.5).astype(int)
+    found = fit(x, y, "ridge")
+    theirs = RidgeClassifier(alpha=1 / float(found.hyperparameter)).fit(x.astype(float), y)
+    np.testing.assert_allclose(found.probe(x), theirs.decision_function(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("n, positives", [(128, 3), (1000, 5), (1000, 500), (100_000, 40)])
+def test_the_fifth_that_validates_has_both_classes(n, positives):
+    y = np.zeros(n, int)
+    y[:positives] = 1
+    (val,) = stratified_folds(np.random.default_rng(0).permutation(y))
+    assert val.sum() <= min(0.2 * n + 1, 1001)
+    shuffled = np.random.default_rng(0).permutation(y)
+    assert 0 < shuffled[val].sum() < positives
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"x": X[0]}, r"are \(12,\); expected one row per prompt"),
+        ({"x": X[None]}, r"are \(1, 150, 12\)"),
+        ({"x": np.full((N, D), "a")}, "expected numbers"),
+        ({"x": X > 0}, "expected numbers"),
+        ({"x": np.where(np.arange(N)[:, None] == 7, np.inf, X)}, "row 7 .* NaN or infinity"),
+        ({"y": Y[:-1]}, r"150 rows of activations and labels of shape \(149,\)"),
+        ({"y": Y[:, None]}, r"labels of shape \(150, 1\)"),
+        ({"y": np.zeros(N)}, r"1 different values \(0.0\)"),
+        ({"y": np.arange(N) % 3}, r"3 different values \(0, 1, 2\)"),
+        ({"y": np.where(Y, np.nan, 1.0)}, "missing"),
+        ({"y": [None, *Y[1:].tolist()]}, "several types|missing"),
+        ({"method": "logrg"}, "Did you mean logreg"),
+        ({"method": "sae_k4"}, "sae_k4 reads latents of an SAE"),
+        ({"sae": Rectified()}, "logreg reads no SAE"),
+        ({"method": "attention"}, 'positions="all"'),
+        ({"method": "logreg_shuffled"}, "is a control"),
+        ({"method": "sae_k99", "sae": Rectified()}, "only 24"),
+        ({"protocol": "lax"}, "no protocol 'lax'"),
+    ],
+)
+def test_what_will_not_do_is_said(change, message):
+    given = {"x": X, "y": Y} | change
+    with pytest.raises(ValueError, match=message):
+        fit(given.pop("x"), given.pop("y"), **given)
+
+
+@pytest.mark.parametrize(
+    "rows, y, message",
+    [
+        ([], [], "there is no problem"),
+        (np.array([[0, N]]), [[0, 1]], "does not exist"),
+        (np.array([[0.0, 1.0]]), [[0, 1]], "expected"),
+        (np.array([[0, 1]]), [[0, 1, 1]], "another shape"),
+        ([np.array([], int), np.array([0, 1])], [[], [0, 1]], "problem 0 has no row"),
+    ],
+)
+def test_problems_that_will_not_do_are_said(rows, y, message):
+    with pytest.raises(ValueError, match=message):
+        fit_lanes(X, rows, y)
