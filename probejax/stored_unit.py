@@ -2,7 +2,7 @@
 
 Runs are passed on as archives, so a unit may come from anywhere. What is checked here need not be
 checked by those who read results: names are short text without control characters, a layer is a
-number, `embed` or empty (where no model was read), scores lie where they can, and all columns of
+number, `embed` or `given` (vectors of one's own), scores lie where they can, and all columns of
 the fits are equally long.
 """
 
@@ -14,7 +14,7 @@ from msgspec import Meta
 
 Text = Annotated[str, Meta(max_length=1000, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
 Word = Annotated[str, Meta(max_length=200, pattern=r"\A[A-Za-z][A-Za-z0-9_.-]*\Z")]
-Layer = Annotated[str, Meta(pattern=r"\A(?:embed|[0-9]{1,4}|)\Z")]
+Layer = Annotated[str, Meta(pattern=r"\A(?:embed|given|[0-9]{1,4})\Z")]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0, le=1 << 40)]
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import atheris
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 GOLDEN = Path(__file__).parent / "golden" / "saes"
 
@@ -25,7 +27,6 @@ with atheris.instrument_imports(include=["probejax"], enable_loader_override=Fal
     from probejax.models import gguf_header, safetensors
     from probejax.saes.formats import npz as sae_npz
     from probejax.saes.formats import safetensors_file, torch_zip
-    from probejax.tasks import csv_files
 
 
 def _npz() -> bytes:
@@ -58,6 +59,16 @@ def _gguf() -> bytes:
     return b"GGUF" + (3).to_bytes(4, "little") + numbers + fields + tensor + bytes(200)
 
 
+def _parquet() -> bytes:
+    stream = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a", "b"], "label": [0, 1]}), stream)
+    return stream.getvalue()
+
+
+def _table(path: Path) -> None:
+    columns.read(path, columns.Columns())
+
+
 def _unit() -> bytes:
     fits = {name: [] for name in ("regime", "level", "seed", "num_train", "num_test", "code")}
     fits |= {name: [] for name in ("val_auc", "test_auc", "test_acc", "test_f1", "gap")}
@@ -85,7 +96,9 @@ _MANIFEST = (
 
 # name -> a parser of a file, and a valid file to begin with
 TARGETS = {
-    "csv": (csv_files.read, b'prompt,target\na,0\n"b,\nc",1\n'),
+    "csv": (_table, b'prompt,target\na,0\n"b,\nc",1\n'),
+    "jsonl": (_table, b'{"text": "a", "label": 0}\n{"text": "b", "label": 1}\n'),
+    "parquet": (_table, _parquet()),
     "json": (lambda path: foreign.read_json(path, dict[str, object], "go"), b'{"a": [1, null]}'),
     "unit": (_read_unit, _unit()),
     "manifest": (_read_manifest, _MANIFEST),
@@ -103,7 +116,7 @@ def main() -> None:
     name, *flags = sys.argv[1:]
     parse, seed = TARGETS[name]
     folder = Path(tempfile.mkdtemp(prefix="fuzz"))
-    path = folder / ("model.safetensors" if name == "model_safetensors" else "x.csv")
+    path = folder / ("model.safetensors" if name == "model_safetensors" else f"x.{name}")
     corpus = folder / "corpus"
     corpus.mkdir()
     (corpus / "seed").write_bytes(seed)

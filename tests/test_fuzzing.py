@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 TARGETS = (
-    *("csv", "json", "unit", "manifest", "rows", "probes", "gguf", "model_safetensors"),
+    *(
+        "csv",
+        "jsonl",
+        "parquet",
+        "json",
+        "unit",
+        "manifest",
+        "rows",
+        "probes",
+        "gguf",
+        "model_safetensors",
+    ),
     *("sae_npz", "sae_safetensors", "sae_torch"),
 )
 

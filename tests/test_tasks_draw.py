@@ -87,6 +87,11 @@ def test_only_the_prompts_that_are_drawn_are_kept():
     assert used == set(range(len(prompts)))
 
 
+def test_a_task_without_a_condition_keeps_a_prompt():
+    drawing = draw(task(60, 60), regimes=["covariate_shift"])
+    assert (len(drawing.task.prompts), drawing.conditions, drawing.left_out) == (1, [], {})
+
+
 def test_strict_needs_shifted_prompts_that_are_new():
     own = task(800, 800)
     known = Task("mine", own.prompts[:40], own.labels[:40], False)

@@ -106,8 +106,8 @@ def test_imbalance_goes_as_far_as_either_class_has_rows():
     found, left_out = drawn("imbalance", 3000, 20)
     assert [c.level for c in found] == list(tasks.IMBALANCE_FRACTIONS[:10])
     assert left_out == (
-        "40 rows of 55, 60, 65, 70, 75, 80, 85, 90, 95 % 'yes' cannot be drawn from 3,000 of 'no' "
-        "and 20 of 'yes'",
+        "it has only shares from 5 to 50 % of 'yes' among 40 rows, drawn from 3,000 of 'no' and 20 "
+        "of 'yes'",
     )
     assert drawn("imbalance", 12, 12).conditions == []
 

@@ -84,8 +84,8 @@ class Fit:
         """Result code, one of `probejax.solvers.codes`."""
         return self.scores.code
 
-    def __getitem__(self, lane: int) -> "Fit":
-        """Returns the fit of one lane."""
+    def __getitem__(self, lane: int | np.ndarray) -> "Fit":
+        """Returns the fit of one lane, or those of several."""
         single = Scores(*(leaf[lane] for leaf in self.scores))
         return dataclasses.replace(self, probe=self.probe[lane], scores=single, rows=0)
 

@@ -1,7 +1,7 @@
 from . import job, workers
 from .config import Config
 from .job import Sweep
-from .source import source
+from .source import open_source
 from .token_disk import TokenDisk, forecast
 from .units import Result, Unit, check_done
 from .workers import run_units
@@ -15,7 +15,7 @@ __all__ = [
     "check_done",
     "forecast",
     "job",
+    "open_source",
     "run_units",
-    "source",
     "workers",
 ]

@@ -16,7 +16,7 @@ from probejax.sweep import data as task_data
 from probejax.sweep import memory
 from probejax.sweep.config import Config
 from probejax.sweep.data import Lanes, TaskData
-from probejax.sweep.source import Vectors, left_out, methods, source
+from probejax.sweep.source import Vectors, left_out, methods, open_source
 from probejax.sweep.units import RECIPE, Result, Unit, columns
 
 _SHOWN = 16  # latents of a probe that a unit describes
@@ -52,17 +52,16 @@ class Sweep:
         self.config = config
         self.cache_dir = cache_dir
         self.memory_gb = memory_gb
-        self.source = source(config, cache_dir)
+        self.source = open_source(config, cache_dir)
         self.methods, self.notes = methods(self.source)  # notes for whoever starts the run
         self.reads_tokens = any(probes.parse(method).reads_tokens for method in self.methods)
         self.left_out = left_out(self.source)
         self.tasks = tuple(
             name for name in self.source.names() if not isinstance(self.left_out.get(name), str)
         )
-        self.layer: int | None = None
+        self.layer = EMBED  # which no vectors of one's own have
         if isinstance(self.source, Vectors):
-            self.checkpoint = self.source.checkpoint
-            self.d_model = self.checkpoint.d_model
+            self.checkpoint, self.d_model = self.source.checkpoint, self.source.d_model
             self.saes = self._find_saes()
         else:
             self.checkpoint = models.find(config.model, cache_dir=cache_dir)
@@ -135,9 +134,9 @@ class Sweep:
 
     @property
     def layer_name(self) -> str:
-        """The layer as it stands in results; empty where no model was read."""
-        if self.layer is None:
-            return ""
+        """The layer as it stands in results; `given` for vectors of one's own."""
+        if isinstance(self.source, Vectors):
+            return "given"
         return "embed" if self.layer == EMBED else str(self.layer)
 
     @property

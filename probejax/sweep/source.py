@@ -4,11 +4,10 @@ import dataclasses
 import functools
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from probejax import probes, tasks
+from probejax import models, probes, tasks
 from probejax.activations import Activations, given
 from probejax.saes import SaeFile
 from probejax.sweep.config import Config
@@ -45,20 +44,6 @@ class Texts:
         return tasks.draw(loaded, shifted, config.regimes, config.seeds, config.protocol)
 
 
-class NoModel(NamedTuple):
-    """Stands where a checkpoint does if nothing is read by a model.
-
-    Attributes:
-      name: the model's in results.
-      fingerprint: of the vectors and their labels, in place of the weights'.
-      d_model: width of the vectors.
-    """
-
-    name: str
-    fingerprint: str
-    d_model: int
-
-
 @dataclasses.dataclass(frozen=True)
 class Vectors:
     """Activations from files; each row stands in results as a hash of its numbers.
@@ -88,16 +73,23 @@ class Vectors:
         return tasks.draw(whole, None, config.regimes, config.seeds, config.protocol)
 
     @property
-    def checkpoint(self) -> NoModel:
-        """What stands where a language model does."""
-        return NoModel("activations", self.given.fingerprint, self.given.x.shape[1])
+    def checkpoint(self) -> models.Checkpoint:
+        """Stands where a language model does: its name and its fingerprint; nobody opens it."""
+        return models.Checkpoint(
+            "activations", Path(self.config.activations or ""), self.given.fingerprint
+        )
+
+    @property
+    def d_model(self) -> int:
+        """Width of the vectors."""
+        return self.given.x.shape[1]
 
     def check(self, sae: SaeFile) -> None:
         """Raises ValueError for an SAE of another width; of what it was trained on nobody knows."""
-        if sae.d_model not in (None, self.checkpoint.d_model):
+        if sae.d_model not in (None, self.d_model):
             raise ValueError(
                 f"{sae.sae_id} reads vectors of width {sae.d_model}, but those of --activations="
-                f"{self.config.activations} have {self.checkpoint.d_model}; give an SAE of that."
+                f"{self.config.activations} have {self.d_model}; give an SAE of that."
             )
 
     def activations(self, task: Task) -> Activations:
@@ -132,7 +124,7 @@ class Vectors:
 Source = Texts | Vectors
 
 
-def source(config: Config, cache_dir: str | Path | None = None) -> Source:
+def open_source(config: Config, cache_dir: str | Path | None = None) -> Source:
     """Opens what the configuration names.
 
     Raises:
@@ -168,7 +160,7 @@ def methods(found: Source) -> tuple[tuple[str, ...], list[str]]:
     rest = tuple(name for name in names if name not in on_latents)
     line = (
         f"{', '.join(on_latents)} read latents of an SAE: give one with --sae that reads vectors "
-        f"of width {found.checkpoint.d_model}."
+        f"of width {found.d_model}."
     )
     if not rest:
         raise ValueError(line)

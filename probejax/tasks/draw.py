@@ -117,7 +117,7 @@ def _by_own_balance(pool: Pool, regime: str, seed: int) -> Drawn:
 def _needed(task: Task, shifted: Task | None, conditions: list[Condition]) -> Drawing:
     """Keeps the prompts that a condition draws: of 200,000 nobody wants all activations."""
     drawn = [rows for c in conditions for rows in (c.train, c.test)]
-    used = np.unique(np.concatenate(drawn)) if drawn else np.arange(0)
+    used = np.unique(np.concatenate(drawn)) if drawn else np.arange(1)  # nothing is no task
     kept = [
         dataclasses.replace(
             c, train=np.searchsorted(used, c.train), test=np.searchsorted(used, c.test)

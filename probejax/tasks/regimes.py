@@ -107,17 +107,18 @@ def _imbalance(pool: Pool, seed: int) -> Drawn:
     fewest = min(map(len, rows))
     n = min(max(_LEAST_IMBALANCED, int((fewest - 1) / 0.95)), MAX_TRAIN + MAX_TEST)
     test, train = _sizes(n)
-    found, missing = [], []
+    found = []
     for level in IMBALANCE_FRACTIONS:
         front, back = _counts(test, level, 1), _counts(train, level, _LEAST)
         if all(f + b <= len(each) for f, b, each in zip(front, back, rows, strict=True)):
             found.append(_condition("imbalance", level, seed, pool.labels, rows, front, back))
-        else:
-            missing.append(level)
-    why = f"{n} rows of {_percents(missing)} {pool.names[1]!r} cannot be drawn from {_have(pool)}"
+    where = f"of {pool.names[1]!r} among {n} rows, drawn from {_have(pool)}"
     if len(found) < 2:
-        return Drawn([], (why,))
-    return Drawn(found, (why,) * bool(missing))
+        return Drawn([], (f"there are no two shares {where}",))
+    if len(found) < len(IMBALANCE_FRACTIONS):
+        low, high = (f"{100 * found[end].level:.0f}" for end in (0, -1))
+        return Drawn(found, (f"it has only shares from {low} to {high} % {where}",))
+    return Drawn(found)
 
 
 def _covariate_shift(pool: Pool, seed: int) -> Drawn:
@@ -236,8 +237,3 @@ def _condition(regime, level, seed, labels, rows, front, back) -> Condition:
 def _have(pool: Pool) -> str:
     counts = np.bincount(pool.labels, minlength=2).tolist()
     return " and ".join(f"{n:,} of {name!r}" for n, name in zip(counts, pool.names, strict=True))
-
-
-def _percents(levels: list[float]) -> str:
-    shown = [f"{100 * level:.0f}" for level in levels]
-    return f"{', '.join(shown)} %"

@@ -1,0 +1,193 @@
+"""What a run draws from: one's own files of texts, or vectors that no model made here."""
+
+import json
+
+import numpy as np
+import pytest
+
+from probejax import stored_unit, sweep, tasks
+from probejax.analysis.report import report
+from probejax.analysis.run import read_run
+from probejax.sweep import source
+from tests import tiny_models
+from tests.test_sweep import write_sae
+
+D = 16
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory):
+    """120 vectors, the first of whose numbers tells the labels apart."""
+    path = tmp_path_factory.mktemp("vectors") / "mine.npz"
+    rng = np.random.default_rng(0)
+    y = rng.random(120) < 0.3
+    x = rng.normal(size=(120, D)).astype(np.float32)
+    x[:, 0] += 3 * y
+    np.savez(path, x=x, y=y)
+    return path
+
+
+def config_of(vectors, **changes):
+    return sweep.Config(
+        **{
+            "activations": str(vectors),
+            "methods": ("logreg", "sae_k2"),
+            "regimes": ("standard",),
+            **changes,
+        }
+    )
+
+
+def test_vectors_are_swept_without_a_model(vectors, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep.job.models, "find", lambda *a, **k: pytest.fail("looks for a model"))
+    sae = write_sae(tmp_path / "sae", d_model=D)
+    job = sweep.Sweep(config_of(vectors, sae=(sae,)), tmp_path / "cache")
+    assert job.tasks == ("mine",) and not job.notes
+    for _ in sweep.run_units(job, job.units(), str(tmp_path / "out")):
+        pass
+    for payload in read_run(tmp_path / "out").payloads:
+        stored_unit.check(payload)
+        unit, fits = payload["unit"], payload["fits"]
+        assert (unit["model"], unit["dtype"], unit["max_length"]) == (
+            "activations",
+            "float32",
+            None,
+        )
+        assert (fits["num_train"], fits["num_test"]) == ([90], [30])
+        assert fits["test_auc"][0] > (0.9 if unit["method"] == "logreg" else 0.4)
+    assert "activations, layer given, paper protocol" in report(tmp_path / "out")
+    # The vectors are those of the rows.
+    x, y = np.load(vectors)["x"], np.load(vectors)["y"]
+    data = job.data("mine")
+    (condition,) = data.conditions
+    for rows, labels in ((condition.train, condition.y_train), (condition.test, condition.y_test)):
+        for vector, label in zip(np.asarray(data.features)[rows], labels, strict=True):
+            (row,) = np.flatnonzero((x == vector).all(axis=1))
+            assert y[row] == label
+
+
+def test_other_vectors_are_other_units(vectors, tmp_path):
+    names = set()
+    arrays = dict(np.load(vectors))
+    for x, y, positive in (
+        (arrays["x"], arrays["y"], None),
+        (arrays["x"] + 1, arrays["y"], None),
+        (arrays["x"], ~arrays["y"], None),
+        (arrays["x"], arrays["y"], "False"),
+    ):
+        np.savez(tmp_path / "mine.npz", x=x, y=y)
+        config = config_of(tmp_path / "mine.npz", methods=("logreg",), positive=positive)
+        (unit,) = sweep.Sweep(config, tmp_path / "cache").units()
+        names.add(unit.name)
+    assert len(names) == 4
+
+
+def test_methods_that_need_what_vectors_lack_are_left_out_or_refused(vectors, tmp_path):
+    job = sweep.Sweep(config_of(vectors), tmp_path / "cache")
+    assert job.methods == ("logreg",)
+    assert job.notes == [
+        "Left out: sae_k2 read latents of an SAE: give one with --sae that reads vectors of width "
+        "16."
+    ]
+    for changes, said in (
+        ({"methods": ("sae_k2",)}, r"^sae_k2 read latents of an SAE: give one with --sae"),
+        ({"methods": ("logreg", "attention")}, r"one vector for each row, and attention read all"),
+        (
+            {"sae": (write_sae(tmp_path / "wide", d_model=48),)},
+            r"width 48, but those of .* have 16",
+        ),
+    ):
+        with pytest.raises(ValueError, match=said):
+            sweep.Sweep(config_of(vectors, **changes), tmp_path / "cache")
+
+
+def test_vectors_of_many_classes_are_tasks_against_the_rest(vectors, tmp_path):
+    x = np.load(vectors)["x"]
+    np.savez(tmp_path / "mine.npz", x=x, y=np.array(["a", "b", "c"])[np.arange(120) % 3])
+    config = config_of(tmp_path / "mine.npz")
+    assert source.open_source(config).names() == ("mine=a", "mine=b", "mine=c")
+    config = config_of(tmp_path / "mine.npz", positive="b")
+    drawing = source.open_source(config).drawing("mine=b")
+    assert drawing.task.class_names == ("not b", "b") and drawing.task.labels.sum() == 40
+    np.savez(tmp_path / "mine.npz", x=x, y=np.arange(120) / 7)
+    with pytest.raises(ValueError, match=r"mine\.npz has 120 classes .*look like measurements"):
+        source.open_source(config_of(tmp_path / "mine.npz"))
+
+
+def test_strict_counts_equal_vectors_once(vectors, tmp_path):
+    x, y = np.load(vectors)["x"], np.load(vectors)["y"]
+    np.savez(tmp_path / "twice.npz", x=np.concatenate([x, x]), y=np.concatenate([y, y]))
+    for protocol, rows in (("paper", 240), ("strict", 120)):
+        config = config_of(tmp_path / "twice.npz", protocol=protocol)
+        (condition,) = source.open_source(config).drawing("twice").conditions
+        assert len(condition.train) + len(condition.test) == rows
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("source")
+    tiny_models.write(root / "tiny")
+    return root
+
+
+def write_reviews(path, rows, classes=("bad", "good")):
+    """Distinct texts, a language for each; the last word tells the classes apart."""
+    lines = ["text,language,sentiment"]
+    for i, text in enumerate(tiny_models.prompts(rows, 5)):
+        k = i % len(classes)
+        lines.append(f"{text} w{30 + 5 * k},{('en', 'fr', 'de')[i // 2 % 3]},{classes[k]}")
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def test_a_regime_that_cannot_be_had_is_left_out_and_the_others_run(place):
+    data = write_reviews(place / "reviews.csv", 40)
+    config = sweep.Config(
+        model=str(place / "tiny"), layer="1", methods=("mean_difference",), data=data
+    )
+    job = sweep.Sweep(config, place / "cache")
+    assert job.tasks == ("reviews",) and set(job.left_out["reviews"]) == {"imbalance"}
+    (line,) = tasks.sentences(job.left_out)
+    assert line.startswith("reviews, imbalance: there are no two shares of 'good' among 40 rows")
+    fits = job.run(job.units()[0]).payload["fits"]
+    assert [*dict.fromkeys(fits["regime"])] == ["standard", "scarcity", "label_noise"]
+
+
+def test_group_shift_runs_and_its_groups_have_names(place, tmp_path):
+    data = write_reviews(place / "grouped.csv", 90)
+    config = sweep.Config(
+        model=str(place / "tiny"),
+        layer="1",
+        regimes=("standard",),
+        methods=("mean_difference",),
+        data=data,
+        groups="language",
+    )
+    assert config.regimes == ("standard", "group_shift")
+    job = sweep.Sweep(config, place / "cache")
+    for _ in sweep.run_units(job, job.units(), str(tmp_path)):
+        pass
+    (payload,) = read_run(tmp_path).payloads
+    assert payload["groups"] == ["de", "en", "fr"]
+    assert payload["fits"]["regime"] == ["standard"] + ["group_shift"] * 3
+    assert payload["fits"]["level"] == [None, 0.0, 1.0, 2.0]
+    assert payload["fits"]["num_test"][1:] == [30, 30, 30]
+    assert read_run(tmp_path).facts["groups, by number"] == ["grouped: 0 = de, 1 = en, 2 = fr"]
+    report(tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    assert "Group shift" in html and "0 = de, 1 = en, 2 = fr" in html
+
+
+def test_a_run_of_before_knows_where_its_tasks_were(place, tmp_path):
+    write_reviews(tmp_path / "mine.csv", 40)
+    for field in ("tasks_dir", "data"):
+        config = {"tasks": ["own"], "methods": ["logreg"], field: str(tmp_path)}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        run = read_run(tmp_path)
+        assert run.own == tasks.Own(str(tmp_path)) and run.expected == 1
+    (tmp_path / "left_out.json").write_text('{"mine": "task \'mine\' will not do."}')
+    assert read_run(tmp_path).left_out == ["task 'mine' will not do."]
+    assert read_run(tmp_path).expected == 0
+    (tmp_path / "left_out.json").write_text('{"mine": {"imbalance": "why"}}')
+    assert read_run(tmp_path).left_out == ["mine, imbalance: why."]
+    assert read_run(tmp_path).expected == 1
