@@ -41,13 +41,13 @@ ORDER = {
         "architectures", "train", "fit",
     ),
     "solvers": (
-        "codes", "lanes", "batches", "cholesky", "interior_point", "l1", "newton", "l2", "few",
+        "codes", "lanes", "engine", "cholesky", "interior_point", "l1", "newton", "l2", "few",
         "ridge",
     ),
     "activations": ("packing", "npz", "stored", "shared", "forward", "cache", "forecast", "sample"),
     "probes": (
         "methods", "folds", "rows", "tokens", "scale", "tiles", "aggregators", "token_chunks",
-        "token_scores", "sharing", "nearest", "pooled_latents", "families", "scores", "given",
+        "token_scores", "nearest", "pooled_latents", "families", "scores", "given",
         "logreg", "ridge", "closed_form", "mean_difference", "lda", "knn", "pca", "logreg_l1",
         "minibatch", "mlp", "xgboost", "sae", "token_training", "attention",
         "attention_newton", "pooled_logreg", "concat_pca", "sae_pooled", "token_methods",

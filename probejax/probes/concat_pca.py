@@ -12,9 +12,9 @@ from probejax.probes import given, scores
 from probejax.probes.families import ByPosition
 from probejax.probes.logreg import DEFAULT_C, STRENGTHS
 from probejax.probes.rows import Rows
-from probejax.probes.sharing import distinct
 from probejax.probes.tokens import Tokens, at
 from probejax.solvers import l1
+from probejax.solvers.engine import distinct
 
 COMPONENTS = 20  # of a position, the study's
 _SPARE = 12  # directions beside them that the iteration carries along

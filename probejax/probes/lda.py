@@ -7,8 +7,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from probejax.probes import closed_form, scale, scores
 from probejax.probes.rows import Rows
-from probejax.probes.sharing import in_chunks
 from probejax.solvers import cholesky
+from probejax.solvers.engine import each
 
 _ROWS, _FITS = 2048, 16  # that are worked on together, at most
 
@@ -33,16 +33,9 @@ def fit(
 
 def _solve(x, rows, mask, y):
     x = np.asarray(x)
-    w, b = np.zeros((len(rows), x.shape[1]), np.float32), np.zeros(len(rows), np.float32)
-
-    def some(fits: list[int], chunk: int):
-        now = np.resize(fits, chunk)
-        return jax.tree.map(np.asarray, _discriminants(x[rows[now]], mask[now], y[now]))
-
-    chunk = min(max(1, _ROWS // rows.shape[1]), _FITS)
-    for groups, found in in_chunks(some, [[fit] for fit in range(len(rows))], chunk):
-        for i, (fit,) in enumerate(groups):
-            w[fit], b[fit] = found[0][i], found[1][i]
+    some = lambda which: _discriminants(x[rows[which]], mask[which], y[which])
+    width = min(max(1, _ROWS // rows.shape[1]), _FITS)
+    w, b = each(some, np.arange(len(rows)), width)
     return jnp.asarray(w), jnp.asarray(b)
 
 

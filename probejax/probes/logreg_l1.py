@@ -1,6 +1,5 @@
 """L1 logistic regression on the raw features; search and refit as in `logreg`."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -15,6 +14,7 @@ from probejax.probes.logreg import (
 )
 from probejax.probes.rows import Rows
 from probejax.solvers import l1
+from probejax.solvers.engine import each
 
 _CHUNK_BYTES = 2**28  # of gathered features; the solver needs about three times as much
 
@@ -60,6 +60,5 @@ def fit(
 
 def _chunked(solve, fits: int, size: int):
     """Solves as many fits at a time as memory allows, each with so many numbers."""
-    room = max(1, _CHUNK_BYTES // (4 * size))
-    parts = [solve(np.arange(i, min(i + room, fits))) for i in range(0, fits, room)]
-    return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(a) for a in leaves]), *parts)
+    parts = -(-fits // max(1, _CHUNK_BYTES // (4 * size)))
+    return each(solve, np.arange(fits), -(-fits // parts))

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from probejax.probes.families.network import Layers
-from probejax.solvers import codes
+from probejax.solvers import codes, engine
 
 _BATCH, _MAX_EPOCHS, _TOLERANCE, _PATIENCE = 200, 1000, 1e-4, 10
 _MOMENTUM, _FRICTION, _TINY = 0.9, 0.999, 1e-8  # of Adam, Kingma and Ba 2015
@@ -93,19 +93,18 @@ def train(
         _Fit(np.flatnonzero(mask[j]), y[j], int(seeds[j]), d, rules, which[j] * n)
         for j in range(len(which))
     ]
-    waiting = sorted(range(len(fits)), key=lambda j: -fits[j].batches)  # the longest first
-    found = _batch([_start(fit.layers) for fit in fits])
+    waiting = np.argsort([-fit.batches for fit in fits], kind="stable")  # the longest first
     widest = _widest(min(_BATCH, n) * d)
-    busy: list[int] = []
-    while busy or waiting:
-        room = widest - len(busy)
-        busy, waiting = busy + waiting[:room], waiting[room:]
-        width = widest if 4 * len(busy) > widest else max(widest // 4, 1)
-        slots = np.resize(busy, width)  # spare slots repeat a fit
-        feeds = _stack([fits[j].feed(min(_BATCH, n)) for j in busy], slots, busy)
-        moved = _advance(table, take(found, slots), feeds, rules.decay)
-        put(found, busy, take(moved, np.arange(len(busy))))
-        busy = [j for j in busy if found.code[j] == _RUNNING]
+
+    def advance(slots, moved, _):
+        feeds = {j: fits[j].feed(min(_BATCH, n)) for j in dict.fromkeys(slots.tolist())}
+        chosen = [feeds[j] for j in slots.tolist()]
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *chosen)
+        moved = _advance(table, moved, stacked, rules.decay)
+        return moved, np.asarray(moved.code) == _RUNNING
+
+    states = _batch([_start(fit.layers) for fit in fits])
+    found = engine.drive(advance, states, waiting, (max(widest // 4, 1), widest))
     return found.layers, np.asarray(found.code)
 
 
@@ -189,13 +188,6 @@ def _start(layers: Layers) -> _State:
 
 def _batch(states: list[_State]) -> _State:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *states)
-
-
-def _stack(feeds: list[_Feed], slots, busy) -> _Feed:
-    """Returns the feeds of the slots, [steps, slots, ...]."""
-    place = {j: position for position, j in enumerate(busy)}
-    chosen = [feeds[place[j]] for j in slots]
-    return jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *chosen)
 
 
 @functools.partial(jax.jit, static_argnames="decay")

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from probejax.probes import scale
-from probejax.probes.sharing import distinct, in_chunks
+from probejax.solvers.engine import distinct, each, once
 
 _WIDTH = 1024  # rows sought among by one product
 _BLOCKS = (128, 512)  # query rows at a time: what is left over, and the rest
@@ -51,17 +51,13 @@ def learn_scales(
       rows: training rows.
       seen: those to learn from.
     """
-    mean, spread = np.zeros((2, len(rows), x.shape[1]))
 
-    def learn(some: list[int], chunk: int):
-        now = np.resize(some, chunk)
+    def learn(which):
         with jax.enable_x64(True):
-            return jax.tree.map(np.asarray, _learn(x[rows[now]], seen[now]))
+            return jax.tree.map(np.asarray, _learn(x[rows[which]], seen[which]))
 
-    for groups, learnt in in_chunks(learn, distinct(rows, seen), max(1, _WIDTH // rows.shape[1])):
-        for i, group in enumerate(groups):
-            mean[group], spread[group] = learnt.mean[i], learnt.scale[i]
-    return mean, spread
+    found, kind = once(learn, (rows, seen), max(1, _WIDTH // rows.shape[1]))
+    return found.mean[kind], found.scale[kind]
 
 
 def nearest(
@@ -83,17 +79,18 @@ def nearest(
     weights = np.stack([searches[i].scale ** -2.0 for i in k], axis=1)
     lengths = dict(zip(k, ((x * x) @ weights).T, strict=True))  # squared, in the scale of each
 
-    def search(some: list[int], chunk: int):
+    def search(which):
+        some = list(dict.fromkeys(which.tolist()))  # a spare slot repeats one
         chosen = [searches[i]._replace(k=k[i]) for i in some]
         return _search(x, rough, chosen, np.stack([lengths[i] for i in some], axis=1), chunk)
 
     chunk = max(1, _WIDTH // len(searches[0].rows))
     chunk = min(chunk, 1 << (len(groups) - 1).bit_length())  # exact, so widths may differ
     # Selecting is numpy's and products are XLA's: with a thread per core neither waits.
-    for some, found in in_chunks(search, groups, chunk, os.cpu_count() or 1):
-        for group, positions in zip(some, found, strict=True):
-            for index in group:
-                yield index, positions
+    found = each(search, np.array([group[0] for group in groups]), chunk, os.cpu_count() or 1)
+    for group, positions in zip(groups, found, strict=True):
+        for index in group:
+            yield index, positions
 
 
 def _search(x, rough, chosen: Sequence[Search], lengths, chunk: int) -> list[np.ndarray]:

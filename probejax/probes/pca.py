@@ -11,8 +11,8 @@ from probejax.probes import given, scale, scores
 from probejax.probes.closed_form import centred, codes_of
 from probejax.probes.logreg import linear
 from probejax.probes.rows import Rows
-from probejax.probes.sharing import distinct, in_chunks
 from probejax.solvers import codes, few
+from probejax.solvers.engine import once
 
 _MOST = 100  # components at most, as the study has it
 _CANDIDATES = 10  # numbers of components at most
@@ -91,18 +91,9 @@ def _bases(x, rows, seen) -> _Basis:
 
     x = np.asarray(x)  # gathered here, so that the program does not depend on how many rows it has
 
-    def find(some: list[int], chunk: int):
-        now = np.resize(some, chunk)
-        return jax.tree.map(np.asarray, _find(x[rows[now]], seen[now], count))
-
-    size = (len(rows), x.shape[1])
-    basis = [np.zeros((*size, *more), np.float32) for more in ((), (), (count,))]
-    chunk = min(max(1, _ROWS // rows.shape[1]), _SETS)
-    for groups, found in in_chunks(find, distinct(rows, seen), chunk):
-        for i, group in enumerate(groups):
-            for ours, theirs in zip(basis, found, strict=True):
-                ours[group] = theirs[i]
-    return _Basis(*basis)
+    find = lambda which: _find(x[rows[which]], seen[which], count)
+    found, kind = once(find, (rows, seen), min(max(1, _ROWS // rows.shape[1]), _SETS))
+    return _Basis(*(leaf[kind] for leaf in found))
 
 
 @jax.jit(static_argnames="count")

@@ -25,6 +25,7 @@ from probejax.probes.aggregators import Aggregator
 from probejax.probes.tiles import Form
 from probejax.probes.token_chunks import chunks
 from probejax.probes.tokens import Tokens
+from probejax.solvers import engine
 
 _ROUND = 50  # steps between two looks of the host
 _SHARE = 2**31  # bytes of tokens
@@ -145,34 +146,23 @@ def _train(tokens: Tokens, fits: Fits, aggregate, steps: int, size: int | None) 
     """Trains one chunk: a fit that has ended leaves when the batch can become narrower."""
     tiles, lanes, form = _load(tokens, fits, size)
     state = jax.tree.map(np.array, _start(fits.w, fits.b, steps))
-    live = np.arange(len(fits.w))
-    while len(live):
-        width = _ladder(len(live))
-        slots = np.resize(live, width)  # spare slots repeat a fit
-        here, moved = take((lanes, state), slots)
-        running = np.ones(len(live), bool)
-        while running.any() and _ladder(int(running.sum())) == width:
+
+    def advance(slots, moved, _):
+        here, count = engine.take(lanes, slots), len(set(slots.tolist()))
+        running = np.ones(count, bool)
+        while running.any() and engine.ladder(int(running.sum()))[-1] == len(slots):
             moved = _advance(tiles, here, moved, aggregate, form)
-            running = np.asarray(moved.live)[: len(live)]
-        _put(state, live, moved)
-        live = live[running]
+            running = np.asarray(moved.live)[:count]
+        return moved, moved.live
+
+    live = np.arange(len(fits.w))
+    state = engine.drive(advance, state, live, engine.ladder(len(live)))
     return Trained(state.kept_w, state.kept_b, state.kept_step, state.val_auc, state.loss)
-
-
-def _ladder(count: int) -> int:
-    """Returns the next of 1, 2, 3, 4, 6, 8, 12, 16, ...: few widths compile."""
-    power = 1 << max(count - 1, 0).bit_length()
-    return 3 * power // 4 if power >= 4 and count <= 3 * power // 4 else power
 
 
 def take(tree, places: np.ndarray):
     """Returns some entries of all leaves."""
     return jax.tree.map(lambda leaf: leaf[places], tree)
-
-
-def _put(state: _State, places: np.ndarray, moved: _State) -> None:
-    for leaf, new in zip(jax.tree.leaves(state), jax.tree.leaves(moved), strict=True):
-        leaf[places] = np.asarray(new)[: len(places)]
 
 
 def _load(tokens: Tokens, fits: Fits, size: int | None) -> tuple[_Tiles, _Lanes, Form]:

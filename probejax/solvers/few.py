@@ -16,8 +16,8 @@ from jax.scipy.special import xlog1py, xlogy
 from jaxtyping import Array, Bool, Float, Int
 
 from probejax.solvers import codes
-from probejax.solvers.batches import in_batches
 from probejax.solvers.codes import Solution
+from probejax.solvers.engine import each
 from probejax.solvers.lanes import checked
 
 _NUMBERS, _LANES = 2**19, 16  # features and lanes that are solved together, at most
@@ -94,7 +94,7 @@ def _in_batches(function, *lanes):
     """Applies a function of lanes to as many of them at a time as the cache holds."""
     lanes = jax.tree.map(np.asarray, lanes)
     _, n, k = lanes[0].shape
-    return in_batches(function, lanes, min(max(1, _NUMBERS // (n * k)), _LANES))
+    return each(function, lanes, min(max(1, _NUMBERS // (n * k)), _LANES))
 
 
 @functools.partial(jax.jit, static_argnums=(6, 7))

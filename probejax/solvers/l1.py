@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from probejax.solvers import codes
+from probejax.solvers import codes, engine
 from probejax.solvers.codes import Solution
 from probejax.solvers.interior_point import Frame, start, trip
 from probejax.solvers.lanes import checked
@@ -124,27 +124,12 @@ def _walk(z, frames, states, limits, precision, batch_bytes):
         batch_bytes = 2**22 if jax.default_backend() == "cpu" else 2**30
     width = max(1, batch_bytes // (12 * n * k + 8 * k * k))  # x in both precisions, two matrices
     width = 1 << (min(width, len(waiting)) - 1).bit_length()
-    busy = np.arange(0)
-    while len(busy) + len(waiting):
-        joining = width - len(busy)
-        busy, waiting = np.append(busy, waiting[:joining]), waiting[joining:]
-        slots = np.resize(busy, width)  # spare slots repeat a lane
-        rest = width - max(1, width // 4) if len(waiting) else 0
-        batch = _take((z, frames, states), slots)
-        moved, running = _advance(*batch, rest, limits, precision)
-        states = _put(states, slots, moved)
-        busy = busy[np.asarray(running)[: len(busy)]]
-    return states
 
+    def advance(slots, moved, waiting):
+        rest = width - max(1, width // 4) if waiting else 0
+        return _advance(*engine.take((z, frames), slots), moved, rest, limits, precision)
 
-@jax.jit
-def _take(tree, slots):
-    return jax.tree.map(lambda leaf: leaf[slots], tree)
-
-
-@partial(jax.jit, donate_argnames="states")
-def _put(states, slots, moved):
-    return jax.tree.map(lambda leaf, new: leaf.at[slots].set(new), states, moved)
+    return engine.drive(advance, states, waiting, (width,))
 
 
 @partial(jax.jit, static_argnames="precision")

@@ -22,8 +22,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from probejax import inputs
 from probejax.solvers import codes, newton
-from probejax.solvers.batches import in_batches
 from probejax.solvers.codes import Solution
+from probejax.solvers.engine import each
 from probejax.solvers.lanes import checked
 
 _STAGES = 10  # of a path to a single strength
@@ -203,14 +203,14 @@ def _solve(shared: Shared, lanes, strengths, tolerances, max_trips, batch, keep:
 
     with jax.enable_x64(True):
         batch = width(n * min(n, d))
-        states = in_batches(functools.partial(walk, "float32"), (*lanes, None), batch)
+        states = each(functools.partial(walk, "float32"), (*lanes, None), batch)
         left = np.flatnonzero(states.stage < strengths.shape[1])
         if len(left):
             rest = jax.tree.map(lambda leaf: leaf[left], (*lanes, states))
-            rest = in_batches(functools.partial(walk, "float64"), rest, min(batch, _FEW))
+            rest = each(functools.partial(walk, "float64"), rest, min(batch, _FEW))
             jax.tree.map(lambda leaf, new: leaf.__setitem__(left, new), states, rest)
         kept = jax.tree.map(lambda leaf: leaf[:, keep], (strengths, states.path))
-        found = in_batches(collect, (*lanes[:-1], *kept), width(n * d))
+        found = each(collect, (*lanes[:-1], *kept), width(n * d))
     done = np.where(found.gap <= np.array(tolerances[keep]), codes.CONVERGED, codes.MAX_TRIPS)
     code = np.where(found.code == codes.CONVERGED, done, found.code)
     return found._replace(code=code.astype(np.int32))

@@ -21,8 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from probejax import inputs
-from probejax.solvers import cholesky, codes
-from probejax.solvers.batches import in_batches
+from probejax.solvers import cholesky, codes, engine
 from probejax.solvers.codes import Solution
 from probejax.solvers.lanes import checked
 
@@ -55,11 +54,8 @@ def solve_path(
     """
     mask, y = checked(mask, y, C, np.shape(rows))
     rows = inputs.within(rows, mask, len(x))
-    groups: dict[bytes, list[int]] = {}
-    for lane, (own, real) in enumerate(zip(rows, mask, strict=True)):
-        groups.setdefault(own.tobytes() + real.tobytes(), []).append(lane)
     of_size: dict[int, list[list[int]]] = {}  # few numbers of labels compile
-    for group in groups.values():
+    for group in engine.distinct(rows, mask):
         of_size.setdefault(1 << (len(group) - 1).bit_length(), []).append(group)
     lanes, parts = [], []
     for size, some in of_size.items():
@@ -95,7 +91,7 @@ def _solve(x, rows, mask, y, C) -> Solution:
     batch = 1 << (min(len(rows), max(1, numbers // (n * min(n, d)))) - 1).bit_length()
     x = jnp.asarray(x, jnp.float32)
     with jax.enable_x64(True):
-        return in_batches(functools.partial(_set, x), (rows, mask, y, C), batch)
+        return engine.each(functools.partial(_set, x), (rows, mask, y, C), batch)
 
 
 @jax.jit

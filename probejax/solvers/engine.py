@@ -1,0 +1,158 @@
+"""The driver of lanes: whoever has many problems of one form hands them over here.
+
+Lanes go together in batches of a fixed width, so that one program serves any number of them and
+gives a lane the same numbers in whatever company; spare slots of a batch repeat a lane.
+
+- `each`: one call of a function per batch.
+- `drive`: problems that end at different times. A slot whose lane has ended takes the next one.
+- `distinct`: lanes that ask for the same thing are worked on once.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+_States = TypeVar("_States")
+
+
+def each(function: Callable, lanes: Any, width: int, threads: int = 1) -> Any:
+    """Applies a function to one batch of lanes after the other.
+
+    Several threads pay where the work is numpy's in part. Work that ends in LAPACK must have one:
+    jaxlib 0.10 factors a batch of matrices in a thread of XLA's pool that waits for others of that
+    pool, and two batches at once wait for ever.
+
+    Args:
+        function: is given `lanes` with `width` of them, the leaves as separate arguments if it is a
+            tuple.
+        lanes: a pytree of arrays on the host with L lanes first.
+        width: lanes of a batch.
+        threads: that work.
+
+    Returns:
+        What the function returns, its leaves as NumPy arrays with L lanes first; a list of lists
+        becomes one list.
+    """
+    count = len(jax.tree.leaves(lanes)[0])
+
+    def piece(begin: int):
+        which = np.arange(begin, begin + width)
+        which[which >= count] = begin
+        some = jax.tree.map(lambda leaf: leaf[which], lanes)
+        found = function(*some) if isinstance(some, tuple) else function(some)
+        if isinstance(found, list):
+            return found[: count - begin]
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[: count - begin], found)
+
+    begins = range(0, count, width)
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            pieces = list(pool.map(piece, begins))
+    else:
+        pieces = list(map(piece, begins))
+    if isinstance(pieces[0], list):
+        return [entry for part in pieces for entry in part]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+
+
+def drive(
+    advance: Callable[[Int[np.ndarray, " w"], _States, int], tuple[_States, Any]],
+    states: _States,
+    live: Int[np.ndarray, " r"],
+    widths: Sequence[int],
+) -> _States:
+    """Runs lanes to their ends, the widest batch at a time.
+
+    Args:
+        advance: given the lane in each slot, their states and how many lanes wait, returns the
+            states some steps later and which of the slots still run. It decides how long to go
+            on; while none waits it may stop when a narrower batch would do.
+        states: of all lanes, a pytree with L lanes first.
+        live: the lanes to run, in the order in which they shall begin.
+        widths: how many slots a batch may have, rising: few, as each is a program.
+
+    Returns:
+        The states of all lanes at their ends.
+    """
+    busy, waiting = np.zeros(0, int), np.asarray(live, int)
+    while len(busy) + len(waiting):
+        room = widths[-1] - len(busy)
+        busy, waiting = np.append(busy, waiting[:room]), waiting[room:]
+        slots = np.resize(busy, next(width for width in widths if width >= len(busy)))
+        moved, running = advance(slots, take(states, slots), len(waiting))
+        states = _put(states, slots, moved)
+        busy = busy[np.asarray(running)[: len(busy)]]
+    return states
+
+
+def ladder(count: int) -> list[int]:
+    """Returns the widths 1, 2, 3, 4, 6, 8, 12, ... up to the first that holds so many lanes."""
+    steps = [1]
+    while steps[-1] < count:
+        power = 1 << steps[-1].bit_length()
+        steps.append(3 * power // 4 if power >= 4 and steps[-1] < 3 * power // 4 else power)
+    return steps
+
+
+def distinct(*fields: Iterable[np.ndarray]) -> list[list[int]]:
+    """Returns groups of lanes at which all fields hold the same arrays."""
+    places: dict[bytes, list[int]] = {}
+    for index, arrays in enumerate(zip(*fields, strict=True)):
+        places.setdefault(b"".join(array.tobytes() for array in arrays), []).append(index)
+    return list(places.values())
+
+
+def once(
+    function: Callable, fields: Sequence[np.ndarray], width: int, threads: int = 1
+) -> tuple[Any, Int[np.ndarray, " L"]]:
+    """Applies a function to lanes, once where they are alike.
+
+    Args:
+        function: is given the numbers [width] of some lanes that differ.
+        fields: what makes lanes alike, each [L, ...].
+        width: lanes of a batch.
+        threads: that work, see `each`.
+
+    Returns:
+        What was found for every kind of lane, and the kind of each lane.
+    """
+    groups = distinct(*fields)
+    kind = np.zeros(sum(map(len, groups)), int)
+    for number, group in enumerate(groups):
+        kind[group] = number
+    firsts = np.array([group[0] for group in groups])
+    return each(function, firsts, width, threads), kind
+
+
+def take(states: Any, slots: Int[np.ndarray, " w"]) -> Any:
+    """Returns some lanes of all leaves; what is on the host stays there."""
+    if _on_host(states):
+        return jax.tree.map(lambda leaf: leaf[slots], states)
+    return _take(states, slots)
+
+
+def _put(states, slots, moved):
+    """Writes lanes back; spare slots write what their lane's own slot does."""
+    if not _on_host(states):
+        return _put_there(states, slots, moved)
+    jax.tree.map(lambda leaf, new: leaf.__setitem__(slots, np.asarray(new)), states, moved)
+    return states
+
+
+def _on_host(states) -> bool:
+    return all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(states))
+
+
+@jax.jit
+def _take(states, slots):
+    return jax.tree.map(lambda leaf: leaf[slots], states)
+
+
+@functools.partial(jax.jit, donate_argnames="states")
+def _put_there(states, slots, moved):
+    return jax.tree.map(lambda leaf, new: leaf.at[slots].set(new), states, moved)

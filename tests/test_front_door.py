@@ -1,0 +1,49 @@
+"""The ten names: each with an example that runs, and the README's own, word for word."""
+
+import doctest
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import probejax as px
+
+NAMES = (
+    *("fit", "fit_lanes", "save", "load_probe", "load_model", "load_sae"),
+    *("top_latents", "compare", "run", "read"),
+)
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_has_an_example_that_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    value = getattr(px, name)
+    assert f"`px.{name}" in README or f"px.{name}(" in README
+    text = inspect.getdoc(value) or ""
+    parts = ("Args:", "Returns:", "Raises:") if name != "save" else ("Args:", "Raises:")
+    assert all(part in text for part in parts), f"px.{name} says too little of itself"
+    (found,) = (each for each in doctest.DocTestFinder(recurse=False).find(value, name, globs={}))
+    assert found.examples, f"px.{name} has no example"
+    result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(found)
+    assert not result.failed
+
+
+def test_the_examples_of_the_readme_run_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) >= 4
+    space: dict = {"__name__": "__main__"}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), space)
+    said = re.search(r"`(Fit\(.*?\))`", README, re.DOTALL)
+    assert said and repr(space["fit"]).split(",")[:2] == said[1].split(",")[:2]
+
+
+def test_importing_the_package_imports_no_room():
+    code = "import sys, probejax; print('jax' in sys.modules, 'pandas' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False", "False"]

@@ -1,0 +1,67 @@
+"""The driver of lanes: every lane is worked on once, in batches of one width, whatever its end."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from probejax.solvers import engine
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 5, 6, 7])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_each_gives_batches_of_one_width_and_drops_what_is_spare(lanes, threads):
+    seen = []
+
+    def work(x, y):
+        seen.append(x.tolist())
+        return {"sum": x + y, "twice": jnp.asarray(2 * x)}
+
+    found = engine.each(work, (np.arange(lanes), 10 * np.arange(lanes)), 3, threads)
+    assert found["sum"].tolist() == [11 * i for i in range(lanes)]
+    assert found["twice"].tolist() == [2 * i for i in range(lanes)]
+    assert all(len(batch) == 3 for batch in seen)
+    assert sorted({i for batch in seen for i in batch}) == list(range(lanes))
+    assert engine.each(lambda which: [str(i) for i in which], np.arange(lanes), 3) == [
+        str(i) for i in range(lanes)
+    ]
+
+
+def test_equal_arrays_form_a_group():
+    a = np.array([[1, 2], [1, 2], [1, 2], [3, 4]])
+    b = [np.zeros(1), np.zeros(1), np.zeros(2), np.zeros(1)]
+    assert engine.distinct(a) == [[0, 1, 2], [3]]
+    assert engine.distinct(a, b) == [[0, 1], [2], [3]]
+
+
+def test_what_is_alike_is_worked_on_once():
+    seen = []
+
+    def work(which):
+        seen.extend(which.tolist())
+        return 10 * which
+
+    found, kind = engine.once(work, (np.array([[7], [8], [7], [9], [8]]),), 2)
+    assert found[kind].tolist() == [0, 10, 0, 30, 10] and sorted(set(seen)) == [0, 1, 3]
+
+
+@pytest.mark.parametrize("kind", [np.array, jnp.array], ids=["host", "device"])
+@pytest.mark.parametrize("widths", [(1,), (4,), (1, 4), (1, 2, 3, 4)])
+def test_lanes_run_to_their_ends_and_make_room(kind, widths):
+    """Lane i counts to `ends[i]`, at most two at a time; lane 3 is not to run."""
+    ends, widest = np.array([5, 1, 9, 4, 2, 3, 7]), []
+
+    def advance(slots, count, waiting):
+        widest.append(len(slots))
+        assert len(slots) in widths and waiting <= 6
+        count = np.minimum(np.asarray(count) + 2, ends[slots])
+        return kind(count), count < ends[slots]
+
+    live = np.array([2, 6, 0, 5, 4, 1])
+    found = engine.drive(advance, kind(np.zeros(7, int)), live, widths)
+    assert np.asarray(found).tolist() == [5, 1, 9, 0, 2, 3, 7]
+    assert max(widest) == widths[-1] and (widths[0] == 4 or min(widest) == 1)
+
+
+def test_the_ladder_grows_by_a_third_or_a_half():
+    assert engine.ladder(40) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48]
+    assert engine.ladder(1) == [1]
