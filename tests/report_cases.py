@@ -39,7 +39,7 @@ CONFIG = {
 }
 
 
-def unit(task, method, sae_id, k, protocol="paper", layer="9", seeds=(42,)):
+def unit(task, method, sae_id, k, protocol="paper", layer="9", seeds=(42,), regimes=LEVELS):
     """One unit with random but fixed numbers; an SAE probe is a little worse, a control much."""
     known = [arrow[:2] for arrow in ARROWS]
     place = [
@@ -48,7 +48,7 @@ def unit(task, method, sae_id, k, protocol="paper", layer="9", seeds=(42,)):
         protocol == "paper",
     ]
     rng = np.random.default_rng([*place, int(layer)])
-    rows = [(r, level, seed) for r, levels in LEVELS.items() for level in levels for seed in seeds]
+    rows = [(r, level, seed) for r in regimes for level in LEVELS[r] for seed in seeds]
     shift = -0.02 * bool(sae_id) - 0.2 * ("shuffled" in method or sae_id.startswith("random"))
     base = 0.7 + 0.04 * TASKS.index(task)
     auc = base + shift + rng.normal(0, 0.01, len(rows))

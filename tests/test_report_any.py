@@ -7,15 +7,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from probejax import storage
+from probejax import probes, storage
 from probejax.analysis import figures
 from probejax.analysis.page.page import Story
 from probejax.analysis.report import report
 from probejax.analysis.tables import as_results, results_table
-from tests.report_cases import ARROWS, LEVELS, NARROW, TASKS, WIDE, quick_figures, unit
+from tests.report_cases import (
+    ARROWS,
+    CONFIG,
+    LEVELS,
+    NARROW,
+    TASKS,
+    WIDE,
+    quick_figures,
+    unit,
+    write_run,
+)
 
 BASELINES = ("logreg", "pca", "attention", "multimax", "a_method_of_tomorrow")
 PROBES = (
@@ -101,6 +111,71 @@ def test_a_report_of_anything(run):
 @given(runs())
 def test_a_report_of_anything_at_length(run):
     _holds(run)
+
+
+METHODS = (
+    "logreg", "pca", "lda", "attention", "attention_no_bos", "concat_pca", "multimax",
+    "sae_k16", "sae_k128", "sae_k16_binarised", "sae_max_k128", "sae_mean_k128",
+    "sae_max_k16_binarised", "logreg_shuffled", "sae_k16_shuffled", "sae_k16_random_latents",
+    "sae_max_k128_shuffled",
+)  # fmt: skip
+TWINS = ("a_release/layer_9/width_16k", "another/layer_9/width_16k")  # of equal width
+ISSUE = ("logreg", "attention", "sae_max_k128", "sae_mean_k128", "concat_pca", "multimax")
+
+
+@st.composite
+def flags(draw):
+    """Flags of a sweep: methods, regimes, seeds, SAEs, tasks."""
+    methods = tuple(_some(draw, METHODS, 1, 6))
+    saes = draw(st.sampled_from([(), TWINS[:1], TWINS, (NARROW, f"random/{NARROW}")]))
+    regimes = tuple(_some(draw, tuple(LEVELS), 1))
+    return methods, regimes, draw(st.sampled_from([(42,), (0, 1)])), saes, draw(st.integers(1, 3))
+
+
+def _swept(out, methods, regimes, seeds, saes, tasks):
+    """Writes the units that a sweep with these flags would have written."""
+    k = {name: probes.parse(name).k for name in methods}
+    arrows = [(name, sae_id, k[name] or None) for name in methods
+              for sae_id in (saes if k[name] else ("",))]  # fmt: skip
+    given = {"methods": list(methods), "sae": list(saes), "tasks": list(TASKS[:tasks])}
+    write_run(out, tasks=TASKS[:tasks], arrows=arrows, config=CONFIG | given, seeds=seeds,
+              regimes=regimes)  # fmt: skip
+    return len(arrows) * tasks
+
+
+def _every_flag_has_a_report(run):
+    with tempfile.TemporaryDirectory() as root, quick_figures():
+        out = Path(root) / "run"
+        if not (units := _swept(out, *run)):
+            return
+        text = report(out, cache_dir=out / "no_cache")
+        assert f"Complete: {units} units" in text and "Left out" not in text
+        assert (out / "report.html").read_text().endswith("</html>\n")
+        methods, regimes, _, saes, _ = run
+        plain = saes and {"sae_k16", "sae_k128"} & set(methods)
+        named = [sae_id for sae_id in saes if not sae_id.startswith("random/")]
+        found = list((out / "saebench").glob("*.json")) if (out / "saebench").exists() else []
+        assert len(found) == (len(named) if plain and "standard" in regimes else 0)
+        last = {"logreg", "pca", "lda"} & set(methods)
+        assert (out / "study").exists() == bool(
+            last or (named and (plain or "sae_k16_binarised" in methods))
+        )
+
+
+@settings(max_examples=12, deadline=None, **ANY)
+@given(flags())
+@example((ISSUE, ("standard",), (42,), TWINS[:1], 2))
+@example((("sae_k16_binarised",), ("standard", "scarcity"), (42,), TWINS, 2))
+@example((("logreg_shuffled", "sae_k16_random_latents"), tuple(LEVELS), (0, 1), TWINS[:1], 2))
+def test_every_combination_of_flags_has_a_report(run):
+    _every_flag_has_a_report(run)
+
+
+@pytest.mark.slow
+@settings(max_examples=200, deadline=None, **ANY)
+@given(flags())
+def test_every_combination_of_flags_has_a_report_at_length(run):
+    _every_flag_has_a_report(run)
 
 
 def _table(arrows, regimes=("standard", "scarcity"), tasks=TASKS[:2], **columns):
