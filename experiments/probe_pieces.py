@@ -97,7 +97,7 @@ def _ours(piece: Piece) -> Callable[[], list]:
         return lambda: [_select(features, rows) for _, rows in _batches(conditions)]
     method = probes.parse(piece.method)
     if not method.k:
-        fit = probes.BASELINES[method.baseline]
+        fit = probes.BASELINES[method.family]
         return lambda: [fit(features, rows) for _, rows in _batches(conditions)]
     chosen = _selections(piece.problem, piece.conditions)
     return lambda: [

@@ -133,7 +133,7 @@ def compare(
                 how = {"binarised": rule.binarised, "protocol": protocol}
                 fit = on_latents.fit(chosen, rows, rule.k, **how)
             else:
-                fit = baselines.BASELINES[rule.baseline](jnp.asarray(features), rows, protocol)
+                fit = baselines.BASELINES[rule.family](jnp.asarray(features), rows, protocol)
             of = {"method": name, "sae_id": "sae" if rule.k else "", "k": rule.k or None}
             scores = pd.DataFrame({name: leaf for name, leaf in fit.scores._asdict().items()})
             found.append(scores.assign(seed=[conditions[lane].seed for lane in lanes], **of))

@@ -67,11 +67,15 @@ class Card(msgspec.Struct):
 
 
 class Sae(msgspec.Struct):
-    """What is known of the SAE beside its name."""
+    """What is known of the SAE beside its name; units from before it was stored lack some of it."""
 
     architecture: Text | None = None
+    width: Annotated[float, Meta(ge=1)] | None = None
     l0: Annotated[float, Meta(ge=0)] | None = None
+    layer: Annotated[int, Meta(ge=-1)] | None = None
     released: Text | None = None
+    link: Text | None = None
+    random: bool | None = None
 
 
 class StoredUnit(msgspec.Struct):

@@ -43,12 +43,13 @@ def results(logreg=True, seeds=(42,)):
                 rows.append(cell | method | {"test_auc": auc[task]})
             method = {"method": "logreg", "sae_id": "", "val_auc": 0.9, "test_auc": LOGREG[task]}
             rows += [cell | method] if logreg else []
-    return as_results(pd.DataFrame(rows))
+    return as_results(pd.DataFrame(rows), FACTS)
 
 
 def study_of(table, facts=FACTS):
+    table = as_results(table, facts)
     found = groups(table, quiver(table, tie_rule=("documented", "neutral")))
-    return architectures.studies(found, facts)
+    return architectures.studies(found)
 
 
 def test_the_choice_is_made_on_validation_and_the_study_s_is_beside_it():
@@ -178,7 +179,7 @@ def test_a_run_with_one_architecture_has_no_such_section(tmp_path):
 def test_the_figure_has_a_line_per_architecture_and_a_ring_per_choice(tmp_path):
     table = results()
     (group,) = groups(table, quiver(table, tie_rule=("documented", "neutral")))
-    studies = architectures.studies([group], FACTS)
+    studies = architectures.studies([group])
     nothing_else = group._replace(cells=group.cells.iloc[:0])
     written = write_figures(tmp_path, table, [nothing_else], studies)
     assert [path.name for path in written] == ["architectures.png", "architectures.svg"]

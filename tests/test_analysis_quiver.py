@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from probejax import analysis
-from probejax.analysis.controls import claim_of, is_control
+from probejax.analysis.facts import is_control
 from probejax.analysis.quiver import choices, quiver
 from probejax.analysis.tables import as_results
-from probejax.analysis.ties import TIE_RULES, sae_width
+from probejax.analysis.ties import TIE_RULES
 
 NARROW, WIDE = "layer_20/width_16k/average_l0_408", "layer_20/width_1m/average_l0_193"
 
@@ -219,11 +219,16 @@ def test_the_table_is_not_changed():
         (WIDE, 1e6),
         ("gemma-2-2b_top_k_width-2pow14_date-0107", 16384),
         ("gemma-3-270m/layer_9/width_4096", 4096),
-        ("l16r_32x", np.inf),
+        ("l16r_32x", np.nan),
     ],
 )
-def test_the_width_is_read_from_the_id(sae_id, width):
-    assert sae_width(sae_id) == width
+def test_the_width_is_read_from_the_id_unless_the_unit_says_it(sae_id, width):
+    fit = _fit("sae_k16", 1.0, 0.8, sae_id=sae_id, k=16)
+    assert as_results(pd.DataFrame([fit]))["sae_width"].tolist() == pytest.approx(
+        [width], nan_ok=True
+    )
+    said = as_results(pd.DataFrame([fit]), {sae_id: {"width": 12288, "l0": None}})
+    assert said["sae_width"].tolist() == [12288]
 
 
 def test_head_to_head_matches_rows_by_cell_and_not_by_position():
@@ -309,4 +314,3 @@ def test_a_control_is_no_arrow(control):
     row = quiver(_table(*rows, lure)).iloc[-1]
     assert (row["with_sae"], row["baseline"], row["incomplete"]) == (0.6, 0.5, 0)
     assert is_control(_table(*rows, lure)).tolist() == [False, False, True]
-    assert claim_of(lure["method"]) in ("sae_k128", "logreg")

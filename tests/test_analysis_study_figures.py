@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from probejax.analysis.facts import with_facts
 from probejax.analysis.group import groups
 from probejax.analysis.quiver import quiver
 from probejax.analysis.study_figures import layer_figure, study_figures
@@ -19,7 +20,7 @@ def _group(results):
 def results():
     table = results_table([unit(task, *arrow) for task in TASKS for arrow in ARROWS])
     denser = table[table["sae_id"] == NARROW].assign(sae_id=NARROW.replace("l0_78", "l0_20"))
-    return pd.concat([table, denser], ignore_index=True)
+    return with_facts(pd.concat([table, denser], ignore_index=True), {})
 
 
 def _drawn(results):

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from probejax.analysis.facts import with_facts
 from probejax.analysis.published import read
 from probejax.analysis.quiver import quiver
 from probejax.analysis.study_layout import write_study
@@ -90,7 +91,7 @@ def test_binarised_probes_keep_their_name_and_other_kinds_are_left_out(tmp_path)
         table[table["method"] == "sae_k16"].assign(method=name)
         for name in ("sae_k16_binarised", "sae_max_k16")
     ]
-    write_study(tmp_path, pd.concat([table, *more], ignore_index=True))
+    write_study(tmp_path, with_facts(pd.concat([table, *more], ignore_index=True), {}))
     back = read(tmp_path / "study", "gemma-3-270m", ks=None)
     assert set(back["method"]) == {"logreg", "pca", "sae_k16", "sae_k16_binarised"}
 

@@ -34,6 +34,9 @@ def _write(out, names, told):
     """Reports on two tasks and three arrows; every field of one name ends with a hostile text."""
     units = [unit(task, *arrow) for task in TASKS[:2] for arrow in SHOWN]
     units += [unit(TASKS[0], *arrow, layer="12") for arrow in SHOWN]
+    for each in units:
+        if sae_id := each["unit"]["sae_id"]:
+            each["sae"] = {"architecture": told + sae_id[-2:], "released": told}
     table = results_table(units)
     for field in FIELDS:
         text = names.get(field, "")
@@ -42,8 +45,6 @@ def _write(out, names, told):
     story = Story(
         told, {told: [told]}, {task: [Example(0, told, told)]},
         {task: {told: [Latent(3, 0.0, 1.0, told), Latent(4, 0.0, 1.0, LINKED)]}},
-        {sae_id: {"architecture": told + sae_id[-2:], "l0": None, "released": told}
-         for sae_id in table["sae_id"].unique() if sae_id},
     )  # fmt: skip
     with quick_figures(laid_out=False):
         report(out, table, story=story)

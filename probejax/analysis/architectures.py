@@ -6,28 +6,19 @@ that every SAE of a method has are looked at.
 """
 
 import datetime
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from probejax.analysis import intervals
+from probejax.analysis.facts import plain_sae_probe
 from probejax.analysis.group import Group
-from probejax.analysis.labels import sae_l0
+from probejax.analysis.labels import architecture_name
 from probejax.analysis.quiver import MARGIN
 
-NAMES = {
-    "relu": "ReLU",
-    "relu_new": "ReLU (new)",
-    "gated": "Gated",
-    "topk": "TopK",
-    "jumprelu": "JumpReLU",
-    "batchtopk": "BatchTopK",
-    "p_anneal": "p-anneal",
-    "matryoshka": "Matryoshka",
-}
 _YEAR = 365.25  # days
 _REFERENCE = "logreg"
 _ALL = "mean of all"
@@ -79,51 +70,26 @@ class Study(NamedTuple):
         return self.saes[self.saes["best_on_test"]].reset_index(drop=True)
 
 
-def studies(found: Sequence[Group], facts: Mapping[str, Mapping[str, Any]]) -> list[Study]:
-    """Returns a study for every group and method that has two architectures or more.
-
-    Args:
-      found: the groups.
-      facts: per SAE its `architecture`, `l0` and `released`, an ISO date, None where unknown.
-    """
+def studies(found: Sequence[Group]) -> list[Study]:
+    """Returns a study for every group and method that has two architectures or more."""
     made = []
     for group in found:
         arrows = group.table.arrows
-        named = arrows["sae_id"].map(lambda sae_id: _architecture(facts, str(sae_id)) != "")
-        usable = (
-            arrows["method"].str.fullmatch(r"sae_k\d+") & ~arrows["control"] & named.astype(bool)
-        )
+        usable = plain_sae_probe(arrows) & (arrows["sae_architecture"] != "").to_numpy(bool)
         for _, part in arrows[usable].groupby("k", sort=True):
-            study = _study(group, _described(part, facts))
+            study = _study(group, _described(part))
             if study is not None:
                 made.append(study)
     return made
 
 
-def _architecture(facts: Mapping[str, Mapping[str, Any]], sae_id: str) -> str:
-    return facts.get(sae_id, {}).get("architecture") or ""
-
-
-def _described(arrows: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def _described(arrows: pd.DataFrame) -> pd.DataFrame:
     """Returns the SAEs in reading order, with the column of each in the grid."""
-    rows = []
-    for place, arrow in arrows.iterrows():
-        known = facts[arrow["sae_id"]]
-        l0 = known.get("l0")
-        rows.append(
-            {
-                "architecture": _architecture(facts, arrow["sae_id"]),
-                "released": known.get("released") or "",
-                "sae_id": arrow["sae_id"],
-                "l0": sae_l0(arrow["sae_id"]) if l0 is None else float(l0),
-                "method": arrow["method"],
-                "place": place,
-            }
-        )
-    table = pd.DataFrame(rows)
-    date = table["released"].where(table["released"] != "", "9999")
-    table = table.assign(date=date).sort_values(["date", "architecture", "l0"], kind="stable")
-    return table.drop(columns="date").reset_index(drop=True)
+    facts = {"sae_architecture": "architecture", "sae_released": "released", "sae_l0": "l0"}
+    table = arrows.reset_index(names="place").rename(columns=facts)
+    table["date"] = table["released"].where(table["released"] != "", "9999")
+    table = table.sort_values(["date", "architecture", "l0"], kind="stable", ignore_index=True)
+    return table[["architecture", "released", "sae_id", "l0", "method", "place"]]
 
 
 def _study(group: Group, saes: pd.DataFrame) -> Study | None:
@@ -195,11 +161,6 @@ def slope(
     years = np.array(days)[known] / _YEAR
     years = years - years.mean()
     return intervals.paired_bootstrap(auc[:, known] @ years / np.sum(years**2), tasks)
-
-
-def architecture_name(architecture: str) -> str:
-    """Returns how an architecture is written."""
-    return NAMES.get(architecture, architecture)
 
 
 def tables(found: Sequence[Study]) -> dict[str, pd.DataFrame]:

@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from probejax.analysis.controls import claim_of, is_control
+from probejax.analysis.facts import is_control, with_facts
 from probejax.analysis.grid import ARROW, CELL, GROUP, METRICS, Grid, compare, grid
 from probejax.analysis.quiver import choices
+from probejax.solvers import codes
 
 
 def methods(table: Grid, regime: str) -> pd.DataFrame:
@@ -23,7 +24,8 @@ def methods(table: Grid, regime: str) -> pd.DataFrame:
     reference = next(iter(named or known), None)
     rows = []
     for i in np.flatnonzero(present):
-        row = table.arrows.loc[i, ["label", *ARROW, "is_sae", "control"]].to_dict()
+        row = table.arrows.loc[i, ["label", *ARROW, "is_sae", "is_control"]].to_dict()
+        row["control"] = row.pop("is_control")
         row |= {name: _mean(values[name][:, i]) for name in METRICS}
         row["fits"] = int(np.isfinite(values["test_auc"][:, i]).sum())
         if reference is not None:
@@ -41,15 +43,15 @@ def _mean(values: np.ndarray) -> float:
 def controls(results: pd.DataFrame) -> pd.DataFrame:
     """Returns one row per regime, control and the claim it stands beside.
 
-    A control of an SAE with random weights stands beside the SAE that its id names
-    (`random/<sae_id>`), or beside every SAE with the same method where it names none.
+    An SAE with random weights stands beside the SAEs of its width and L0, or beside all with the
+    same method where there is none.
 
     Columns: `protocol, model, layer, regime, claim, control` (labels), mean test AUCs `claimed` and
     `controlled`, `delta` (claim minus control) with `ci_low, ci_high`, `cells`, `unpaired`.
     """
     rows = []
-    flags = is_control(results)
-    if not flags.any():
+    results = with_facts(results)
+    if not is_control(results).any():
         return pd.DataFrame(rows)
     for key, part in results.groupby(GROUP, sort=False, dropna=False):
         table = grid(part)
@@ -75,13 +77,18 @@ def controls(results: pd.DataFrame) -> pd.DataFrame:
 def _beside(arrows: pd.DataFrame) -> list[tuple[int, int]]:
     """Returns pairs (claim, control) of arrows."""
     found = []
-    real = arrows[~arrows["control"]]
-    for control, row in arrows[arrows["control"]].iterrows():
-        claims = real[real["method"] == claim_of(row["method"])]
-        named = claims[claims["sae_id"] == row["sae_id"].removeprefix("random/")]
-        if named.empty and row["sae_id"].startswith("random/"):
-            named = claims[claims["sae_id"] != ""]
-        found += [(claim, control) for claim in named.index]
+    method = ["family", "k", "pooling", "binarised"]
+    same = arrows.fillna({"k": 0}).groupby(method, sort=False).ngroup()
+    for control, row in arrows[arrows["is_control"]].iterrows():
+        claims = arrows[(same == same[control]) & ~arrows["is_control"]]
+        if row["sae_random"]:
+            twins = claims[
+                (claims["sae_width"] == row["sae_width"]) & (claims["sae_l0"] == row["sae_l0"])
+            ]
+            claims = claims[claims["is_sae"]] if twins.empty else twins
+        else:
+            claims = claims[claims["sae_id"] == row["sae_id"]]
+        found += [(claim, control) for claim in claims.index]
     return found
 
 
@@ -145,16 +152,19 @@ def unconverged(results: pd.DataFrame) -> pd.DataFrame:
     """Returns the fits that did not converge, counted per regime and arrow.
 
     Columns: those of the group, `regime`, `ARROW`, `fits`, `max_trips`, `non_finite`, `degenerate`
-    and `gap`, the largest certified gap. Only arrows with a fit that is not converged have a row.
+    `gap`, the largest certified gap, and what is known of the SAE. Only arrows with
+    a fit that is not converged have a row.
     """
     code = results["code"]
-    flags = results[[*GROUP, "regime", *ARROW, "gap"]].assign(
+    results = with_facts(results)
+    sae = ["sae_width", "sae_l0", "sae_architecture", "sae_random"]
+    flags = results[[*GROUP, "regime", *ARROW, *sae, "gap"]].assign(
         fits=1,
-        max_trips=(code == 1).fillna(False).astype(int),
-        non_finite=(code == 3).fillna(False).astype(int),
-        degenerate=(code == 2).fillna(False).astype(int),
+        max_trips=(code == codes.MAX_TRIPS).fillna(False).astype(int),
+        non_finite=(code == codes.NON_FINITE).fillna(False).astype(int),
+        degenerate=(code == codes.DEGENERATE).fillna(False).astype(int),
     )
     bad = ["max_trips", "non_finite", "degenerate"]
     groups = flags.groupby([*GROUP, "regime", *ARROW], sort=False, dropna=False)
-    table = groups[["fits", *bad]].sum().assign(gap=groups["gap"].max())
+    table = groups[["fits", *bad]].sum().join(groups[sae].first()).assign(gap=groups["gap"].max())
     return table[table[bad].sum(axis=1) > 0].reset_index()

@@ -8,7 +8,6 @@ import pandas as pd
 from probejax.analysis import published
 from probejax.analysis.head_to_head import pairs
 from probejax.analysis.quiver import choices
-from probejax.analysis.ties import sae_width
 
 COLUMNS = ("fault", "figure", "quantity", "level", "published", "corrected", "explanation")
 _FOLLOWED = 128  # the k of the study's head-to-head comparisons
@@ -48,7 +47,7 @@ def _narrowest(results: pd.DataFrame, regime: str) -> pd.DataFrame:
     rows = results[(results["regime"] == regime) & (results["k"] == _FOLLOWED)]
     if rows.empty:
         return rows
-    chosen = min(rows["sae_id"].unique(), key=lambda sae_id: (sae_width(sae_id), sae_id))
+    chosen = rows.sort_values(["sae_width", "sae_id"])["sae_id"].iloc[0]
     return rows[rows["sae_id"] == chosen]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from probejax.analysis import intervals
-from probejax.analysis.controls import is_control
+from probejax.analysis.facts import FACTS, is_control, with_facts
 from probejax.analysis.labels import arrow_labels, in_order
 
 CELL = ["regime", "level", "task", "seed"]
@@ -22,8 +22,9 @@ class Grid(NamedTuple):
     """Fits of one protocol, model and layer.
 
     Attributes:
-      cells: columns of `CELL`.
-      arrows: columns of `ARROW`, `label`, `is_sae` and `control`; in reading order.
+      cells: columns of `CELL`, and `task_family`.
+      arrows: columns of `ARROW`, the facts of method and SAE, `label`, `is_sae` and `is_control`,
+        in reading order.
       values: per metric [cells, arrows], NaN where there is no fit.
       arrow: [rows of the table] the column of each fit.
     """
@@ -39,7 +40,7 @@ class Grid(NamedTuple):
 
     def baselines(self) -> np.ndarray:
         """Returns which arrows are baselines: neither SAE probes nor controls."""
-        return ~(self.arrows["is_sae"] | self.arrows["control"]).to_numpy(bool)
+        return ~(self.arrows["is_sae"] | self.arrows["is_control"]).to_numpy(bool)
 
 
 def grid(results: pd.DataFrame) -> Grid:
@@ -50,13 +51,14 @@ def grid(results: pd.DataFrame) -> Grid:
     """
     if len(results[GROUP].drop_duplicates()) > 1:
         raise ValueError("A grid holds one protocol, model and layer; the table has several.")
-    cell, cells = _numbered(results, CELL)
-    arrow, arrows = _numbered(results, ARROW)
+    results = with_facts(results)
+    cell, cells = _numbered(results, CELL, ["task_family"])
+    arrow, arrows = _numbered(results, ARROW, [name for name in FACTS if name != "task_family"])
     order = in_order(arrows)
     arrows = arrows.iloc[order].reset_index(drop=True)
     arrow = np.argsort(order)[arrow]
     arrows = arrows.assign(
-        label=arrow_labels(arrows), is_sae=arrows["sae_id"] != "", control=is_control(arrows)
+        label=arrow_labels(arrows), is_sae=arrows["sae_id"] != "", is_control=is_control(arrows)
     )
     values = {}
     for name in METRICS:
@@ -67,10 +69,12 @@ def grid(results: pd.DataFrame) -> Grid:
     return Grid(cells, arrows, values, arrow)
 
 
-def _numbered(results: pd.DataFrame, columns: list[str]) -> tuple[np.ndarray, pd.DataFrame]:
+def _numbered(
+    results: pd.DataFrame, columns: list[str], more: list[str]
+) -> tuple[np.ndarray, pd.DataFrame]:
     groups = results.groupby(columns, sort=False, dropna=False)
     first = ~groups.cumcount().to_numpy().astype(bool)
-    return groups.ngroup().to_numpy(), results.loc[first, columns].reset_index(drop=True)
+    return groups.ngroup().to_numpy(), results.loc[first, columns + more].reset_index(drop=True)
 
 
 def compare(

@@ -102,7 +102,7 @@ def _cells(part: pd.DataFrame, table: Grid) -> tuple[pd.DataFrame, dict[str, tup
         if cells.loc[cells["regime"] == regime, "delta"].notna().any():
             continue
         rows = part[part["regime"] == regime]
-        arrows = table.arrows[~table.arrows["control"]]
+        arrows = table.arrows[~table.arrows["is_control"]]
         arrows = arrows[np.isin(arrows.index, table.arrow[rows.index])]
         sae, base = arrows[arrows["is_sae"]], arrows[~arrows["is_sae"]]
         if len(sae) != 1 or len(base) != 1:

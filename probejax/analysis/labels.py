@@ -1,14 +1,13 @@
 """How regimes, levels, arrows and numbers are written for a reader."""
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from probejax import tasks
-from probejax.analysis.ties import sae_width, tie_orders
+from probejax.analysis.ties import tie_orders
 
 TITLES = {name: regime.title for name, regime in tasks.ALL_REGIMES.items()}
 AXES = {name: regime.axis for name, regime in tasks.ALL_REGIMES.items() if regime.axis}
@@ -69,35 +68,58 @@ def interval(low: Value, high: Value, digits: int = 4) -> str:
     return "" if pd.isna(low) else f"{signed(low, digits)} to {signed(high, digits)}"
 
 
-def sae_l0(sae_id: str) -> float:
-    """Returns the mean number of active latents that an SAE's id names, else NaN."""
-    match = re.search(r"l0[_-]?(\d+(?:\.\d+)?)", sae_id)
-    return float(match[1]) if match else float("nan")
+def sae_names(rows: pd.DataFrame) -> dict[str, str]:
+    """Returns a short name for each SAE (`16k L0 408`), or its id where that would be ambiguous.
+
+    Args:
+        rows: with the columns `sae_id`, `sae_width`, `sae_l0`, `sae_architecture`, `sae_random`.
+    """
+    saes = rows[rows["sae_id"] != ""].drop_duplicates("sae_id").set_index("sae_id")
+    found = [_short(row) for _, row in saes.iterrows()]
+    architectures = [architecture_name(name) for name in saes["sae_architecture"]]
+    longer = [f"{architecture} {name}".strip() for architecture, name in
+              zip(architectures, found, strict=True)]  # fmt: skip
+    return {
+        str(sae_id): next((name for name, all_names in ((found[i], found), (longer[i], longer))
+                           if name and all_names.count(name) == 1), str(sae_id))
+        for i, sae_id in enumerate(saes.index)
+    }  # fmt: skip
 
 
-def sae_names(sae_ids: Sequence[str]) -> dict[str, str]:
-    """Returns a short name for each SAE (`16k L0 408`), or its id where that would be ambiguous."""
-    short = {sae_id: _short(sae_id) for sae_id in sae_ids}
-    names = list(short.values())
-    return {sae_id: name if names.count(name) == 1 else sae_id for sae_id, name in short.items()}
+def _short(sae: pd.Series) -> str:
+    width, l0 = sae["sae_width"], sae["sae_l0"]
+    if pd.isna(width):
+        return ""
+    text = f"{width:g}" if width < 1e3 else f"{width // 1e3:g}k"
+    text = text if width < 1e6 else f"{width // 1e5 / 10:g}m"
+    kind = "random " if sae["sae_random"] else ""
+    return f"{kind}{text}" + ("" if pd.isna(l0) else f" L0 {l0:g}")
 
 
-def _short(sae_id: str) -> str:
-    kind = "random " if sae_id.startswith("random/") else ""
-    match = re.search(r"width[_-]([0-9a-z]+)", sae_id)
-    if not match:
-        return sae_id
-    l0 = sae_l0(sae_id)
-    return f"{kind}{match[1]}" + ("" if np.isnan(l0) else f" L0 {l0:g}")
+_ARCHITECTURES = {
+    "relu": "ReLU",
+    "relu_new": "ReLU (new)",
+    "gated": "Gated",
+    "topk": "TopK",
+    "jumprelu": "JumpReLU",
+    "batchtopk": "BatchTopK",
+    "matryoshka": "Matryoshka",
+    "p_anneal": "p-anneal",
+}
+
+
+def architecture_name(architecture: str) -> str:
+    """Returns how an architecture is written."""
+    return _ARCHITECTURES.get(architecture, architecture)
 
 
 def arrow_labels(arrows: pd.DataFrame) -> list[str]:
     """Returns what each arrow is called: its method, and its SAE where there are several.
 
     Args:
-        arrows: one row per arrow, with the columns `method` and `sae_id`.
+        arrows: one row per arrow, with the columns `method` and those of `sae_names`.
     """
-    names = sae_names([sae_id for sae_id in arrows["sae_id"].unique() if sae_id])
+    names = sae_names(arrows)
     several = len(names) > 1
     return [
         f"{method} ({names[sae_id]})" if sae_id and several else method
@@ -107,9 +129,12 @@ def arrow_labels(arrows: pd.DataFrame) -> list[str]:
 
 def in_order(arrows: pd.DataFrame) -> np.ndarray:
     """Returns the places of the arrows for reading: baselines, then SAEs by width, L0 and k."""
-    rank = tie_orders(arrows)[1]
-    keys = [
-        (bool(sae_id), sae_width(sae_id), np.nan_to_num(sae_l0(sae_id)), 0 if pd.isna(k) else k, r)
-        for sae_id, k, r in zip(arrows["sae_id"], arrows["k"], rank, strict=True)
-    ]
-    return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=int)
+    keys = arrows.assign(
+        is_sae=arrows["sae_id"] != "",
+        l0=arrows["sae_l0"].fillna(0.0),
+        k=arrows["k"].astype(float).fillna(0.0),
+        rank=tie_orders(arrows)[1],
+        place=np.arange(len(arrows)),
+    )
+    order = keys.sort_values(["is_sae", "sae_width", "l0", "k", "rank"])
+    return order["place"].to_numpy()

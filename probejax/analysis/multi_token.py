@@ -7,7 +7,6 @@ Attention reads BOS in the study; where a model's BOS drowns all other tokens, a
 shows attention without it.
 """
 
-import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -62,8 +61,9 @@ def multi_token(groups: Sequence[Group]) -> pd.DataFrame:
 
 def reads_tokens(table: Grid) -> bool:
     """Tells whether a grid has the attention probe and SAE probes on max-pooled latents."""
-    methods = table.arrows["method"]
-    return bool((methods == _ATTENTION).any() and len(_pooled(table)))
+    arrows = table.arrows[~table.arrows["is_control"]]
+    pooled = (arrows["pooling"] == "max") & ~arrows["binarised"]
+    return bool((arrows["family"] == _ATTENTION).any() and pooled.any())
 
 
 def panels(table: Grid, regime: str) -> Iterator[dict[str, Any]]:
@@ -85,19 +85,13 @@ def panels(table: Grid, regime: str) -> Iterator[dict[str, Any]]:
             yield about | _compared(table, regime, left, right)
 
 
-def _pooled(table: Grid) -> pd.DataFrame:
-    arrows = table.arrows[~table.arrows["control"]]
-    return arrows[arrows["method"].str.fullmatch(r"sae_max_k\d+")]
-
-
 def _last_and_pooled(table: Grid) -> list[tuple[str, int]]:
     """Returns every SAE and k with a probe on the last token's latents or on pooled ones."""
-    arrows = table.arrows[~table.arrows["control"] & table.arrows["is_sae"]]
-    found = {}
-    for method, sae_id in zip(arrows["method"], arrows["sae_id"], strict=True):
-        if match := re.fullmatch(r"sae_(?:max_)?k(\d+)", method):
-            found[sae_id, int(match[1])] = None
-    return list(found)
+    arrows = table.arrows[table.arrows["is_sae"] & ~table.arrows["is_control"]]
+    arrows = arrows[(arrows["family"] == "sae") & ~arrows["binarised"]]
+    arrows = arrows[arrows["pooling"] != "mean"]
+    pairs = zip(arrows["sae_id"], arrows["k"], strict=True)
+    return list(dict.fromkeys((sae_id, int(k)) for sae_id, k in pairs))
 
 
 def _side(table: Grid, regime: str, arrows: list[tuple[str, str]]) -> np.ndarray | None:
@@ -145,7 +139,7 @@ def _methods(table: Grid, regime: str) -> Iterator[dict[str, Any]]:
     left = _side(table, regime, [(_LAST, "")])
     if left is None:
         return
-    for row in table.arrows[~table.arrows["control"]].to_dict("records"):
+    for row in table.arrows[~table.arrows["is_control"]].to_dict("records"):
         right = _side(table, regime, [(row["method"], row["sae_id"])])
         if right is None or not np.isfinite(right).any():
             continue

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from probejax.analysis import intervals
-from probejax.analysis.controls import is_control
+from probejax.analysis.facts import is_control, with_facts
 from probejax.analysis.looks import holm, simultaneous_bands
 from probejax.analysis.ties import TIE_RULES, TOLERANCE, tie_orders
+from probejax.solvers import codes
 
 COLUMNS = (
     "regime",
@@ -54,8 +55,6 @@ _GROUP = ["protocol", "model", "layer", "regime", "level"]
 _CELL = [*_GROUP, "task", "seed"]
 _ARROW = ["method", "sae_id", "k"]
 MARGIN = 0.005  # the study's, in AUC: a smaller difference is neither a win nor a loss
-_CONVERGED = 0
-_DEGENERATE = 2
 
 
 def quiver(
@@ -135,6 +134,7 @@ def _prepare(results: pd.DataFrame, baseline_methods: Sequence[str] | None) -> _
     missing = sorted({*_CELL, *_ARROW, "val_auc", "test_auc"} - set(results.columns))
     if missing:
         raise ValueError(f"The results table lacks the columns {', '.join(missing)}.")
+    results = with_facts(results)
     is_sae = (results["sae_id"].fillna("") != "").to_numpy(dtype=bool)
     control = is_control(results)
     arrows = _in_quiver(results["method"], is_sae, control, baseline_methods)
@@ -146,7 +146,7 @@ def _prepare(results: pd.DataFrame, baseline_methods: Sequence[str] | None) -> _
     cells = rows.loc[~groups.cumcount().to_numpy().astype(bool), _CELL].reset_index(drop=True)
     arrows = rows.groupby(_ARROW, sort=False, dropna=False)
     arrow = arrows.ngroup().to_numpy()
-    names = rows.loc[~arrows.cumcount().to_numpy().astype(bool), _ARROW]
+    names = rows.loc[~arrows.cumcount().to_numpy().astype(bool)]
     _check_unique(rows, cell, arrow, len(names))
 
     val = rows["val_auc"].to_numpy(dtype=float, na_value=np.nan)
@@ -256,7 +256,7 @@ def _unconverged(results: pd.DataFrame) -> pd.DataFrame:
     """Returns per group the number of fits with a known code and of those not converged."""
     code = results["code"] if "code" in results else pd.Series(pd.NA, index=results.index)
     # A degenerate fit (one class, a constant feature) has no optimum to converge to.
-    bad = code.notna() & ~code.isin([_CONVERGED, _DEGENERATE])
+    bad = code.notna() & ~code.isin([codes.CONVERGED, codes.DEGENERATE])
     flags = results[_GROUP].assign(known=code.notna(), bad=bad)
     return flags.groupby(_GROUP, sort=False, dropna=False)[["known", "bad"]].sum().reset_index()
 

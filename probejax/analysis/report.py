@@ -57,9 +57,7 @@ def report(
     found = groups(results, table)
     left_out = list(story.left_out)
     tokens = attempt(left_out, "probes on all tokens", lambda: multi_token.multi_token(found))
-    studies = attempt(
-        left_out, "SAE architectures", lambda: architectures.studies(found, story.saes)
-    )
+    studies = attempt(left_out, "SAE architectures", lambda: architectures.studies(found))
     tokens, studies = pd.DataFrame() if tokens is None else tokens, studies or []
     beside = {} if tokens.empty else {"multi_token": tokens}
     for name, part in (beside | architectures.tables(studies)).items():
@@ -99,9 +97,8 @@ def _from_runs(
     status = "; ".join(dict.fromkeys(run.status for run in runs))
     prompts = examples(results["task"].unique().tolist(), first.own, cache_dir)
     latents = {task: cards for run in runs for task, cards in run.latents.items()}
-    saes = {sae_id: known for run in runs for sae_id, known in run.saes.items()}
     left_out = [f"Left out: {why}" for run in runs for why in run.left_out]
-    return results, Story(status, facts, prompts, latents, saes, left_out)
+    return results, Story(status, facts, prompts, latents, left_out)
 
 
 def report_published(

@@ -9,6 +9,7 @@ from etils import epath
 
 from probejax import foreign, storage, tasks
 from probejax.analysis.labels import percent
+from probejax.probes.methods import Method, parse_any
 
 _SHOWN = 10  # latents of a task in the report
 
@@ -32,7 +33,6 @@ class Run(NamedTuple):
       expected: units that the configuration asks for, as far as it can be told; None if not.
       facts: what the report says of the run's origin, by name.
       latents: task -> SAE probe -> latents under standard conditions.
-      saes: SAE -> its architecture, L0 and release date, as far as its units say.
       left_out: a sentence for each task or regime that could not be had.
     """
 
@@ -42,7 +42,6 @@ class Run(NamedTuple):
     expected: int | None
     facts: dict[str, list[str]]
     latents: dict[str, dict[str, list[Latent]]]
-    saes: dict[str, dict[str, Any]]
     left_out: list[str]
 
     @property
@@ -102,11 +101,6 @@ def read_run(out: epath.PathLike) -> Run:
         for task, method, chosen in _latents(payload):
             latents.setdefault(task, {})[method] = chosen
     units = [payload.get("unit", {}) for payload in payloads]
-    saes = {
-        str(unit.get("sae_id")): payload["sae"]
-        for unit, payload in zip(units, payloads, strict=True)
-        if isinstance(payload.get("sae"), dict)
-    }
     left_out = _left_out(epath.Path(out))
     expected = _expected(config, units, left_out)
     facts = _facts(store, units)
@@ -115,7 +109,7 @@ def read_run(out: epath.PathLike) -> Run:
     ]:
         facts["groups, by number"] = sorted(set(groups))
     said = tasks.sentences(left_out)
-    return Run(payloads, config, len(units), expected, facts, latents, saes, said)
+    return Run(payloads, config, len(units), expected, facts, latents, said)
 
 
 def _left_out(out: epath.Path) -> tasks.LeftOut:
@@ -148,14 +142,20 @@ def _expected(
     seen: dict[str, set[str]] = {}
     for unit in units:
         seen.setdefault(str(unit.get("method")), set()).add(str(unit.get("sae_id") or ""))
-    given = len(config.get("sae", ()))
-    most = given or max([len(ids - {""}) for ids in seen.values()] + [1])
-    sources = [
-        len(seen[method]) if seen.get(method) == {""} else most
-        if method.startswith("sae_") else 1
-        for method in config["methods"]
-    ]  # fmt: skip
+    given = len(config.get("sae", ())) or 1
+    sources = []
+    for method in config["methods"]:
+        rules = parse_any(method)
+        alike = [ids - {""} for name, ids in seen.items() if _kind(parse_any(name)) == _kind(rules)]
+        # A random SAE is a control itself, and stands beside each SAE for what is no control.
+        most = given * (2 if config.get("controls") and not rules.control else 1)
+        most = most if config.get("sae") else max([most, *map(len, alike)])
+        sources.append(1 if rules.family != "sae" or seen.get(method) == {""} else most)
     return len(names) * sum(sources)
+
+
+def _kind(rules: Method) -> tuple[bool, bool]:
+    return rules.family == "sae", bool(rules.control)
 
 
 def _numbered(names: list[str]) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from etils import epath
 
 from probejax import foreign, storage
-from probejax.analysis.controls import is_control
+from probejax.analysis.facts import plain_sae_probe, with_facts
 from probejax.analysis.grid import GROUP
 
 EVALUATION = "sparse_probing_sae_probes"
@@ -37,8 +37,8 @@ def write_saebench(
     Raises:
         StorageError: the folder is unwritable.
     """
-    rows = results[(results["regime"] == "standard") & ~is_control(results)]
-    probes = rows[(rows["sae_id"] != "") & rows["method"].str.fullmatch(r"sae_k\d+")]
+    rows = with_facts(results)[(results["regime"] == "standard").to_numpy(bool)]
+    probes = rows[(rows["sae_id"] != "") & plain_sae_probe(rows)]
     base = rows[(rows["method"] == _BASELINE) & (rows["sae_id"] == "")]
     written = []
     for key, part in probes.groupby([*GROUP, "sae_id"], sort=False):

@@ -11,11 +11,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from probejax.analysis.architectures import Study, architecture_name
+from probejax.analysis.architectures import Study
+from probejax.analysis.facts import plain_sae_probe
 from probejax.analysis.group import Group
 from probejax.analysis.intervals import paired_bootstrap
-from probejax.analysis.labels import AXES, level_text, sae_l0, sae_names, tasks_in_order, title
-from probejax.analysis.ties import sae_width
+from probejax.analysis.labels import (
+    AXES,
+    architecture_name,
+    level_text,
+    sae_names,
+    tasks_in_order,
+    title,
+)
 
 _BLUE, _LIGHT, _ORANGE, _GREY = "#0072B2", "#56B4E9", "#D55E00", "#666666"
 _CYCLE = (_BLUE, _ORANGE, "#009E73", "#CC79A7", "#E69F00", _LIGHT, "#F0E442", _GREY)
@@ -195,13 +202,9 @@ def _level_axis(axes: Axes, regime: str) -> None:
 def _sae_means(group: Group, regime: str = "standard") -> pd.DataFrame:
     auc = group.table.values["test_auc"][group.table.in_regime(regime)]
     arrows = group.table.arrows
-    plain = arrows["method"].str.fullmatch(r"sae_k\d+") & arrows["is_sae"] & ~arrows["control"]
-    known = np.any(np.isfinite(auc), axis=0) & plain.to_numpy(bool)
+    known = np.any(np.isfinite(auc), axis=0) & plain_sae_probe(arrows)
     rows = arrows[known].assign(auc=np.nanmean(auc[:, known], axis=0))
-    return rows.assign(
-        l0=rows["sae_id"].map(sae_l0).astype(float),
-        width=rows["sae_id"].map(sae_width).astype(float),
-    )
+    return rows.rename(columns={"sae_l0": "l0", "sae_width": "width"})
 
 
 def _lines(rows: pd.DataFrame, x: str, by: list[str], names: str, axis: str) -> Figure | None:
@@ -229,7 +232,7 @@ def _lines(rows: pd.DataFrame, x: str, by: list[str], names: str, axis: str) -> 
 def _against_k(group: Group) -> Figure | None:
     """Figures 3 and 15: AUC against the number of latents."""
     rows = _sae_means(group)
-    rows = rows.assign(name=rows["sae_id"].map(sae_names(rows["sae_id"].unique().tolist())))
+    rows = rows.assign(name=rows["sae_id"].map(sae_names(group.table.arrows)))
     return _lines(rows, "k", ["sae_id"], "name", "latents of the probe (k)")
 
 
@@ -267,7 +270,7 @@ def _boxes(group: Group) -> Figure | None:
     arrows = group.table.arrows
     logreg = arrows.index[arrows["label"] == "logreg"]
     auc = group.table.values["test_auc"][group.table.in_regime("standard")]
-    saes = arrows.index[arrows["is_sae"] & ~arrows["control"]]
+    saes = arrows.index[arrows["is_sae"] & ~arrows["is_control"]]
     if not len(logreg) or not len(saes) or not auc.size:
         return None
     deltas = {arrows.loc[i, "label"]: auc[:, i] - auc[:, logreg[0]] for i in saes}

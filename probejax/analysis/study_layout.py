@@ -9,13 +9,11 @@ import pandas as pd
 from etils import epath
 
 from probejax import foreign, spreadsheet, storage
-from probejax.analysis.controls import is_control
+from probejax.analysis.facts import is_control, with_facts
 from probejax.analysis.grid import GROUP
-from probejax.analysis.ties import TOKEN_ORDER
 
 _SEED = 42  # the study's
 _METRICS = ["test_f1", "test_acc", "test_auc", "val_auc"]
-_PROBE = r"sae_k(\d+)(_binarised)?"
 # regime: folder of baselines, its column of the level, folder of SAE probes, its column
 _PLACES = {
     "scarcity": ("scarcity/summary", "num_train", "scarcity", "num_train"),
@@ -42,7 +40,8 @@ def write_study(out: epath.PathLike, results: pd.DataFrame) -> list[epath.Path]:
         StorageError: the folder is unwritable.
     """
     written = []
-    left_out = is_control(results) | results["method"].isin(TOKEN_ORDER).to_numpy(bool)
+    results = with_facts(results)
+    left_out = is_control(results) | results["reads_tokens"].to_numpy(bool)
     for model, part in results[~left_out].groupby("model", sort=False):
         protocols = sorted(part["protocol"].unique(), key=lambda name: (name != "paper", name))
         part = part[part["protocol"] == protocols[0]]
@@ -61,7 +60,7 @@ def _files(part: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Returns the files of one model by path; the path begins with `baseline` or `sae`."""
     part = part.rename(columns={"task": "dataset"}).reset_index(drop=True)
     is_sae = part["sae_id"] != ""
-    probe = part["method"].str.fullmatch(_PROBE).fillna(False).to_numpy(bool)
+    probe = (part["family"] == "sae").to_numpy(bool)
     layers = part[GROUP[2]][is_sae] if is_sae.any() else part[GROUP[2]]
     main = layers.value_counts().index[0]
     files = {}
@@ -94,7 +93,7 @@ def _baseline(rows: pd.DataFrame, column: str | None) -> pd.DataFrame:
 
 
 def _sae(rows: pd.DataFrame, column: str | None) -> pd.DataFrame:
-    rows = rows.assign(reg_type="l1", binarize=rows["method"].str.endswith("_binarised"))
+    rows = rows.assign(reg_type="l1", binarize=rows["binarised"])
     if column:
         level = rows["level"].astype(int) if column == "num_train" else rows["level"]
         rows = rows.assign(**{column: level})

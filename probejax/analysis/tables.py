@@ -11,6 +11,7 @@ from etils import epath
 from pyarrow import parquet
 
 from probejax import spreadsheet, storage
+from probejax.analysis import facts
 from probejax.analysis.grid import GROUP
 from probejax.analysis.group import Group
 from probejax.analysis.quiver import quiver
@@ -40,21 +41,26 @@ COLUMNS = (
     "hyperparameter",
     "gap",
     "code",
+    *facts.FACTS,
 )
 _OF_UNIT = ("task", "method", "protocol", "model", "layer", "sae_id", "k")
-_OF_FIT = tuple(name for name in COLUMNS if name not in _OF_UNIT)
+_OF_FIT = tuple(name for name in COLUMNS if name not in (*_OF_UNIT, *facts.FACTS))
 _OPTIONAL = ("test_tpr", "test_ece")  # units from before these were measured lack them
-_TEXT = ("task", "regime", "method", "protocol", "model", "layer", "sae_id")
+_TEXT = ("task", "regime", "method", "protocol", "model", "layer", "sae_id", *facts.TEXT)
 _COUNTS = ("num_train", "num_test", "k", "code")
 
 
-def results_table(units: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def results_table(
+    units: Iterable[Mapping[str, Any]], families: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Returns the results table of a run's units, one row per fit, in an order of its own.
 
     Args:
         units: payloads `{"unit": {task, method, protocol, model, layer, sae_id, k, ...}, "fits":
             {regime: [...], level: [...], ...}}`, all lists of `fits` equally long. A missing
-            number is null; `test_tpr` and `test_ece` may be absent.
+            number is null; `test_tpr` and `test_ece` may be absent, and so may `sae`, what is known
+            of the SAE.
+        families: the family of each task that is not the study's, as far as it is known.
 
     Returns:
         `COLUMNS`, sorted, so that the table does not depend on the order of the units. `layer` is
@@ -66,16 +72,19 @@ def results_table(units: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     of_unit: dict[str, list] = {name: [] for name in _OF_UNIT}
     of_fit: dict[str, list] = {name: [] for name in _OF_FIT}
     lengths: list[int] = []
+    saes: dict[str, Mapping[str, Any]] = {}
     for payload in units:
         unit, fits = payload.get("unit", {}), payload.get("fits", {})
         _check(unit, fits)
         lengths.append(len(fits["regime"]))
+        if payload.get("sae"):
+            saes[str(unit["sae_id"])] = payload["sae"]
         for name in _OF_UNIT:
             of_unit[name].append(unit[name])
         for name in _OF_FIT:
             of_fit[name].extend(fits.get(name) or [None] * lengths[-1])
     columns = {name: np.repeat(np.array(of_unit[name], object), lengths) for name in _OF_UNIT}
-    table = as_results(pd.DataFrame(columns | of_fit))
+    table = as_results(pd.DataFrame(columns | of_fit), saes, families)
     regimes = {name: place for place, name in enumerate(_in_order(table["regime"]))}
     order = ["regime", "level", "task", "seed", "protocol", "model", "layer", "sae_id", "k"]
     return table.sort_values(
@@ -86,17 +95,25 @@ def results_table(units: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     )
 
 
-def as_results(table: pd.DataFrame) -> pd.DataFrame:
+def as_results(
+    table: pd.DataFrame,
+    saes: Mapping[str, Mapping[str, Any]] | None = None,
+    families: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
     """Returns the table with the columns of a results table, in order and of the right types.
 
-    A column that is missing is empty.
+    A column that is missing is empty; what is known of methods, SAEs and tasks is looked up, see
+    `facts.with_facts`, unless the table has it.
     """
-    table = table.reindex(columns=pd.Index(COLUMNS))
-    types = {name: "float64" for name in COLUMNS}
-    types |= {name: "Int64" for name in _COUNTS} | {name: "str" for name in _TEXT}
-    for name in _TEXT:
+    known = set(facts.FACTS) <= set(table.columns) and saes is None and families is None
+    table = table.reindex(columns=pd.Index([x for x in COLUMNS if known or x not in facts.FACTS]))
+    for name in {*_TEXT} & {*table.columns}:
         table[name] = table[name].astype(object).where(table[name].notna(), "")
-    return table.astype(types | {"seed": "int64"})
+    types = {name: "float64" for name in COLUMNS} | {name: "str" for name in _TEXT}
+    types |= {name: "Int64" for name in _COUNTS} | {name: "bool" for name in facts.FLAGS}
+    types |= {"seed": "int64", "rank_in_ties": "int64"}
+    table = table.astype({name: kind for name, kind in types.items() if name in table})
+    return table if known else facts.with_facts(table, saes or {}, families)[list(COLUMNS)]
 
 
 def write_tables(out: epath.PathLike, results: pd.DataFrame) -> pd.DataFrame:

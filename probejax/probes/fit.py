@@ -204,7 +204,7 @@ def _fit(method: str, x: Any, rows: Rows, sae: Dictionary | None, protocol: Prot
     elif rules.k:
         chosen = on_latents.select(x, rows, cast(Any, sae), rules.k, "normalised", protocol)
     elif rules.reads_tokens:
-        return token_methods.TOKEN_METHODS[rules.baseline](x, rows, protocol)
+        return token_methods.TOKEN_METHODS[rules.family](x, rows, protocol)
     else:
-        return baselines.BASELINES[rules.baseline](x, rows, protocol)
+        return baselines.BASELINES[rules.family](x, rows, protocol)
     return on_latents.fit(chosen, rows, rules.k, binarised=rules.binarised, protocol=protocol)

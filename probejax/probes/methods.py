@@ -46,26 +46,34 @@ _NAME = re.compile(
 
 
 class Method(NamedTuple):
-    """What the name of a method means.
+    """What the name of a method means; results have these fields as columns.
 
     Attributes:
-      baseline: its name in `LAST_TOKEN` or `ALL_TOKENS`; empty for a method on latents.
+      name: the whole name, such as `sae_max_k128_binarised_shuffled`.
+      family: `sae` for a probe on latents, else its name in `LAST_TOKEN` or `ALL_TOKENS`.
       k: how many latents; 0 for a baseline.
+      pooling: how latents are pooled over tokens, `max` or `mean`; empty for the last token's.
       binarised: whether a latent counts as on or off.
       control: one of `CONTROLS`, or empty.
-      pooling: how latents are pooled over tokens, `max` or `mean`; empty for the last token's.
+      reads_tokens: whether it reads all tokens of a prompt, not the last alone.
+      rank_in_ties: its place among methods whose validation AUCs tie, the smallest first; of SAE
+        probes, at equal SAE and k. Equal ranks stand in the order of their names.
     """
 
-    baseline: str
-    k: int
-    binarised: bool
-    control: str
+    name: str
+    family: str
+    k: int = 0
     pooling: str = ""
+    binarised: bool = False
+    control: str = ""
+    reads_tokens: bool = False
+    rank_in_ties: int = 5
 
-    @property
-    def reads_tokens(self) -> bool:
-        """Whether it reads all tokens of a prompt, not the last alone."""
-        return bool(self.pooling) or self.baseline in ALL_TOKENS
+
+_POOLINGS = ("", "max", "mean")
+# The order in which the study's files list its baselines; others follow, those on all tokens last.
+_RANKS = {name: rank for rank, name in enumerate(("logreg", "pca", "knn", "xgboost", "mlp"))}
+_RANKS |= {name: 6 + rank for rank, name in enumerate(ALL_TOKENS)}
 
 
 def parse(name: str) -> Method:
@@ -77,13 +85,27 @@ def parse(name: str) -> Method:
     found = _NAME.match(name)
     if not found or (found["baseline"] and found["control"] == "random_latents"):
         raise ValueError(_unknown(name))
+    family, pooling = found["baseline"] or "sae", found["pooling"] or ""
     return Method(
-        found["baseline"] or "",
+        name,
+        family,
         int(found["k"] or 0),
+        pooling,
         bool(found["binarised"]),
         found["control"] or "",
-        found["pooling"] or "",
+        bool(pooling) or family in ALL_TOKENS,
+        _POOLINGS.index(pooling) if family == "sae" else _RANKS.get(family, 5),
     )
+
+
+def parse_any(name: str) -> Method:
+    """Reads a name in results that may come from elsewhere: an unknown method is its own family."""
+    try:
+        return parse(name)
+    except ValueError:
+        control = next((each for each in CONTROLS if name.endswith(f"_{each}")), "")
+        family = name.removesuffix(f"_{control}") if control else name
+        return Method(name, family, control=control)
 
 
 def controls(name: str) -> list[str]:

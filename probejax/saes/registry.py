@@ -92,7 +92,15 @@ class SaeFile:
 
     def facts(self) -> dict[str, str | float | None]:
         """Returns what results say of the SAE beside its name."""
-        return {"architecture": self.architecture, "l0": self.l0, "released": self.released}
+        return {
+            "architecture": self.architecture,
+            "width": self.d_sae or None,
+            "l0": self.l0,
+            "layer": self.layer,
+            "released": self.released,
+            "link": self.neuronpedia,
+            "random": self.format == _RANDOM,
+        }
 
     def fingerprint(self) -> str:
         """Returns a hash of what decides its latents."""

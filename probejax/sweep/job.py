@@ -218,11 +218,11 @@ class Sweep:
         protocol = cast(probes.Protocol, unit.protocol)  # Config has looked
         shuffled = method.control == "shuffled"
         rows = self._lanes(unit.task, shuffled).batches[batch][1]
-        if method.baseline in probes.TOKEN_METHODS:
+        if method.family in probes.TOKEN_METHODS:
             tokens = self.data(unit.task).tokens
-            return probes.TOKEN_METHODS[method.baseline](tokens, rows, protocol)
+            return probes.TOKEN_METHODS[method.family](tokens, rows, protocol)
         if not unit.sae_id:
-            return probes.BASELINES[method.baseline](self.data(unit.task).features, rows, protocol)
+            return probes.BASELINES[method.family](self.data(unit.task).features, rows, protocol)
         return probes.sae.fit(
             self._chosen(unit, batch),
             rows,

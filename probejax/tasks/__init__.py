@@ -11,6 +11,7 @@ from probejax.tasks.catalog import (
 )
 from probejax.tasks.distinct import distinct_rows
 from probejax.tasks.draw import Drawing, LeftOut, draw, sentences
+from probejax.tasks.families import family
 from probejax.tasks.own import Own
 from probejax.tasks.plans import IMBALANCE_FRACTIONS, NOISE_FRACTIONS, REGIMES, SCARCITY_SIZES
 from probejax.tasks.regimes import ALL_REGIMES
@@ -32,6 +33,7 @@ __all__ = [
     "conditions",
     "distinct_rows",
     "draw",
+    "family",
     "fingerprint",
     "flip_labels",
     "load",

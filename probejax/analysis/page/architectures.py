@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from probejax.analysis.architectures import Study, architecture_name, slope_text
-from probejax.analysis.labels import number, percent
+from probejax.analysis.architectures import Study, slope_text
+from probejax.analysis.labels import architecture_name, number, percent
 from probejax.analysis.left_out import attempt
 from probejax.analysis.page import charts
 from probejax.analysis.page.axes import esc

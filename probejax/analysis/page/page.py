@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -35,7 +35,6 @@ class Story(NamedTuple):
       facts: where the numbers come from.
       examples: prompts per task.
       latents: latents per task and SAE probe.
-      saes: architecture, L0 and release date of SAEs.
       left_out: a sentence for each task that could not run.
       faults: known faults of a published analysis, None for a run.
       cola: the study's probes on GLUE CoLA and how much of it the judges dispute, or None.
@@ -45,7 +44,6 @@ class Story(NamedTuple):
     facts: Mapping[str, str | Sequence[str]] = {}
     examples: Mapping[str, Sequence[Example]] = {}
     latents: Mapping[str, Mapping[str, Sequence[Latent]]] = {}
-    saes: Mapping[str, Mapping[str, Any]] = {}
     left_out: Sequence[str] = ()
     faults: pd.DataFrame | None = None
     cola: tuple[pd.DataFrame, pd.Series] | None = None

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from probejax.analysis.facts import plain_sae_probe
 from probejax.analysis.grid import Grid
 from probejax.analysis.group import Group
 from probejax.analysis.labels import (
@@ -11,14 +12,12 @@ from probejax.analysis.labels import (
     interval,
     level_text,
     number,
-    sae_l0,
     sae_names,
     signed,
     tasks_in_order,
 )
 from probejax.analysis.page import charts
 from probejax.analysis.page.charts import Band, Point, Series
-from probejax.analysis.ties import sae_width
 from probejax.analysis.verdict import NEUTRAL
 
 _MANY = 5  # more SAE arrows than this are shown by their k
@@ -180,7 +179,7 @@ def chosen_chart(group: Group, regime: str) -> str:
 
 def _categories(table: Grid) -> tuple[dict[str, str], dict[str, str]]:
     """Returns the category of each arrow's label, and the style of each category."""
-    arrows = table.arrows[~table.arrows["control"]]
+    arrows = table.arrows[~table.arrows["is_control"]]
     many = arrows["is_sae"].sum() > _MANY
     names, styles = {}, {}
     for _, arrow in arrows.iterrows():
@@ -196,10 +195,10 @@ def _categories(table: Grid) -> tuple[dict[str, str], dict[str, str]]:
 def by_k(group: Group, regime: str) -> str:
     """Returns AUC against the number of latents, one line per SAE."""
     rows = _sae_means(group, regime)
-    rows = rows[rows["method"].str.fullmatch(r"sae_k\d+")]
+    rows = rows[plain_sae_probe(rows)]
     if rows["k"].nunique() < 2:
         return ""
-    names = sae_names(rows["sae_id"].unique().tolist())
+    names = sae_names(group.table.arrows)
     series = []
     for i, (sae_id, part) in enumerate(rows.groupby("sae_id", sort=False)):
         part = part.sort_values("k")
@@ -213,14 +212,14 @@ def by_k(group: Group, regime: str) -> str:
 def by_l0(group: Group, regime: str) -> str:
     """Returns AUC against the SAE's L0, one line per width and k."""
     rows = _sae_means(group, regime)
-    rows = rows.assign(x=rows["sae_id"].map(sae_l0), other=rows["sae_id"].map(sae_width))
+    rows = rows.assign(x=rows["sae_l0"], other=rows["sae_width"].fillna(np.inf))
     return _by(group, regime, rows, "mean active latents of the SAE (L0)", "width")
 
 
 def by_width(group: Group, regime: str) -> str:
     """Returns AUC against the SAE's width, the mean over its L0s, one line per k."""
     rows = _sae_means(group, regime)
-    rows = rows.assign(x=rows["sae_id"].map(sae_width), other=np.inf)
+    rows = rows.assign(x=rows["sae_width"], other=np.inf)
     rows = rows.groupby(["x", "other", "method"])[["auc"]].mean().reset_index()
     return _by(group, regime, rows, "latents of the SAE (width)", "")
 
@@ -244,7 +243,7 @@ def _by(group: Group, regime: str, rows: pd.DataFrame, axis: str, other: str) ->
 def _sae_means(group: Group, regime: str) -> pd.DataFrame:
     auc = group.table.values["test_auc"][group.table.in_regime(regime)]
     arrows = group.table.arrows
-    known = np.isfinite(auc).any(axis=0) & (arrows["is_sae"] & ~arrows["control"]).to_numpy(bool)
+    known = np.isfinite(auc).any(axis=0) & (arrows["is_sae"] & ~arrows["is_control"]).to_numpy(bool)
     return arrows[known].assign(auc=np.nanmean(auc[:, known], axis=0))
 
 
