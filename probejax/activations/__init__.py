@@ -1,4 +1,4 @@
-"""Activations: harvesting residual streams and keeping them on the disk."""
+"""Activations: harvesting them and keeping them on the disk."""
 
 from probejax.activations.cache import Activations, Recipe, discard, harvest, is_cached, key
 from probejax.activations.forecast import (

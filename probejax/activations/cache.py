@@ -1,4 +1,4 @@
-"""Activations on the disk: harvested once per task, layer and recipe, in resumable parts.
+"""Activations on the disk: harvested once per task, site and recipe, in resumable parts.
 
     <cache>/activations/<key>/              the finished list of prompts, see `stored`
     <cache>/activations/<key>.parts/        the batches of an unfinished harvest, and what was
@@ -28,11 +28,12 @@ from probejax.artifacts import cache_dir as artifacts_cache_dir
 from probejax.foreign import DamagedFile
 from probejax.models import tokens as tokenizers
 from probejax.models.checkpoint import LanguageModel
+from probejax.sites import Site
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What, besides the prompts and the layer, changes the activations.
+    """What, besides the prompts and the site, changes the activations.
 
     Attributes:
       model: name of the checkpoint.
@@ -49,10 +50,13 @@ class Recipe:
     positions: forward.Positions = "last"
 
 
-def key(recipe: Recipe, layer: int, prompts: Sequence[str]) -> str:
+def key(recipe: Recipe, site: Site, prompts: Sequence[str]) -> str:
     """Returns the name under which these activations are kept."""
     digest = hashlib.sha256()
-    fields = {"format": FORMAT, "bos": "prepended", "layer": layer, **dataclasses.asdict(recipe)}
+    where: dict[str, str | int] = {"site": str(site)}
+    if site.is_residual:  # as before there were other sites: what was harvested then still counts
+        where = {"layer": site.blocks - 1}
+    fields = {"format": FORMAT, "bos": "prepended", **where, **dataclasses.asdict(recipe)}
     digest.update(json.dumps(fields, sort_keys=True).encode())
     for prompt in prompts:
         data = prompt.encode("utf-8", "surrogatepass")
@@ -62,14 +66,14 @@ def key(recipe: Recipe, layer: int, prompts: Sequence[str]) -> str:
 
 def harvest(
     prompts: Sequence[str],
-    layers: Sequence[int],
+    sites: Sequence[Site],
     recipe: Recipe,
     model: Callable[[], LanguageModel],
     *,
     cache_dir: str | Path | None = None,
     label: str = "",
     batch_tokens: int = forward.BATCH_TOKENS,
-) -> dict[int, Activations]:
+) -> dict[Site, Activations]:
     """Returns the activations of prompts, from the cache or by running the model.
 
     A harvest that is killed and started again redoes at most one batch. The last token of a prompt
@@ -79,7 +83,7 @@ def harvest(
 
     Args:
       prompts: texts.
-      layers: zero-based blocks, -1 for the embedding.
+      sites: where the model is read.
       recipe: what else decides the numbers; part of the key.
       model: gives the loaded model; called only if something is not in the cache.
       cache_dir: the cache, see `probejax.artifacts.cache_dir`.
@@ -91,21 +95,21 @@ def harvest(
       ValueError: the model gives NaN or infinity.
       DamagedFile: what was just written is damaged, as on a failing disk.
     """
-    folders = {layer: _folder(recipe, layer, prompts, cache_dir) for layer in layers}
+    folders = {site: _folder(recipe, site, prompts, cache_dir) for site in sites}
     found = {}
-    for layer, folder in folders.items():
+    for site, folder in folders.items():
         try:
             if stored.complete(folder):
-                found[layer] = _open(folder, layer, recipe, len(prompts))
+                found[site] = _open(folder, site, recipe, len(prompts))
         except DamagedFile as error:
             _say(error)
             _remove(folder)
-    missing = {layer: folder for layer, folder in folders.items() if layer not in found}
+    missing = {site: folder for site, folder in folders.items() if site not in found}
     if missing:
         _run(prompts, missing, recipe, model(), label, batch_tokens)
-    for layer, folder in missing.items():
-        found[layer] = _open(folder, layer, recipe, len(prompts))
-    return {layer: found[layer] for layer in layers}
+    for site, folder in missing.items():
+        found[site] = _open(folder, site, recipe, len(prompts))
+    return {site: found[site] for site in sites}
 
 
 def _say(error: DamagedFile) -> None:
@@ -113,7 +117,7 @@ def _say(error: DamagedFile) -> None:
     sys.stderr.write(f"{what}; it is made anew.\n")
 
 
-def _open(folder: Path, layer: int, recipe: Recipe, prompts: int) -> Activations:
+def _open(folder: Path, site: Site, recipe: Recipe, prompts: int) -> Activations:
     """Opens what must be the activations of these prompts.
 
     Raises:
@@ -121,7 +125,7 @@ def _open(folder: Path, layer: int, recipe: Recipe, prompts: int) -> Activations
     """
     try:
         manifest = stored.read_manifest(folder)
-        if not manifest.holds(layer, dataclasses.asdict(recipe)) or manifest.prompts != prompts:
+        if not manifest.holds(site, dataclasses.asdict(recipe)) or manifest.prompts != prompts:
             raise DamagedFile(f"{folder} says that it holds something else; delete that folder.")
         x, (starts, counts) = stored.read(folder, manifest)
     except FileNotFoundError as error:
@@ -130,15 +134,15 @@ def _open(folder: Path, layer: int, recipe: Recipe, prompts: int) -> Activations
 
 
 def is_cached(
-    recipe: Recipe, layer: int, prompts: Sequence[str], *, cache_dir: str | Path | None = None
+    recipe: Recipe, site: Site, prompts: Sequence[str], *, cache_dir: str | Path | None = None
 ) -> bool:
     """Tells whether these activations are in the cache."""
-    return stored.complete(_folder(recipe, layer, prompts, cache_dir))
+    return stored.complete(_folder(recipe, site, prompts, cache_dir))
 
 
 def discard(
     prompts: Sequence[str],
-    layers: Sequence[int],
+    sites: Sequence[Site],
     recipe: Recipe,
     *,
     cache_dir: str | Path | None = None,
@@ -147,8 +151,8 @@ def discard(
 
     Killed half way, it leaves nothing that would count: the manifest goes first.
     """
-    for layer in layers:
-        folder = _folder(recipe, layer, prompts, cache_dir)
+    for site in sites:
+        folder = _folder(recipe, site, prompts, cache_dir)
         _remove(folder)
         shutil.rmtree(folder.with_suffix(".parts"), ignore_errors=True)
 
@@ -158,8 +162,8 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _folder(recipe, layer, prompts, cache_dir) -> Path:
-    return Path(artifacts_cache_dir(cache_dir)) / "activations" / key(recipe, layer, prompts)
+def _folder(recipe, site, prompts, cache_dir) -> Path:
+    return Path(artifacts_cache_dir(cache_dir)) / "activations" / key(recipe, site, prompts)
 
 
 class _Piece(NamedTuple):
@@ -171,13 +175,13 @@ class _Piece(NamedTuple):
 
 
 def _run(prompts, folders, recipe, model: LanguageModel, label: str, batch_tokens: int) -> None:
-    """Runs the model over the distinct new prompts and stores every layer of `folders`."""
+    """Runs the model over the distinct new prompts and stores every site of `folders`."""
     distinct = list(dict.fromkeys(prompts))
-    layers = tuple(sorted(folders))
-    # All layers of a batch lie in one file, so a batch is there or not.
-    parts = folders[layers[0]].with_suffix(".parts")
-    stem = "_".join(map(str, layers))
-    known = _known(parts / f"{stem}.known.npz", distinct, layers, recipe)
+    sites = tuple(sorted(folders, key=str))
+    # All sites of a batch lie in one file, so a batch is there or not.
+    parts = folders[sites[0]].with_suffix(".parts")
+    stem = "_".join(map(str, sites))
+    known = _known(parts / f"{stem}.known.npz", distinct, sites, recipe)
     new = np.setdiff1d(np.arange(len(distinct)), known.prompts)
     ids = tokenizers.encode(model.tokenizer, [distinct[i] for i in new], recipe.max_length)
     batches = forward.batches(ids, batch_tokens)
@@ -198,22 +202,22 @@ def _run(prompts, folders, recipe, model: LanguageModel, label: str, batch_token
     bar = tqdm(
         total=total, initial=done, unit="tok", unit_scale=True, desc=label or "harvest", leave=False
     )
-    stream = forward.run(model.transformer, [batches[i] for i in todo], layers, recipe.positions)
+    stream = forward.run(model.transformer, [batches[i] for i in todo], sites, recipe.positions)
     with bar:
         for i, part in zip(todo, stream, strict=True):
-            for layer, rows in part.rows.items():
+            for site, rows in part.rows.items():
                 if not np.isfinite(rows.astype(np.float32)).all():
                     raise ValueError(
-                        f"The activations of {label or 'these prompts'} at layer {layer} hold NaN "
+                        f"The activations of {label or 'these prompts'} at {site} hold NaN "
                         f"or infinity with --dtype={recipe.dtype}; the weights may be damaged."
                     )
-            arrays = {str(layer): stored.storable(rows) for layer, rows in part.rows.items()}
+            arrays = {str(site): stored.storable(rows) for site, rows in part.rows.items()}
             storage.write_atomic(pieces[i].path, npz.to_bytes(arrays), "--cache_dir")
             bar.update(part.tokens)
     filled = [known, *pieces] if len(known.prompts) else pieces
     try:
-        for layer in layers:
-            _join(folders[layer], filled, layer, prompts, distinct, recipe)
+        for site in sites:
+            _join(folders[site], filled, site, prompts, distinct, recipe)
     except storage.StorageError:
         # Another process may have finished the same harvest, and cleared the batches away.
         if not all(stored.complete(folder) for folder in folders.values()):
@@ -221,10 +225,10 @@ def _run(prompts, folders, recipe, model: LanguageModel, label: str, batch_token
     for piece in (known, *pieces):
         piece.path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
-        parts.rmdir()  # unless batches of other layers lie there
+        parts.rmdir()  # unless batches of other sites lie there
 
 
-def _known(path: Path, distinct: list[str], layers: tuple[int, ...], recipe: Recipe) -> _Piece:
+def _known(path: Path, distinct: list[str], sites: tuple[Site, ...], recipe: Recipe) -> _Piece:
     """Returns the prompts that other lists know: looked up once, so that a harvest can resume.
 
     Only where one row is kept of each prompt: all tokens of a task are too many to copy, and
@@ -234,8 +238,8 @@ def _known(path: Path, distinct: list[str], layers: tuple[int, ...], recipe: Rec
         return _Piece(path, np.zeros(0, np.int64), np.zeros(0, np.int64))
     if not path.exists():
         root = path.parent.parent
-        prompts, rows = shared.known(root, dataclasses.asdict(recipe), layers, distinct)
-        arrays = {str(layer): x for layer, x in rows.items()}
+        prompts, rows = shared.known(root, dataclasses.asdict(recipe), sites, distinct)
+        arrays = {str(site): x for site, x in rows.items()}
         storage.write_atomic(path, npz.to_bytes({"prompts": prompts, **arrays}), "--cache_dir")
     prompts = _read(path, "prompts")
     return _Piece(path, prompts, np.ones_like(prompts))
@@ -255,8 +259,8 @@ def _read(path: Path, name: str) -> np.ndarray:
         raise DamagedFile(f"{what}; it is deleted, run again to make it anew.") from error
 
 
-def _join(folder: Path, pieces: Sequence[_Piece], layer, prompts, distinct, recipe) -> None:
-    """Writes one layer's rows into a single file, and what says which are whose."""
+def _join(folder: Path, pieces: Sequence[_Piece], site, prompts, distinct, recipe) -> None:
+    """Writes one site's rows into a single file, and what says which are whose."""
     counts = np.zeros(len(distinct), np.int64)
     starts = np.zeros(len(distinct), np.int64)
     at = 0
@@ -267,5 +271,5 @@ def _join(folder: Path, pieces: Sequence[_Piece], layer, prompts, distinct, reci
     number = {prompt: i for i, prompt in enumerate(distinct)}
     which = np.array([number[prompt] for prompt in prompts])
     arrays = {"starts": starts[which], "counts": counts[which], "digests": shared.digests(prompts)}
-    chunks = (_read(piece.path, str(layer)) for piece in pieces)
-    stored.write(folder, chunks, at, arrays, layer, dataclasses.asdict(recipe))
+    chunks = (_read(piece.path, str(site)) for piece in pieces)
+    stored.write(folder, chunks, at, arrays, site, dataclasses.asdict(recipe))

@@ -15,6 +15,7 @@ from probejax.activations.cache import Recipe, is_cached
 from probejax.activations.shared import DIGEST_BYTES
 from probejax.models import tokens as texts
 from probejax.models.config import GemmaConfig
+from probejax.sites import Site
 
 _GB = 10**9
 
@@ -28,7 +29,7 @@ class Plan:
       prompts: how many.
       distinct: different ones; equal prompts run once and share rows.
       tokens: tokens, BOS included, of the distinct prompts that pass the model.
-      bytes: on the disk when finished, all layers together.
+      bytes: on the disk when finished, all sites together.
       cached: whether all of it is there already.
     """
 
@@ -47,10 +48,10 @@ class Plan:
 
 def plan(
     lists: Mapping[str, Sequence[str]],
-    layers: Sequence[int],
+    sites: Sequence[Site],
     recipe: Recipe,
     tokenizer: tokenizers.Tokenizer,
-    d_model: int,
+    config: GemmaConfig,
     *,
     cache_dir: str | Path | None = None,
 ) -> list[Plan]:
@@ -60,19 +61,19 @@ def plan(
 
     Args:
       lists: name -> prompts, in the order of their harvest.
-      layers: zero-based blocks, -1 for the embedding.
+      sites: where the model is read.
       recipe: as for `harvest`.
       tokenizer: of the model.
-      d_model: width of its residual stream.
+      config: its numbers.
       cache_dir: where to look for what is there already.
     """
     every = recipe.positions == "all"
     cached = {
-        name: all(is_cached(recipe, layer, prompts, cache_dir=cache_dir) for layer in layers)
+        name: all(is_cached(recipe, site, prompts, cache_dir=cache_dir) for site in sites)
         for name, prompts in lists.items()
     }
     known = {prompt for name in lists if cached[name] for prompt in lists[name]}
-    vector = d_model * np.dtype(recipe.dtype).itemsize
+    vectors = sum(map(config.width, sites)) * np.dtype(recipe.dtype).itemsize
     found = []
     for name, prompts in lists.items():
         distinct = list(dict.fromkeys(prompts))
@@ -81,7 +82,7 @@ def plan(
         tokens = sum(map(len, texts.encode(tokenizer, new, recipe.max_length)))
         rows = tokens if every else len(distinct)
         # And where each prompt's rows are, and its hash.
-        size = len(layers) * (rows * vector + (2 * 8 + DIGEST_BYTES) * len(prompts))
+        size = rows * vectors + len(sites) * (2 * 8 + DIGEST_BYTES) * len(prompts)
         found.append(Plan(name, len(prompts), len(distinct), tokens, size, cached[name]))
     return found
 
@@ -97,14 +98,16 @@ def peak_one_by_one(plans: Sequence[Plan]) -> int:
     return max((each.peak for each in plans), default=0)
 
 
-def flops_per_token(config: GemmaConfig, layers: Sequence[int]) -> float:
-    """Returns the arithmetic of one token up to the last layer, without attention's own products.
+def flops_per_token(config: GemmaConfig, sites: Sequence[Site]) -> float:
+    """Returns the arithmetic of one token up to the last site, without attention's own products.
 
     Two operations per parameter of a block; attention between tokens adds a few per cent at the
     lengths of prompts.
     """
     attention = 2 * config.d_model * config.d_head * (config.n_heads + config.n_kv_heads)
-    return 2.0 * (max(layers) + 1) * (attention + 3 * config.d_model * config.d_mlp)
+    return (
+        2.0 * max(site.blocks for site in sites) * (attention + 3 * config.d_model * config.d_mlp)
+    )
 
 
 def measured_flops(dtype: Any, size: int = 1024) -> float:

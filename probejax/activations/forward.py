@@ -1,4 +1,4 @@
-"""Runs prompts through the model and keeps the residual stream at the positions that matter."""
+"""Runs prompts through the model and keeps its activations at the positions that matter."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from probejax.activations.packing import Batch, pack
-from probejax.models.transformer import Transformer, residuals
+from probejax.models.transformer import Transformer, read_sites
+from probejax.sites import Site
 
 Positions = Literal["last", "all"]
 BATCH_TOKENS = 2048
@@ -21,13 +22,13 @@ class Part(NamedTuple):
     Attributes:
       prompts: int [p], which prompts.
       counts: int [p], rows kept of each: 1 for `last`, its number of tokens for `all`.
-      rows: layer -> [sum(counts), d_model], prompt after prompt.
+      rows: site -> [sum(counts), d_model], prompt after prompt.
       tokens: real tokens that passed the model.
     """
 
     prompts: np.ndarray
     counts: np.ndarray
-    rows: dict[int, np.ndarray]
+    rows: dict[Site, np.ndarray]
     tokens: int
 
 
@@ -39,15 +40,15 @@ def batches(prompts: Sequence[np.ndarray], batch_tokens: int = BATCH_TOKENS) -> 
 def run(
     transformer: Transformer,
     todo: Sequence[Batch],
-    layers: tuple[int, ...],
+    sites: tuple[Site, ...],
     positions: Positions = "last",
 ) -> Iterator[Part]:
-    """Yields the residual stream of each batch.
+    """Yields the activations of each batch.
 
     Args:
-      transformer: a model that holds the layers.
+      transformer: a model that holds the blocks up to the last site.
       todo: batches of packed prompts.
-      layers: zero-based blocks, -1 for the embedding.
+      sites: where it is read.
       positions: `last` keeps the last real token of each prompt (the study's rule), `all` keeps
         every real token, BOS first.
     """
@@ -56,8 +57,8 @@ def run(
             keep, counts = batch.starts + batch.lengths - 1, np.ones_like(batch.lengths)
         else:
             keep, counts = _ranges(batch.starts, batch.lengths), batch.lengths
-        found = _residuals(transformer, batch.tokens, batch.segments, layers)
-        rows = {layer: np.asarray(_take(x, keep))[: len(keep)] for layer, x in found.items()}
+        found = _read_sites(transformer, batch.tokens, batch.segments, sites)
+        rows = {site: np.asarray(_take(x, keep))[: len(keep)] for site, x in found.items()}
         yield Part(batch.prompts, counts, rows, int(batch.lengths.sum()))
 
 
@@ -67,7 +68,7 @@ def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
-_residuals = jax.jit(residuals, static_argnames="layers")
+_read_sites = jax.jit(read_sites, static_argnames="sites")
 
 
 def _take(x: Array, keep: np.ndarray) -> Array:

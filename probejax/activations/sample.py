@@ -8,13 +8,14 @@ from tqdm import tqdm
 
 from probejax.activations.cache import Activations, Recipe, harvest
 from probejax.models.checkpoint import LanguageModel
+from probejax.sites import Site
 from probejax.tasks.catalog import Task
 
 
 def sample_tokens(
     tasks: Sequence[Task],
     tokens: int,
-    layer: int,
+    site: Site,
     recipe: Recipe,
     model: Callable[[], LanguageModel],
     *,
@@ -30,7 +31,7 @@ def sample_tokens(
     Args:
       tasks: where the prompts come from.
       tokens: tokens to aim at, over all tasks.
-      layer: zero-based block.
+      site: where the model is read.
       recipe: how to harvest; its positions must be `all`.
       model: gives the loaded model.
       held_out: share of the prompts that is held out.
@@ -40,9 +41,7 @@ def sample_tokens(
     train, test = [], []
     for task in tqdm(tasks, desc="tasks", unit="task"):
         prompts = _draw(task, tokens // len(tasks), recipe.max_length, seed)
-        found = harvest(prompts, [layer], recipe, model, cache_dir=cache_dir, label=task.name)[
-            layer
-        ]
+        found = harvest(prompts, [site], recipe, model, cache_dir=cache_dir, label=task.name)[site]
         keep_out = np.array([_held_out(prompt, held_out) for prompt in prompts])
         for rows, where in ((train, ~keep_out), (test, keep_out)):
             rows.append(_without_bos(found, where))

@@ -1,4 +1,4 @@
-"""One list of prompts at one layer, as it lies on the disk, and the checks before it is believed.
+"""One list of prompts at one site, as it lies on the disk, and the checks before it is believed.
 
 <folder>/x.npy          [distinct rows, d_model], in the model's dtype (bfloat16 as uint16)
         /rows.npz       prompt -> its rows in x, and its hash
@@ -20,6 +20,7 @@ import numpy as np
 from probejax import foreign, storage
 from probejax.activations import npz
 from probejax.foreign import DamagedFile
+from probejax.sites import Site
 
 FORMAT = 2  # raise it when the meaning of the stored numbers changes
 
@@ -29,11 +30,12 @@ _ADVICE = "delete that folder and run again"
 _seen: set[tuple[str, int, int, int]] = set()  # files of which all numbers are known to be finite
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is stored: the fields of a `Recipe`, and by what the rest is checked."""
 
     format: int
-    layer: int
+    site: str | None = None
+    layer: int | None = None  # of residuals from before there were other sites; -1: the embedding
     prompts: int
     shape: tuple[int, int]
     rows: str  # SHA-256 of rows.npz
@@ -43,16 +45,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     max_length: int
     positions: Literal["last", "all"]
 
-    def holds(self, layer: int, recipe: Mapping[str, Any]) -> bool:
-        """Tells whether these are activations of this layer, made by this recipe."""
+    def holds(self, site: Site, recipe: Mapping[str, Any]) -> bool:
+        """Tells whether these are activations of this site, made by this recipe."""
         fields = msgspec.structs.asdict(self)
-        wanted = {"format": FORMAT, "layer": layer, **recipe}
-        return wanted.items() <= fields.items()
+        here = self.site == str(site) or (site.is_residual and self.layer == site.blocks - 1)
+        return here and {"format": FORMAT, **recipe}.items() <= fields.items()
 
 
 @dataclasses.dataclass(frozen=True)
 class Activations:
-    """The residual stream of a list of prompts at one layer.
+    """The activations of a list of prompts at one site.
 
     Attributes:
       x: [rows, d_model], memory-mapped, in the dtype of the recipe; equal prompts share rows.
@@ -79,7 +81,7 @@ def write(
     chunks: Iterable[np.ndarray],
     rows: int,
     arrays: dict[str, np.ndarray],
-    layer: int,
+    site: Site,
     recipe: Mapping[str, Any],
 ) -> None:
     """Writes a list of prompts; it counts when its manifest is there.
@@ -89,7 +91,7 @@ def write(
       chunks: the rows, piece by piece, as `storable` returns them.
       rows: how many there are in all.
       arrays: `starts`, `counts` and `digests`, a line per prompt.
-      layer: zero-based block.
+      site: where the model was read.
       recipe: the fields of a `Recipe`.
 
     Raises:
@@ -100,7 +102,7 @@ def write(
     storage.write_atomic(folder / "rows.npz", content, "--cache_dir")
     manifest = Manifest(
         format=FORMAT,
-        layer=layer,
+        site=str(site),
         prompts=len(arrays["starts"]),
         shape=shape,
         rows=hashlib.sha256(content).hexdigest(),

@@ -2,17 +2,19 @@
 
 from probejax.models.checkpoint import Checkpoint, LanguageModel, find, load
 from probejax.models.config import PRESETS, GemmaConfig
-from probejax.models.transformer import EMBED, Transformer, logits, residuals
+from probejax.models.transformer import Transformer, logits, read_sites, residuals
+from probejax.sites import Site
 
 __all__ = [
-    "EMBED",
     "PRESETS",
     "Checkpoint",
     "GemmaConfig",
     "LanguageModel",
+    "Site",
     "Transformer",
     "find",
     "load",
     "logits",
+    "read_sites",
     "residuals",
 ]

@@ -19,6 +19,7 @@ from probejax.models.config import PRESETS, GemmaConfig
 from probejax.models.gguf import Gguf
 from probejax.models.gguf_header import parts
 from probejax.models.transformer import Transformer
+from probejax.sites import Site, parse
 
 PINNED = {"gemma-3-270m": artifacts.gemma_3_270m}  # models that come without an account
 # What may be meant by a name with a slip in it. Base models of Gemma 3 end in -pt, but for one.
@@ -153,17 +154,17 @@ def _find_on_hub(spec: str, cache_dir: str | Path | None) -> Checkpoint:
 
 def load(
     spec: str,
-    layers: Sequence[int] | None = None,
+    layers: Sequence[int | str | Site] | None = None,
     *,
     dtype: Any = jnp.float32,
     cache_dir: str | Path | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> LanguageModel:
-    """Loads a model up to the last layer asked for.
+    """Loads a model up to the last place where it will be read.
 
     Args:
       spec: as for `find`.
-      layers: the layers that will be probed (-1 is the embedding); None loads the whole model.
+      layers: where it will be read, see `sites.parse`; None loads the whole model.
       dtype: float32 or bfloat16.
       cache_dir: where fetched files live.
       mesh: where to put the weights, cut along its axis "model".
@@ -172,9 +173,11 @@ def load(
       ValueError: a layer that the model does not have, or a damaged checkpoint.
     """
     checkpoint = find(spec, cache_dir=cache_dir)
+    n_layers = None
     if layers is not None:
-        checkpoint.config.check_layers(tuple(layers))
-    n_layers = None if layers is None else max(layers) + 1
+        sites = [parse(layer) for layer in layers]
+        checkpoint.config.check(sites)
+        n_layers = max(site.blocks for site in sites)
     return LanguageModel(
         checkpoint.config, checkpoint.transformer(n_layers, dtype, mesh), checkpoint.tokenizer()
     )

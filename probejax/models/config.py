@@ -1,9 +1,12 @@
 """The numbers of a Gemma 2 or Gemma 3 text model, and those of the published ones."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated
 
 from msgspec import Meta
+
+from probejax.sites import Site
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"  # the names of `config.json`
 
@@ -86,14 +89,21 @@ class GemmaConfig:
         block = attention + 3 * self.d_model * self.d_mlp + norms
         return self.d_vocab * self.d_model + self.n_layers * block + self.d_model
 
-    def check_layers(self, layers: tuple[int, ...]) -> None:
-        """Raises ValueError unless every layer is a block of this model or -1, the embedding."""
-        wrong = [layer for layer in layers if not -1 <= layer < self.n_layers]
-        if wrong or not layers:
-            raise ValueError(
-                f"Layer {', '.join(map(str, wrong)) or '(none)'} was asked for, but {self.name} "
-                f"has layers 0 to {self.n_layers - 1}, and `embed` after the embedding."
-            )
+    def width(self, site: Site) -> int:
+        """Returns how many numbers a token has at a site."""
+        return self.n_heads * self.d_head if site.kind == "attn_z" else self.d_model
+
+    def check(self, sites: Sequence[Site]) -> None:
+        """Raises ValueError unless this model has every site, and there is one."""
+        if not sites:
+            raise ValueError("No site was asked for; give at least one, such as resid_post.0.")
+        for site in sites:
+            if site.blocks > self.n_layers:
+                raise ValueError(
+                    f"--site={site} was asked for, but {self.name} has layers 0 to "
+                    f"{self.n_layers - 1}, each with attn_z, attn_out, mlp_out and resid_post, and "
+                    "`embed`, what enters the first of them."
+                )
 
 
 def alternate(n_layers: int, period: int) -> tuple[str, ...]:

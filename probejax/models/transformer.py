@@ -10,6 +10,7 @@ transformers' `modeling_gemma2.py` and `modeling_gemma3.py`.
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from probejax.models.config import GLOBAL, GemmaConfig
+from probejax.sites import EMBEDDING, Site, parse
 
-EMBED = -1  # the "layer" of the residual stream that enters block 0
 _einsum = functools.partial(jnp.einsum, precision="highest")  # float32 means float32 on a TPU too
 
 
@@ -94,7 +95,16 @@ class Attention(_Module):
         positions: Int[Array, "B T"],
         visible: Bool[Array, "B T S"],
     ) -> Float[Array, "B T D"]:
-        """Returns what the heads write; `visible` says which keys share the query's prompt."""
+        """Returns what the attention writes; `visible`: which keys share the query's prompt."""
+        return self.project(self.heads(x, positions, visible))
+
+    def heads(
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        visible: Bool[Array, "B T S"],
+    ) -> Float[Array, "B T N H"]:
+        """Returns the mixed values of each head."""
         q = _einsum("BTD,NHD->BTNH", x, self.q_proj[...])
         k = _einsum("BSD,KHD->BSKH", x, self.k_proj[...])
         v = _einsum("BSD,KHD->BSKH", x, self.v_proj[...])
@@ -115,8 +125,11 @@ class Attention(_Module):
             visible[:, None, None], scores, -1e30
         )  # finite: no NaN where all is hidden
         weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-        mixed = _einsum("BKGTS,BSKH->BTKGH", weights, v).reshape(B, T, N, H)
-        return _einsum("BTNH,DNH->BTD", mixed, self.o_proj[...])
+        return _einsum("BKGTS,BSKH->BTKGH", weights, v).reshape(B, T, N, H)
+
+    def project(self, z: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
+        """Returns the sum of what the heads write."""
+        return _einsum("BTNH,DNH->BTD", z, self.o_proj[...])
 
 
 class MLP(_Module):
@@ -132,6 +145,15 @@ class MLP(_Module):
         gate = jax.nn.gelu(_einsum("BTD,FD->BTF", x, self.gate_proj[...]), approximate=True)
         up = _einsum("BTD,FD->BTF", x, self.up_proj[...])
         return _einsum("BTF,DF->BTD", gate * up, self.down_proj[...])
+
+
+class Outputs(NamedTuple):
+    """What a block computes, by the kinds of `probejax.sites`; NH is the heads side by side."""
+
+    attn_z: Float[Array, "B T NH"]
+    attn_out: Float[Array, "B T D"]
+    mlp_out: Float[Array, "B T D"]
+    resid_post: Float[Array, "B T D"]
 
 
 class Block(_Module):
@@ -151,11 +173,13 @@ class Block(_Module):
         x: Float[Array, "B T D"],
         positions: Int[Array, "B T"],
         visible: Bool[Array, "B T S"],
-    ) -> Float[Array, "B T D"]:
-        """Returns the residual stream after this block."""
-        attended = self.self_attn(self.input_layernorm(x), positions, visible)
-        x = x + self.post_attention_layernorm(attended)
-        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+    ) -> Outputs:
+        """Returns what can be read of this block, for a residual stream that enters it."""
+        z = self.self_attn.heads(self.input_layernorm(x), positions, visible)
+        attn_out = self.post_attention_layernorm(self.self_attn.project(z))
+        x = x + attn_out
+        mlp_out = self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+        return Outputs(jnp.reshape(z, (*z.shape[:2], -1)), attn_out, mlp_out, x + mlp_out)
 
 
 class Transformer(_Module):
@@ -190,31 +214,35 @@ class Transformer(_Module):
         return rows * jnp.asarray(math.sqrt(table.shape[1]), table.dtype)
 
 
-def residuals(
+def read_sites(
     transformer: Transformer,
     tokens: Int[Array, "batch pos"],
     mask: Shaped[Array, "batch pos"],
-    layers: tuple[int, ...],
-) -> dict[int, Float[Array, "batch pos d_model"]]:
-    """Returns the residual stream after each of the blocks asked for, and stops after the last.
+    sites: tuple[Site, ...],
+) -> dict[Site, Float[Array, "batch pos width"]]:
+    """Returns the activations at several sites from one pass, which stops after the last of them.
 
     Args:
-      transformer: a model with at least `max(layers) + 1` blocks.
+      transformer: a model that holds the blocks up to the last site.
       tokens: token ids, one BOS at the start of each prompt.
       mask: True on real tokens, or the number of the prompt (1, 2, ...) where a row holds several
         prompts one after the other; False or 0 is padding, on either side. A token attends to
         earlier tokens of its own prompt only, and positions count from each prompt's start.
-      layers: zero-based blocks (`resid_post`), -1 for the scaled embedding. Static under jit.
+      sites: see `probejax.sites`. Static under jit.
 
     Returns:
-      layer -> `resid_post`, in the model's dtype; rows of padding hold no meaning.
+      site -> activations in the model's dtype, d_model wide, at attn_z n_heads * d_head; rows of
+      padding hold no meaning.
 
     Raises:
-      ValueError: a layer that the model does not hold.
+      ValueError: a site that lies past the blocks that were loaded.
     """
-    held = len(transformer.layers)
-    if not layers or min(layers) < EMBED or max(layers) >= held:
-        raise ValueError(f"Layers {layers} were asked for, but blocks 0 to {held - 1} are loaded.")
+    held, blocks = len(transformer.layers), max((site.blocks for site in sites), default=0)
+    if not sites or blocks > held:
+        raise ValueError(
+            f"{', '.join(map(str, sites)) or 'No site'} was asked for, and blocks 0 to {held - 1} "
+            "are loaded."
+        )
     x, found = transformer.embed(tokens), {}
     segments = mask.astype(jnp.int32)
     positions = _positions(segments)
@@ -222,13 +250,37 @@ def residuals(
     visible = (segments[:, :, None] == segments[:, None, :]) & (
         index[None, :, None] >= index[None, None, :]
     )
-    if EMBED in layers:
-        found[EMBED] = x
-    for layer in range(max(layers) + 1):
-        x = transformer.layers[layer](x, positions, visible)
-        if layer in layers:
-            found[layer] = x
-    return {layer: found[layer] for layer in layers}
+    found[EMBEDDING] = x
+    for layer in range(blocks):
+        outputs = transformer.layers[layer](x, positions, visible)
+        found |= {Site(kind, layer): value for kind, value in outputs._asdict().items()}
+        x = outputs.resid_post
+    return {site: found[site] for site in sites}
+
+
+def residuals(
+    transformer: Transformer,
+    tokens: Int[Array, "batch pos"],
+    mask: Shaped[Array, "batch pos"],
+    layers: tuple[int | str | Site, ...],
+) -> dict[int | str | Site, Float[Array, "batch pos width"]]:
+    """Returns the residual stream after some blocks: `read_sites` with layers as keys.
+
+    Args:
+      transformer: as for `read_sites`, like `tokens` and `mask`.
+      tokens: likewise.
+      mask: likewise.
+      layers: zero-based blocks; whatever else `sites.parse` reads will do as well.
+
+    Returns:
+      layer, as it was asked for -> [batch, pos, d_model].
+
+    Raises:
+      ValueError: a layer that the model does not hold.
+    """
+    where = {layer: parse(layer) for layer in layers}
+    found = read_sites(transformer, tokens, mask, tuple(where.values()))
+    return {layer: found[site] for layer, site in where.items()}
 
 
 def _positions(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
@@ -256,7 +308,7 @@ def logits(
             "The checkpoint's output head differs from its embedding, which no Gemma's does, and "
             "probejax does not read it: there are residuals, but no logits."
         )
-    last = len(transformer.layers) - 1
-    x = transformer.norm(residuals(transformer, tokens, mask, (last,))[last])
+    last = Site("resid_post", len(transformer.layers) - 1)
+    x = transformer.norm(read_sites(transformer, tokens, mask, (last,))[last])
     scores = _einsum("BTD,VD->BTV", x, transformer.embed_tokens[...]).astype(jnp.float32)
     return softcap(scores, transformer.final_softcap)

@@ -11,12 +11,13 @@ import msgspec
 import numpy as np
 from jaxtyping import Float
 
-from probejax import foreign
+from probejax import foreign, sites
 from probejax.artifacts import did_you_mean, exists, is_path, local_path, no_such_path
 from probejax.saes import absent, formats, random_sae, releases, suites
 from probejax.saes.formats import Files, Format
 from probejax.saes.sae import SAE
 from probejax.saes.stored import StoredSAE
+from probejax.sites import KINDS, LAYERS, Site
 
 _SHIPPED = Path(__file__).parent / "shipped"
 _RANDOM = "random"
@@ -38,7 +39,8 @@ class _Record(msgspec.Struct):
     """What a training run writes beside its SAE, as far as it is needed here."""
 
     model: str | None = None
-    layer: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+    layer: Annotated[int, msgspec.Meta(ge=0, le=9999)] | None = None
+    site: str | None = None
     quality: _Measured = msgspec.field(default_factory=_Measured)
     options: _Options = msgspec.field(default_factory=_Options)
 
@@ -51,12 +53,12 @@ class SaeFile:
       sae_id: its name in results.
       path: the file with its weights.
       model: the model it was trained on.
-      layer: the block whose output it reads, -1 for the embedding.
+      layer: the block that it reads.
+      kind: where in it, one of `sites.KINDS`, or what the file calls a place that is none of these.
       format: one of `formats.FORMATS`, or `random`.
       variant: how the file is read, see its format.
       d_model: width of what it reads.
       d_sae: number of latents.
-      site: what it reads; `resid_post` is the residual stream.
       l0: advertised mean number of active latents.
       neuronpedia: id of its pages, such as `gemma-2-9b/20-gemmascope-res-16k`.
       architecture: what was trained, see `formats.Description` and `suites`.
@@ -67,11 +69,11 @@ class SaeFile:
     path: Path
     model: str | None = None
     layer: int | None = None
+    kind: str | None = None
     format: str = "gemma_scope"
     variant: str = "reference"
     d_model: int | None = None
     d_sae: int = 0
-    site: str | None = None
     l0: float | None = None
     neuronpedia: str | None = None
     architecture: str | None = None
@@ -81,14 +83,26 @@ class SaeFile:
         """Says on one line what it is."""
         known = {
             "model": self.model,
-            "layer": None if self.layer is None else _name(self.layer),
-            "site": self.site,
+            "site": self._place,
             "d_model": self.d_model,
             "d_sae": self.d_sae,
             "l0": self.l0,
         }
         words = [f"{name}={value}" for name, value in known.items() if value is not None]
         return f"SaeFile({', '.join([self.sae_id, self.format, *words])})"
+
+    @property
+    def site(self) -> Site | None:
+        """Where it reads its model; None where that is not recorded, or is no site of ours."""
+        if self.kind in KINDS and self.layer in LAYERS:
+            return Site(self.kind, self.layer)
+        return None
+
+    @property
+    def _place(self) -> str | None:
+        """What is known of where it reads, in words."""
+        alone = None if self.layer is None else f"layer {self.layer}"
+        return str(self.site) if self.site else self.kind or alone
 
     def facts(self) -> dict[str, str | float | None]:
         """Returns what results say of the SAE beside its name."""
@@ -150,14 +164,16 @@ class SaeFile:
         stored = self.open()
         return stored if 8 * stored.d_model * stored.d_sae > _IN_MEMORY else stored.load()
 
-    def check(self, model: str, layer: int, d_model: int) -> str | None:
+    def check(self, model: str, site: Site, width: int) -> str | None:
         """Checks that the SAE fits a run; returns a line to be shown where it fits but loosely.
+
+        What is not recorded fits.
 
         An SAE of a base model may be used on the model of its family and size that was trained on
         instructions from there.
 
         Raises:
-          ValueError: it reads another model, layer, place or width; both sides are named.
+          ValueError: it reads another model, site or width; both sides are named.
         """
         note = None
         if self.model not in (None, model) and _instructed(self.model, model):
@@ -170,19 +186,15 @@ class SaeFile:
                 f"{self.sae_id} was trained on {self.model}, the run is on {model}; give an SAE of "
                 "this model."
             )
-        if self.layer not in (None, layer):
+        if self.layer not in (None, site.layer) or self.kind not in (None, site.kind):
             raise ValueError(
-                f"{self.sae_id} reads layer {_name(self.layer)}, the run is at {_name(layer)}."
+                f"{self.sae_id} reads {self._place}, the run is at {site}; give an SAE of that"
+                + (f", or --site={self.site}." if self.site else ".")
             )
-        if self.site not in (None, "resid_post"):
+        if self.d_model not in (None, width):
             raise ValueError(
-                f"{self.sae_id} reads {self.site}, but the run probes the residual stream "
-                "(resid_post); give an SAE of that."
-            )
-        if self.d_model not in (None, d_model):
-            raise ValueError(
-                f"{self.sae_id} reads vectors of width {self.d_model}, but the residual stream of "
-                f"{model} has {d_model}; give an SAE of this model."
+                f"{self.sae_id} reads vectors of width {self.d_model}, but those at {site} of "
+                f"{model} have {width}; give an SAE of this model and site."
             )
         return note
 
@@ -198,10 +210,6 @@ def _record(weights: Path, kind: Any) -> Any:
     """Returns what a training run wrote beside an SAE, None if there is no record."""
     path = weights.with_name("training.json")
     return foreign.read_json(path, kind, "delete it or restore it") if path.exists() else None
-
-
-def _name(layer: int | None) -> str:
-    return "embed" if layer == -1 else str(layer)
 
 
 def _hash(path: Path, digest) -> None:
@@ -256,9 +264,11 @@ def _describe(path: Path, variant: str = "", sae_id: str = "") -> SaeFile | None
         known = {"architecture": series.architecture, "released": series.released}
         found = dataclasses.replace(found, **known)
     record = _record(files.weights, _Record) or _Record()
+    site = None if record.site is None else sites.parse(record.site)
     recorded = {
         "model": record.model,
-        "layer": record.layer,
+        "layer": site.layer if site else record.layer,
+        "kind": site.kind if site else None,
         "l0": record.quality.l0,
         "architecture": record.options.architecture,
     }

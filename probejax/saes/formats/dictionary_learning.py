@@ -137,9 +137,9 @@ def _describe(files: Files) -> Description:
         W_enc = tensors["W_enc"]
     else:
         W_enc = take(files.weights, tensors, "encoder.weight")[0].T
-    layer, site = place(trainer.submodule_name)
+    layer, kind = place(trainer.submodule_name)
     if layer is None and trainer.layer is not None:
-        layer, site = trainer.layer, site or "resid_post"
+        layer, kind = trainer.layer, kind or "resid_post"
     l0 = trainer.target_l0 if trainer.k is None else trainer.k
     if files.config is not None and (measured := files.config.with_name(_MEASURED)).exists():
         found = settings.settle(measured, settings.read(measured), _Measured).l0
@@ -148,7 +148,7 @@ def _describe(files: Files) -> Description:
         *sizes(files.weights, W_enc),
         model_name(trainer.lm_name),
         layer,
-        site,
+        kind,
         l0,
         _architecture(trainer),
     )

@@ -11,6 +11,7 @@ import numpy as np
 from probejax.saes.formats import settings
 from probejax.saes.formats.settings import Kind, changes_latents
 from probejax.saes.stored import FileArray, StoredSAE, require_finite
+from probejax.sites import EMBEDDING, Site
 
 
 class Files(NamedTuple):
@@ -40,8 +41,8 @@ class Description(NamedTuple):
       d_model: width of what it reads.
       d_sae: number of latents.
       model: name of the model, as the last part of its Hugging Face id.
-      layer: the block whose output it reads, -1 for the embedding.
-      site: `resid_post`, `mlp_out`, `attn_out`, `attn_z` or what the file calls it.
+      layer: the block that it reads.
+      kind: where in it, one of `sites.KINDS`, or what the file calls it.
       l0: advertised mean number of active latents.
       architecture: what was trained, one of `saes.architectures.ARCHITECTURES` where it is one.
     """
@@ -50,7 +51,7 @@ class Description(NamedTuple):
     d_sae: int
     model: str | None = None
     layer: int | None = None
-    site: str | None = None
+    kind: str | None = None
     l0: float | None = None
     architecture: str | None = None
 
@@ -103,29 +104,28 @@ class Format:
 # The blocks in Hugging Face's models; in those that see pictures they stand deeper.
 _STACK = r"(?:(?:model|language_model)\.)+layers"
 _HOOKS = (
-    (r"blocks\.(\d+)\.hook_(resid_post|resid_pre|mlp_out|attn_out)", None),
-    (r"blocks\.(\d+)\.attn\.hook_z", "attn_z"),
-    (rf"{_STACK}\.(\d+)\.output", "resid_post"),
-    (rf"{_STACK}\.(\d+)\.self_attn\.o_proj\.input", "attn_z"),
-    (rf"{_STACK}\.(\d+)\.post_feedforward_layernorm\.output", "mlp_out"),
-    (r"(resid_post)_layer_(\d+)", None),
-    (r"layers?[._](\d+)", "resid_post"),
+    (r"blocks\.(\d{1,4})\.hook_(resid_post|resid_pre|mlp_out|attn_out)", None),
+    (r"blocks\.(\d{1,4})\.attn\.hook_z", "attn_z"),
+    (rf"{_STACK}\.(\d{{1,4}})\.output", "resid_post"),
+    (rf"{_STACK}\.(\d{{1,4}})\.self_attn\.o_proj\.input", "attn_z"),
+    (rf"{_STACK}\.(\d{{1,4}})\.post_feedforward_layernorm\.output", "mlp_out"),
+    (r"(resid_post)_layer_(\d{1,4})", None),
+    (r"layers?[._](\d{1,4})", "resid_post"),
 )
 
 
 def place(hook: str | None) -> tuple[int | None, str | None]:
-    """Returns layer and site of a hook's name: (20, "resid_post") for `blocks.20.hook_resid_post`.
+    """Returns layer and kind of a hook's name: (20, "resid_post") for `blocks.20.hook_resid_post`.
 
-    What enters block n is what leaves block n - 1, so `resid_pre` becomes `resid_post` of that, and
-    the embedding is layer -1.
+    Of a name that is not known, the kind is the name and the layer is None.
     """
-    for pattern, site in _HOOKS:
+    if hook in ("hook_embed", "embed_tokens"):
+        return EMBEDDING.layer, EMBEDDING.kind
+    for pattern, kind in _HOOKS:
         if found := re.fullmatch(pattern, hook or ""):
             number, *rest = sorted(found.groups(), key=lambda text: not text.isdigit())
-            layer, site = int(number), site or rest[0]
-            return (layer - 1, "resid_post") if site == "resid_pre" else (layer, site)
-    if hook in ("hook_embed", "embed_tokens"):
-        return -1, "resid_post"
+            site = Site(kind or rest[0], int(number))
+            return site.layer, site.kind
     return None, hook
 
 

@@ -13,10 +13,11 @@ import numpy as np
 from probejax.saes.formats import npz
 from probejax.saes.formats.format import Description, Files, Format, nothing_else, take
 from probejax.saes.stored import StoredSAE, sizes
+from probejax.sites import EMBEDDING
 
 _MEMBERS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 _REPOSITORY = re.compile(r"gemma-scope-(\d+b)-(pt|it)-(res|mlp|att)")
-_SITES = {"res": "resid_post", "mlp": "mlp_out", "att": "attn_z"}
+_KINDS = {"res": "resid_post", "mlp": "mlp_out", "att": "attn_z"}
 
 
 def _describe(files: Files) -> Description:
@@ -26,17 +27,19 @@ def _describe(files: Files) -> Description:
 
 
 def from_path(path: Path) -> tuple[str | None, int | None, str | None, float | None]:
-    """Returns model, layer, site and L0 as far as the folders' names tell them."""
+    """Returns model, layer, kind and L0 as far as the folders' names tell them."""
     text = "/".join(path.parts)
     repository = _REPOSITORY.search(text)
-    model = site = None
+    model = kind = None
     if repository:
         size, tuning, part = repository.groups()
-        model, site = f"gemma-2-{size}{'-it' if tuning == 'it' else ''}", _SITES[part]
+        model, kind = f"gemma-2-{size}{'-it' if tuning == 'it' else ''}", _KINDS[part]
     layer = re.search(r"layer_(\d+)(?=/)", text)
     l0 = re.search(r"average_l0_(\d+)(?=/)", text)
-    number = -1 if "embedding" in path.parts else int(layer[1]) if layer else None
-    return model, number, site, float(l0[1]) if l0 else None
+    number = int(layer[1]) if layer else None
+    if "embedding" in path.parts:
+        number, kind = EMBEDDING.layer, EMBEDDING.kind
+    return model, number, kind, float(l0[1]) if l0 else None
 
 
 def _load(files: Files, variant: str) -> StoredSAE:

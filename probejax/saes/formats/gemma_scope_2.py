@@ -18,7 +18,7 @@ from probejax.saes.formats.settings import Amount, Settings, Width
 from probejax.saes.stored import StoredSAE, sizes
 
 _NAMES = ("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
-_SITES = {"resid_post": "resid_post", "attn_out": "attn_z", "mlp_out": "mlp_out"}
+_KINDS = {"resid_post": "resid_post", "attn_out": "attn_z", "mlp_out": "mlp_out"}
 
 
 class _Config(Settings, frozen=True):
@@ -38,16 +38,16 @@ class _Config(Settings, frozen=True):
 def _describe(files: Files) -> Description:
     (w_enc,) = take(files.weights, safetensors_file.read(files.weights), "w_enc")
     config = files.settings(_Config)
-    layer, site = place(config.hf_hook_point_in)
+    layer, kind = place(config.hf_hook_point_in)
     model, l0 = model_name(config.model_name), config.l0
     path = "/".join(files.weights.parts)
     if layer is None and (found := re.search(r"layer_(\d+)_width_\w+_l0_", path)):
         layer = int(found[1])
-    if site is None and (found := re.search(r"/(resid_post|attn_out|mlp_out)(_all)?/", path)):
-        site = _SITES[found[1]]
+    if kind is None and (found := re.search(r"/(resid_post|attn_out|mlp_out)(_all)?/", path)):
+        kind = _KINDS[found[1]]
     if model is None and (found := re.search(r"gemma-scope-2-(\d+[mb])-(pt|it)", path)):
         model = model_name(f"gemma-3-{found[1]}-{found[2]}")
-    return Description(*sizes(files.weights, w_enc), model, layer, site, l0, "jumprelu")
+    return Description(*sizes(files.weights, w_enc), model, layer, kind, l0, "jumprelu")
 
 
 def _load(files: Files, variant: str) -> StoredSAE:

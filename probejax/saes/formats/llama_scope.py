@@ -67,10 +67,10 @@ class _Config(Settings, frozen=True):
 def _describe(files: Files) -> Description:
     (weight,) = take(files.weights, safetensors_file.read(files.weights), "encoder.weight")
     config = files.settings(_Config)
-    layer, site = place(config.hook_point_in)
+    layer, kind = place(config.hook_point_in)
     model = "Llama-3.1-8B" if "Llama3_1-8B-Base" in "/".join(files.weights.parts) else None
     widths = sizes(files.weights, weight.T)
-    return Description(*widths, model, layer, site, config.top_k, "jumprelu")
+    return Description(*widths, model, layer, kind, config.top_k, "jumprelu")
 
 
 def _load(files: Files, variant: str) -> StoredSAE:

@@ -77,13 +77,13 @@ def _matrices(files: Files, tensors: dict) -> tuple[FileArray, FileArray, FileAr
 def _describe(files: Files) -> Description:
     config = files.settings(_Config)
     matrix = _matrices(files, safetensors_file.read(files.weights))[0]
-    layer, site = place(config.hook_point_in)
+    layer, kind = place(config.hook_point_in)
     path = "/".join(files.weights.parts)
     model = "DeepSeek-R1-Distill-Llama-8B" if "Llama-Scope-R1-Distill" in path else None
     if layer is None and (found := re.search(r"/L(\d+)R/", path)):
-        layer, site = int(found[1]), "resid_post"
+        layer, kind = int(found[1]), "resid_post"
     l0 = config.top_k if config.act_fn == "topk" else None
-    return Description(*sizes(files.weights, matrix), model, layer, site, l0, config.act_fn)
+    return Description(*sizes(files.weights, matrix), model, layer, kind, l0, config.act_fn)
 
 
 def _load(files: Files, variant: str) -> StoredSAE:

@@ -40,10 +40,10 @@ class _Config(Settings, frozen=True):
 
 def _describe(files: Files) -> Description:
     (weight,) = take(files.weights, safetensors_file.read(files.weights), "encoder.weight")
-    layer, site = place(files.weights.parent.name)  # `layers.10`, or `layers.10.mlp`
+    layer, kind = place(files.weights.parent.name)  # `layers.10`, or `layers.10.mlp`
     config = files.settings(_Config)
     widths = sizes(files.weights, weight.T)
-    return Description(*widths, None, layer, site, config.k, config.activation)
+    return Description(*widths, None, layer, kind, config.k, config.activation)
 
 
 def _load(files: Files, variant: str) -> StoredSAE:

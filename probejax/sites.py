@@ -1,0 +1,103 @@
+"""Sites: the places in a language model at which activations are read.
+
+A block adds what its attention and what its MLP write to the residual stream:
+
+    resid_pre ─► norm ─► heads ─► attn_z ─► projection ─► norm ─► attn_out ─► (+ resid_pre)
+              ─► norm ─► MLP ─► norm ─► mlp_out ─► (+) ─► resid_post
+
+The names are TransformerLens' (`hook_resid_post`, `hook_z`, ...), and so are the places: Gemma 2
+and 3 have a norm after the attention and one after the MLP, and `attn_out` and `mlp_out` stand
+behind it, "that which is added to the residual stream" (its `transformer_block.py`). SAELens hooks
+into TransformerLens and so means the same. Of Gemma Scope's SAEs (arXiv 2408.05147), those called
+`res` read resid_post, those called `mlp` mlp_out, and those called `att` attn_z: the outputs of the
+heads side by side, before the projection.
+"""
+
+import dataclasses
+import re
+
+KINDS = ("resid_pre", "attn_z", "attn_out", "mlp_out", "resid_post")
+"""In the order in which a block computes them."""
+
+LAYERS = range(10_000)
+"""What may be the number of a block."""
+
+_TEXT = re.compile(rf"({'|'.join(KINDS)})\.([0-9]{{1,4}})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A place in a language model; `str` gives its one text form, such as `resid_post.9`.
+
+    What enters a block is what left the one before, so `Site("resid_pre", 9)` is
+    `Site("resid_post", 8)`, and `resid_pre.0`, the scaled embedding, is the only `resid_pre`.
+
+    Attributes:
+      kind: one of `KINDS`.
+      layer: zero-based block.
+    """
+
+    kind: str
+    layer: int
+
+    def __post_init__(self):
+        """Raises ValueError for a kind or a layer that no model has."""
+        if self.kind not in KINDS or self.layer not in LAYERS:
+            raise _no_site(f"{self.kind}.{self.layer}")
+        if self.kind == "resid_pre" and self.layer:
+            object.__setattr__(self, "kind", "resid_post")
+            object.__setattr__(self, "layer", self.layer - 1)
+
+    def __str__(self) -> str:
+        return f"{self.kind}.{self.layer}"
+
+    @property
+    def hook(self) -> str:
+        """What TransformerLens calls it, such as `blocks.9.hook_resid_post`."""
+        if self == EMBEDDING:
+            return "hook_embed"
+        part = "attn.hook_z" if self.kind == "attn_z" else f"hook_{self.kind}"
+        return f"blocks.{self.layer}.{part}"
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that must run before the site is known."""
+        return 0 if self == EMBEDDING else self.layer + 1
+
+    @property
+    def is_residual(self) -> bool:
+        """Whether it is the residual stream."""
+        return self.kind in ("resid_pre", "resid_post")
+
+
+EMBEDDING = Site("resid_pre", 0)
+"""The scaled embedding, which enters block 0."""
+
+
+def parse(given: "str | int | Site") -> Site:
+    """Returns the site that is meant.
+
+    Args:
+      given: `resid_post.9`; a zero-based layer, `9` or `"9"`, for what leaves that block; `embed`
+        for the scaled embedding; or a site.
+
+    Raises:
+      ValueError: it is none of these.
+    """
+    if isinstance(given, Site):
+        return given
+    text = str(given)
+    if text == "embed":
+        return EMBEDDING
+    if found := _TEXT.fullmatch(text):
+        return Site(found[1], int(found[2]))
+    if text.isascii() and text.isdigit() and len(text) <= 4:
+        return Site("resid_post", int(text))
+    raise _no_site(text)
+
+
+def _no_site(text: str) -> ValueError:
+    return ValueError(
+        f"--site={text} is no site: give a kind and a zero-based layer such as resid_post.9 (there "
+        f"are {', '.join(KINDS)}), a layer alone for its resid_post, or `embed`."
+    )
