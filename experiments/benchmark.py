@@ -20,9 +20,11 @@ from experiments.entry import run
 from probejax import artifacts, devices, models, tasks
 from probejax.activations import forward
 from probejax.models import tokens
+from probejax.sites import parse
 
 flags.declare_key_flag(common.CACHE_DIR)
 _LAYER = 9
+_SITE = parse(_LAYER)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Times each side runs; the median counts.", 1)
 
 
@@ -52,8 +54,8 @@ def harvest_suite() -> Iterator[dict]:
 
     def ours(prompts: list[np.ndarray]) -> np.ndarray:
         found = np.zeros((len(prompts), model.config.d_model), np.float32)
-        for part in forward.run(model.transformer, forward.batches(prompts), (_LAYER,)):
-            found[part.prompts] = part.rows[_LAYER]
+        for part in forward.run(model.transformer, forward.batches(prompts), (_SITE,)):
+            found[part.prompts] = part.rows[_SITE]
         return found
 
     error = np.linalg.norm(

@@ -13,9 +13,13 @@ MODEL = flags.DEFINE_string(
     "gemma-3-270m",
     "gemma-3-270m (fetched without an account), a Hugging Face id, a model folder or a GGUF file.",
 )
-LAYER = flags.DEFINE_string(
-    "layer", None, "Zero-based block whose output is probed, or `embed`. Default: the SAE's layer."
+SITE = flags.DEFINE_string(
+    "site",
+    None,
+    "Where the model is read: resid_post.9, mlp_out.9, attn_out.9 or attn_z.9 (zero-based blocks), "
+    "or `embed`. Default: the SAE's site.",
 )
+LAYER = flags.DEFINE_string("layer", None, "A block: --layer=9 is short for --site=resid_post.9.")
 TASKS = flags.DEFINE_list(
     "tasks",
     None,
@@ -65,6 +69,20 @@ def own() -> Own | None:
     if DATA.value is None:
         return None
     return Own(*(flag.value for flag in OWN))
+
+
+def chosen_site() -> str | None:
+    """Returns what --site says, or --layer, which is short for one.
+
+    Raises:
+      ValueError: both are given.
+    """
+    if SITE.value is not None and LAYER.value is not None:
+        raise ValueError(
+            f"--layer={LAYER.value} is short for a --site, and --site={SITE.value} is given too; "
+            "leave one out."
+        )
+    return LAYER.value if SITE.value is None else SITE.value
 
 
 def chosen_tasks() -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
     python -m experiments.harvest --tasks=all
     python -m experiments.harvest --tasks=all --positions=all --disk_gb=200
-    python -m experiments.harvest --model=gemma-2-9b --layer=20 --tasks=all --positions=all \
-        --dtype=bfloat16 --dry_run
+    python -m experiments.harvest --model=gemma-2-9b --site=resid_post.20 --tasks=all \
+        --positions=all --dtype=bfloat16 --dry_run
 
 Killed at any moment, the same command goes on where it was. A dry run needs no weights for the
 published Gemma models: their tokens are then counted with the tokenizer of gemma-3-270m.
@@ -18,9 +18,10 @@ from absl import flags
 import probejax as px
 from experiments import flags as common
 from experiments.entry import run
+from probejax.sites import Site, parse
 
 for _flag in (
-    *(common.MODEL, common.LAYER, common.TASKS, *common.OWN, common.DTYPE),
+    *(common.MODEL, common.SITE, common.LAYER, common.TASKS, *common.OWN, common.DTYPE),
     *(common.MAX_LENGTH, common.DISK_GB, common.CACHE_DIR),
 ):
     flags.declare_key_flag(_flag)
@@ -36,7 +37,7 @@ def main(_: list[str]) -> None:
     cache = common.CACHE_DIR.value
     lists = _prompts()  # before the model: a mistake here costs no download
     checkpoint, config, tokenizer = _model()
-    layers = _layers(config)
+    sites = _sites(config)
     every = _POSITIONS.value == "all"
     length = common.MAX_LENGTH.value
     if every and not common.MAX_LENGTH.present:
@@ -48,9 +49,9 @@ def main(_: list[str]) -> None:
         length,
         _POSITIONS.value,
     )
-    plans = px.activations.plan(lists, layers, recipe, tokenizer, config.d_model, cache_dir=cache)
+    plans = px.activations.plan(lists, sites, recipe, tokenizer, config, cache_dir=cache)
     todo = sum(each.tokens for each in plans if not each.cached)
-    flops = todo * px.activations.flops_per_token(config, layers)
+    flops = todo * px.activations.flops_per_token(config, sites)
     print(
         px.activations.table(plans, flops / px.activations.measured_flops(recipe.dtype)), flush=True
     )
@@ -63,11 +64,11 @@ def main(_: list[str]) -> None:
     px.devices.compilation_cache(root)
     px.storage.remove_leftovers(root / "activations")
     load = functools.cache(
-        lambda: px.models.load(common.MODEL.value, layers, dtype=recipe.dtype, cache_dir=cache)
+        lambda: px.models.load(common.MODEL.value, sites, dtype=recipe.dtype, cache_dir=cache)
     )
     for number, (name, prompts) in enumerate(lists.items(), start=1):
         label = f"{name} ({number} of {len(lists)})"
-        px.activations.harvest(prompts, layers, recipe, load, cache_dir=cache, label=label)
+        px.activations.harvest(prompts, sites, recipe, load, cache_dir=cache, label=label)
     print(f"All {len(lists)} lists of prompts are in {root / 'activations'}.")
 
 
@@ -85,19 +86,15 @@ def _model() -> "tuple[px.models.Checkpoint | None, px.models.GemmaConfig, Token
     return checkpoint, checkpoint.config, checkpoint.tokenizer()
 
 
-def _layers(config: "px.models.GemmaConfig") -> tuple[int, ...]:
-    text = common.LAYER.value
-    if text is None:
-        defaults = px.sweep.job.DEFAULT_LAYERS
-        if config.name not in defaults:
-            raise ValueError(f"Give --layer: {config.name} has no default.")
-        return (defaults[config.name],)
-    parts = text.split(",")
-    if wrong := [part for part in parts if part != "embed" and not part.isdecimal()]:
-        raise ValueError(f"--layer={wrong[0]} is neither a zero-based number nor `embed`.")
-    layers = tuple(px.models.EMBED if part == "embed" else int(part) for part in parts)
-    config.check_layers(layers)
-    return layers
+def _sites(config: "px.models.GemmaConfig") -> tuple[Site, ...]:
+    """Returns the sites that the flags list, separated by commas."""
+    given = common.chosen_site()
+    if given is None and config.name not in px.sweep.job.DEFAULT_LAYERS:
+        raise ValueError(f"Give --site: {config.name} has no default.")
+    parts = [px.sweep.job.DEFAULT_LAYERS[config.name]] if given is None else given.split(",")
+    found = tuple(dict.fromkeys(parse(part) for part in parts))
+    config.check(found)
+    return found
 
 
 def _prompts() -> dict[str, tuple[str, ...]]:

@@ -21,7 +21,7 @@ from probejax.rules import PROTOCOLS, RANKINGS
 from probejax.tasks import REGIMES
 
 for _flag in (
-    *(common.MODEL, common.LAYER, common.TASKS, *common.OWN, common.DTYPE),
+    *(common.MODEL, common.SITE, common.LAYER, common.TASKS, *common.OWN, common.DTYPE),
     *(common.MAX_LENGTH, common.DISK_GB, common.CACHE_DIR),
 ):
     flags.declare_key_flag(_flag)
@@ -86,7 +86,7 @@ _LOG_JSON = flags.DEFINE_bool("log_json", False, "One JSON line per finished uni
 
 def config_from_flags() -> "px.sweep.Config":
     """Returns the run that the flags describe."""
-    values = {flag.name: flag.value for flag in (common.MODEL, common.LAYER, *common.OWN)}
+    values = {flag.name: flag.value for flag in (common.MODEL, *common.OWN)}
     for flag in (
         _GROUPS,
         _ACTIVATIONS,
@@ -106,7 +106,7 @@ def config_from_flags() -> "px.sweep.Config":
         raise ValueError(f"--seeds={wrong[0]} is not a whole number.")
     seeds = tuple(map(int, _SEEDS.value))
     named = None if common.TASKS.value is None else tuple(common.TASKS.value)
-    return px.sweep.Config(**values, tasks=named, seeds=seeds)
+    return px.sweep.Config(**values, site=common.chosen_site(), tasks=named, seeds=seeds)
 
 
 def main(_: list[str]) -> int:
@@ -120,7 +120,7 @@ def main(_: list[str]) -> int:
     px.devices.compilation_cache(cache_dir)
     memory_gb = _MEMORY_GB.value or px.devices.memory_budget() / 1e9
     job = px.sweep.Sweep(config, common.CACHE_DIR.value, memory_gb)
-    identity = dataclasses.asdict(config) | {"layer": job.layer_name, "methods": job.methods}
+    identity = dataclasses.asdict(config) | {"site": str(job.site), "methods": job.methods}
     px.storage.write_config(_OUT.value, identity)
     _say_what_is_left_out(job)
     px.storage.write_atomic(f"{_OUT.value}/left_out.json", px.storage.encode_json(job.left_out))

@@ -1,6 +1,6 @@
 """Trains an SAE on token activations of the tasks' prompts.
 
-    python -m experiments.train_sae --layer=9 --sae_out=my_sae
+    python -m experiments.train_sae --site=resid_post.9 --sae_out=my_sae
 
 Writes `params.npz` in Gemma Scope's layout (a top-k SAE in SAELens') and `training.json` with what
 was measured on held-out tokens. Killed at any moment, the same command goes on where it was.
@@ -19,9 +19,10 @@ from probejax import activations, models, saes, storage, tasks
 from probejax.saes import fit, train
 from probejax.saes.architectures import ARCHITECTURES
 from probejax.saes.formats import gemma_scope, sae_lens
+from probejax.sites import parse
 
 for _flag in (
-    *(common.MODEL, common.LAYER, common.TASKS, *common.OWN, common.DTYPE),
+    *(common.MODEL, common.SITE, common.LAYER, common.TASKS, *common.OWN, common.DTYPE),
     *(common.MAX_LENGTH, common.CACHE_DIR),
 ):
     flags.declare_key_flag(_flag)
@@ -43,13 +44,10 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of the initial weights and the ord
 
 def main(_: list[str]) -> None:
     """Harvests, trains, measures and saves."""
-    out, text = Path(_OUT.value), common.LAYER.value or "9"
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"--layer={text} is not a zero-based number.")
-    layer = int(text)
+    out, site = Path(_OUT.value), parse(common.chosen_site() or "resid_post.9")
     names = tasks.match(common.chosen_tasks(), data=common.own())
     checkpoint = models.find(common.MODEL.value, cache_dir=common.CACHE_DIR.value)
-    checkpoint.config.check_layers((layer,))
+    checkpoint.config.check([site])
     recipe = activations.Recipe(
         checkpoint.name,
         checkpoint.fingerprint,
@@ -59,14 +57,14 @@ def main(_: list[str]) -> None:
     )
     model = functools.cache(
         lambda: models.load(
-            common.MODEL.value, (layer,), dtype=recipe.dtype, cache_dir=common.CACHE_DIR.value
+            common.MODEL.value, (site,), dtype=recipe.dtype, cache_dir=common.CACHE_DIR.value
         )
     )
     read = lambda name: tasks.load(name, data=common.own(), cache_dir=common.CACHE_DIR.value)
     x, held_out = activations.sample_tokens(
         [read(name) for name in names],
         _TOKENS.value,
-        layer,
+        site,
         recipe,
         model,
         cache_dir=common.CACHE_DIR.value,
@@ -86,7 +84,7 @@ def main(_: list[str]) -> None:
             train.fold(params, scale, unit=False),
             round(options.target_l0),
             model_name=checkpoint.name,
-            hook_name=f"blocks.{layer}.hook_resid_post",
+            hook_name=site.hook,
         )
     else:
         written = {"params.npz": gemma_scope.to_bytes(train.fold(params, scale))}
@@ -95,7 +93,7 @@ def main(_: list[str]) -> None:
     measured = saes.quality(saes.find(str(out)).open(), held_out)
     provenance = {
         "model": checkpoint.name,
-        "layer": layer,
+        "site": str(site),
         "training_tokens": len(x),
         "device": jax.devices()[0].device_kind,
         "command": " ".join(["python -m experiments.train_sae", *sys.argv[1:]]),

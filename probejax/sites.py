@@ -15,6 +15,7 @@ heads side by side, before the projection.
 
 import dataclasses
 import re
+from collections.abc import Iterable
 
 KINDS = ("resid_pre", "attn_z", "attn_out", "mlp_out", "resid_post")
 """In the order in which a block computes them."""
@@ -48,8 +49,20 @@ class Site:
             object.__setattr__(self, "kind", "resid_post")
             object.__setattr__(self, "layer", self.layer - 1)
 
+    def __lt__(self, other: "Site") -> bool:
+        """Orders sites as a model computes them."""
+        places = ((site.layer, KINDS.index(site.kind)) for site in (self, other))
+        return next(places) < next(places)
+
     def __str__(self) -> str:
         return f"{self.kind}.{self.layer}"
+
+    @property
+    def short(self) -> str:
+        """The shortest text of it: `9` for `resid_post.9`, `embed` for `resid_pre.0`."""
+        if self == EMBEDDING:
+            return "embed"
+        return str(self.layer) if self.kind == "resid_post" else str(self)
 
     @property
     def hook(self) -> str:
@@ -69,6 +82,9 @@ class Site:
         """Whether it is the residual stream."""
         return self.kind in ("resid_pre", "resid_post")
 
+
+GIVEN = "given"
+"""What stands in results in the place of a site where the vectors were the user's own."""
 
 EMBEDDING = Site("resid_pre", 0)
 """The scaled embedding, which enters block 0."""
@@ -94,6 +110,16 @@ def parse(given: "str | int | Site") -> Site:
     if text.isascii() and text.isdigit() and len(text) <= 4:
         return Site("resid_post", int(text))
     raise _no_site(text)
+
+
+def known(text: str) -> Site | None:
+    """Returns the site of a result; None where it has none (`given`), or says nothing of it."""
+    return None if text in ("", GIVEN) else parse(text)
+
+
+def in_order(texts: Iterable[str]) -> list[str]:
+    """Returns the text forms of sites in the order in which a model computes them."""
+    return sorted(texts, key=lambda text: known(text) or EMBEDDING)
 
 
 def _no_site(text: str) -> ValueError:

@@ -261,10 +261,9 @@ def _create(path: epath.Path, data: bytes) -> None:
 def _read_unit(path: epath.Path) -> dict[str, Any]:
     payload = _read_json(path, _REDO)
     try:
-        stored_unit.check(payload)
+        return stored_unit.checked(payload)
     except ValueError as error:
         raise StorageError(f"{path} is no unit ({foreign.reason(error)}); {_REDO}.") from error
-    return payload
 
 
 def _read_json(path: epath.Path, advice: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What the file of a finished unit holds: one schema, checked whenever such a file is read.
 
 Runs are passed on as archives, so a unit may come from anywhere. What is checked here need not be
-checked by those who read results: names are short text without control characters, a layer is a
-number, `embed` or `given` (vectors of one's own), scores lie where they can, and all columns of
+checked by those who read results: names are short text without control characters, a site is the
+text form of one or `given` (vectors of one's own), scores lie where they can, and all columns of
 the fits are equally long.
 """
 
@@ -12,9 +12,13 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from probejax import sites
+
 Text = Annotated[str, Meta(max_length=1000, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
 Word = Annotated[str, Meta(max_length=200, pattern=r"\A[A-Za-z][A-Za-z0-9_.-]*\Z")]
-Layer = Annotated[str, Meta(pattern=r"\A(?:embed|given|[0-9]{1,4})\Z")]
+Layer = Annotated[str, Meta(pattern=r"\A(?:embed|[0-9]{1,4})\Z")]
+_SITE = rf"\A(?:{sites.GIVEN}|(?:{'|'.join(sites.KINDS)})\.[0-9]{{1,4}})\Z"
+SiteText = Annotated[str, Meta(pattern=_SITE)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0, le=1 << 40)]
 
@@ -26,9 +30,15 @@ class Facts(msgspec.Struct):
     method: Word
     protocol: Word
     model: Text
-    layer: Layer
     sae_id: Text
     k: Count | None
+    site: SiteText | None = None
+    layer: Layer | None = None  # units from before there were sites have this
+
+    def __post_init__(self):
+        """Raises ValueError unless it says where the model was read."""
+        if (self.site is None) == (self.layer is None):
+            raise ValueError("it needs a site, or in its place the layer of older units")
 
 
 class Fits(msgspec.Struct):
@@ -95,10 +105,13 @@ class StoredUnit(msgspec.Struct):
             )
 
 
-def check(payload: Mapping[str, Any]) -> None:
-    """Checks a unit that has been read.
+def checked(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a unit that has been read, with the `site` in the place of the `layer` of older ones.
 
     Raises:
         ValueError: it departs from the schema; the message says where.
     """
-    msgspec.convert(payload, StoredUnit)
+    facts = msgspec.convert(payload, StoredUnit).unit
+    unit = {name: value for name, value in payload["unit"].items() if name != "layer"}
+    where = facts.site or str(sites.parse(facts.layer or ""))
+    return {**payload, "unit": unit | {"site": where}}

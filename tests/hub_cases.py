@@ -381,16 +381,20 @@ def a_lie_of_the_hub_is_said(hub: Hub, cache: str) -> None:
 
 
 def a_run_that_cannot_be_fetches_no_weights(hub: Hub, cache: str) -> None:
-    """And no SAE where the model alone says that the layer is wrong."""
+    """And no SAE where the model alone says that the site is wrong."""
     hub.add("me/gemma", gemma3())
     put(hub, GEMMA, GOLDENS["average_l0_408"])
     sae = GEMMA.partition("/")[2] + "/params.npz"
-    for layer, said, weights in (
-        ("3", "Layer 3 was asked for, but gemma has layers 0 to 2", []),
-        ("1", f"google/{GEMMA} reads layer 20, the run is at 1", [sae]),
-        (None, "Layer 20 was asked for, but gemma has layers 0 to 2", []),  # it is in the cache
+    for site, said, weights in (
+        ("3", "--site=resid_post.3 was asked for, but gemma has layers 0 to 2", []),
+        ("1", f"google/{GEMMA} reads resid_post.20, the run is at resid_post.1", [sae]),
+        (
+            None,
+            "--site=resid_post.20 was asked for, but gemma has layers 0 to 2",
+            [],
+        ),  # it is in the cache
     ):
-        config = sweep.Config("me/gemma", layer, (GEMMA,), ("87_glue_cola",), methods=("sae_k16",))
+        config = sweep.Config("me/gemma", site, (GEMMA,), ("87_glue_cola",), methods=("sae_k16",))
         assert said in said_of(sweep.Sweep, config, cache, kind=ValueError)
         fetched = hub.fetched()
         assert [name for name in fetched if name.endswith((".npz", ".safetensors"))] == weights

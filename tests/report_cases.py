@@ -31,7 +31,7 @@ ARROWS = (
 )
 CONFIG = {
     "model": "gemma-3-270m",
-    "layer": "9",
+    "site": "resid_post.9",
     "tasks": ["demo"],
     "methods": ["logreg", "pca", "sae_k16", "sae_k128", "sae_k16_shuffled"],
     "sae": [NARROW, WIDE, f"random/{NARROW}"],
@@ -39,7 +39,9 @@ CONFIG = {
 }
 
 
-def unit(task, method, sae_id, k, protocol="paper", layer="9", seeds=(42,), regimes=LEVELS):
+def unit(
+    task, method, sae_id, k, protocol="paper", site="resid_post.9", seeds=(42,), regimes=LEVELS
+):
     """One unit with random but fixed numbers; an SAE probe is a little worse, a control much."""
     known = [arrow[:2] for arrow in ARROWS]
     place = [
@@ -47,7 +49,7 @@ def unit(task, method, sae_id, k, protocol="paper", layer="9", seeds=(42,), regi
         [*known, (method, sae_id)].index((method, sae_id)),
         protocol == "paper",
     ]
-    rng = np.random.default_rng([*place, int(layer)])
+    rng = np.random.default_rng([*place, int(site.partition(".")[2])])
     rows = [(r, level, seed) for r in regimes for level in LEVELS[r] for seed in seeds]
     shift = -0.02 * bool(sae_id) - 0.2 * ("shuffled" in method or sae_id.startswith("random"))
     base = 0.7 + 0.04 * TASKS.index(task)
@@ -56,7 +58,7 @@ def unit(task, method, sae_id, k, protocol="paper", layer="9", seeds=(42,), regi
     payload = {
         "unit": {
             "task": task, "source": sae_id or "resid", "method": method, "protocol": protocol,
-            "model": "gemma-3-270m", "weights": "a5fd3b62", "dtype": "float32", "layer": layer,
+            "model": "gemma-3-270m", "weights": "a5fd3b62", "dtype": "float32", "site": site,
             "sae_id": sae_id, "sae_weights": "77aa" if sae_id else "", "k": k, "recipe": 2,
             "max_length": 1024,
         },

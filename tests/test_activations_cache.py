@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probejax import activations, models
+from probejax import activations, models, sites
 from probejax.activations import Recipe
 from probejax.models import tokens
 from tests import tiny_models
@@ -15,6 +15,8 @@ from tests import tiny_models
 forward = activations.forward
 MODEL = tiny_models.language_model()
 PROMPTS = tiny_models.prompts(60, 30)
+SITE = sites.parse(1)
+EVERY = [sites.Site(kind, layer) for kind in sites.KINDS[1:] for layer in range(3)]
 RECIPE = Recipe("tiny", "0123", positions="last")
 BATCH = 256  # tokens: two rows of 128
 
@@ -28,12 +30,12 @@ def counted(monkeypatch):
         ran = 0
         stop = None
 
-    def harvest(transformer, todo, layers, positions="last"):
+    def harvest(transformer, todo, sites, positions="last"):
         for batch in todo:
             if Counter.ran == Counter.stop:
                 raise KeyboardInterrupt
             Counter.ran += 1
-            yield from original(transformer, [batch], layers, positions)
+            yield from original(transformer, [batch], sites, positions)
 
     monkeypatch.setattr(forward, "run", harvest)
     return Counter
@@ -44,9 +46,11 @@ def never():
 
 
 def get(cache_dir, prompts=PROMPTS, layers=(1,), recipe=RECIPE, model=lambda: MODEL):
-    return activations.harvest(
-        prompts, layers, recipe, model, cache_dir=cache_dir, batch_tokens=BATCH
+    where = {layer: sites.parse(layer) for layer in layers}
+    found = activations.harvest(
+        prompts, list(where.values()), recipe, model, cache_dir=cache_dir, batch_tokens=BATCH
     )
+    return {layer: found[site] for layer, site in where.items()}
 
 
 def n_batches(prompts=PROMPTS, max_length=1024):
@@ -54,8 +58,8 @@ def n_batches(prompts=PROMPTS, max_length=1024):
 
 
 def test_rows_are_in_the_order_of_the_prompts(tmp_path):
-    found = get(tmp_path, layers=(-1, 1))
-    for layer in (-1, 1):
+    found = get(tmp_path, layers=("embed", 1))
+    for layer in ("embed", 1):
         last = found[layer].last()
         assert last.shape == (len(PROMPTS), 32) and last.dtype == np.float32
         for i in (0, 7, 59):
@@ -64,7 +68,7 @@ def test_rows_are_in_the_order_of_the_prompts(tmp_path):
     # The embedding of the last real token, not of padding or of BOS.
     ids = tokens.encode(MODEL.tokenizer, PROMPTS, 1024)
     table = np.asarray(MODEL.transformer.embed_tokens[...]) * np.float32(32**0.5)
-    np.testing.assert_allclose(found[-1].last(), table[[x[-1] for x in ids]], rtol=1e-6)
+    np.testing.assert_allclose(found["embed"].last(), table[[x[-1] for x in ids]], rtol=1e-6)
 
 
 def test_the_second_call_reads_the_cache(tmp_path, counted):
@@ -94,17 +98,17 @@ OTHER = {
 
 def test_every_setting_is_part_of_the_key():
     assert OTHER.keys() == {field.name for field in dataclasses.fields(Recipe)}
-    keys = [activations.key(RECIPE, 1, PROMPTS)]
+    keys = [activations.key(RECIPE, SITE, PROMPTS)]
     for field, value in OTHER.items():
-        keys.append(activations.key(dataclasses.replace(RECIPE, **{field: value}), 1, PROMPTS))
-    keys.append(activations.key(RECIPE, 2, PROMPTS))
-    keys.append(activations.key(RECIPE, 1, PROMPTS[:-1]))
-    keys.append(activations.key(RECIPE, 1, PROMPTS[::-1]))
-    keys.append(activations.key(RECIPE, 1, [*PROMPTS[:-1], PROMPTS[-1] + "."]))
-    keys.append(activations.key(RECIPE, 1, ["ab", "c"]))
-    keys.append(activations.key(RECIPE, 1, ["a", "bc"]))
+        keys.append(activations.key(dataclasses.replace(RECIPE, **{field: value}), SITE, PROMPTS))
+    keys.append(activations.key(RECIPE, sites.parse(2), PROMPTS))
+    keys.append(activations.key(RECIPE, SITE, PROMPTS[:-1]))
+    keys.append(activations.key(RECIPE, SITE, PROMPTS[::-1]))
+    keys.append(activations.key(RECIPE, SITE, [*PROMPTS[:-1], PROMPTS[-1] + "."]))
+    keys.append(activations.key(RECIPE, SITE, ["ab", "c"]))
+    keys.append(activations.key(RECIPE, SITE, ["a", "bc"]))
     assert len(set(keys)) == len(keys)
-    assert activations.key(dataclasses.replace(RECIPE), 1, list(PROMPTS)) == keys[0]
+    assert activations.key(dataclasses.replace(RECIPE), SITE, list(PROMPTS)) == keys[0]
 
 
 def test_a_changed_setting_does_not_reuse_old_activations(tmp_path):
@@ -148,8 +152,8 @@ def test_killed_before_the_manifest(tmp_path, counted, monkeypatch):
 def test_another_process_finishes_the_same_harvest_first(tmp_path, monkeypatch):
     original = forward.run
 
-    def slow(transformer, todo, layers, positions):
-        for i, part in enumerate(original(transformer, todo, layers, positions)):
+    def slow(transformer, todo, sites, positions):
+        for i, part in enumerate(original(transformer, todo, sites, positions)):
             yield part
             if i == 2:  # the other one is done, and has cleared the batches away
                 monkeypatch.setattr(forward, "run", original)
@@ -247,9 +251,9 @@ def test_bfloat16_keeps_its_bits(tmp_path):
     (folder,) = (tmp_path / "activations").iterdir()
     assert np.load(folder / "x.npy").dtype == np.uint16
     batch = forward.batches(tokens.encode(MODEL.tokenizer, PROMPTS, 1024), BATCH)[0]
-    (part,) = forward.run(halved.transformer, [batch], (1,))
+    (part,) = forward.run(halved.transformer, [batch], (SITE,))
     rows = found.x[found.starts[batch.prompts]]
-    assert np.array_equal(rows.view(np.uint16), part.rows[1].view(np.uint16))
+    assert np.array_equal(rows.view(np.uint16), part.rows[SITE].view(np.uint16))
 
 
 def cut(name, size):
@@ -316,7 +320,9 @@ DAMAGE = {
     "rows past the end": elsewhere,
     "another dtype": manifest(dtype="bfloat16"),
     "an unknown dtype": manifest(dtype="float64"),
-    "another layer": manifest(layer=0),
+    "another site": manifest(site="resid_post.0"),
+    "another kind": manifest(site="mlp_out.1"),
+    "another layer of before": manifest(site=None, layer=0),
     "another model": manifest(fingerprint="4567"),
     "another shape": manifest(shape=[3, 32]),
     "a shape of one": manifest(shape=[60]),
@@ -364,11 +370,11 @@ def test_nan_is_refused_and_not_stored(tmp_path):
     arrays.arrays["model.layers.1.mlp.down_proj.weight"][0, 0] = np.nan
     broken = dataclasses.replace(MODEL, transformer=models.weights.load(MODEL.config, arrays))
     with pytest.raises(
-        ValueError, match=r"these prompts at layer 1 hold NaN or infinity with --dt"
+        ValueError, match=r"these prompts at resid_post\.1 hold NaN or infinity with --dt"
     ):
         get(tmp_path, model=lambda: broken)
     kept = [path.name for path in tmp_path.rglob("*.*") if path.is_file()]
-    assert kept == ["1.known.npz"]
+    assert kept == ["resid_post.1.known.npz"]
 
 
 def test_a_cache_that_cannot_be_written(tmp_path):
@@ -386,8 +392,25 @@ def test_the_manifest_says_what_it_is(tmp_path):
     assert json.loads(path.read_text()) == {
         "format": 2,
         "rows": hashlib.sha256(content).hexdigest(),
-        "layer": 1,
+        "site": "resid_post.1",
         "prompts": 60,
         "shape": [60, 32],
         **dataclasses.asdict(RECIPE),
     }
+
+
+def test_residuals_harvested_before_there_were_sites_still_count(tmp_path):
+    """Their key and manifest name a layer, -1 the embedding; lists of other sites name a site."""
+    for site, layer in (("resid_post.1", 1), ("embed", -1)):
+        kept = get(tmp_path / site, layers=(site,))[site].last()
+        (folder,) = (tmp_path / site / "activations").iterdir()
+        fields = {"format": 2, "bos": "prepended", "layer": layer, **dataclasses.asdict(RECIPE)}
+        digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+        for prompt in PROMPTS:
+            digest.update(len(prompt).to_bytes(8, "little") + prompt.encode())
+        assert folder.name == digest.hexdigest()[:24]
+        manifest(site=None, layer=layer)(folder)
+        found = get(tmp_path / site, layers=(site,), model=never)[site]
+        assert np.array_equal(found.last(), kept)
+    keys = {activations.key(RECIPE, site, PROMPTS) for site in EVERY}
+    assert len(keys) == len(EVERY)

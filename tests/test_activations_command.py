@@ -51,7 +51,7 @@ def command(place, *more) -> tuple[int, str]:
     return found.returncode, found.stdout
 
 
-ALL = ("--positions=all", "--layer=0,2")
+ALL = ("--positions=all", "--site=0,mlp_out.2")
 
 
 def test_the_plan_the_limit_the_harvest_and_the_second_run(place):
@@ -73,7 +73,7 @@ def test_the_plan_the_limit_the_harvest_and_the_second_run(place):
         json.loads(path.read_text())
         for path in (place / "cache" / "activations").glob("*/manifest.json")
     ]
-    assert sorted(each["layer"] for each in manifests) == [0, 0, 0, 2, 2, 2]
+    assert sorted(each["site"] for each in manifests) == ["mlp_out.2"] * 3 + ["resid_post.0"] * 3
     assert sum(each["shape"][0] for each in manifests) == 2 * total
     assert {each["max_length"] for each in manifests} == {256}  # the study's, for all tokens
     longest = max(
@@ -87,12 +87,12 @@ def test_the_plan_the_limit_the_harvest_and_the_second_run(place):
     assert "3 tasks; 0 tokens to run, about 0 s here." in text
 
 
-def test_wrong_layers(place):
-    assert command(place)[1].endswith("Error: Give --layer: tiny has no default.\n")
+def test_wrong_sites(place):
+    assert command(place)[1].endswith("Error: Give --site: tiny has no default.\n")
     flags.FLAGS.mark_as_parsed()
-    for layers, message in (
-        ("3", "Layer 3 was asked for, but tiny-gemma-3 has layers 0 to 2"),
-        ("0,x", "--layer=x is neither"),
+    for given, message in (
+        ("3", "--site=resid_post.3 was asked for, but tiny-gemma-3 has layers 0 to 2"),
+        ("0,x", "--site=x is no site"),
     ):
-        with flagsaver.flagsaver(layer=layers), pytest.raises(ValueError, match=message):
-            harvest._layers(tiny_models.GEMMA3)
+        with flagsaver.flagsaver(site=given), pytest.raises(ValueError, match=message):
+            harvest._sites(tiny_models.GEMMA3)

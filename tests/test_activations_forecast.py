@@ -7,21 +7,24 @@ import pytest
 from probejax import activations, models
 from probejax.activations import Plan, Recipe
 from probejax.models import tokens
+from probejax.sites import parse
 from tests import tiny_models
 
 MODEL = tiny_models.language_model()
 PROMPTS = [*tiny_models.prompts(60, 30), *tiny_models.prompts(60, 30)[:10]]
+SITE = parse(1)
 LAST = Recipe("tiny", "0123")
 ALL = Recipe("tiny", "0123", max_length=20, positions="all")
 
 
-def plan(tmp_path, recipe=ALL, layers=(1,)):
+def plan(tmp_path, recipe=ALL, sites=(SITE,)):
     lists = {"a task": PROMPTS}
-    return activations.plan(lists, layers, recipe, MODEL.tokenizer, 32, cache_dir=tmp_path)[0]
+    model = (MODEL.tokenizer, MODEL.config)
+    return activations.plan(lists, sites, recipe, *model, cache_dir=tmp_path)[0]
 
 
-def harvest(tmp_path, recipe=ALL, layers=(1,), model=lambda: MODEL):
-    return activations.harvest(PROMPTS, layers, recipe, model, cache_dir=tmp_path)
+def harvest(tmp_path, recipe=ALL, sites=(SITE,), model=lambda: MODEL):
+    return activations.harvest(PROMPTS, sites, recipe, model, cache_dir=tmp_path)
 
 
 def size_of(folder):
@@ -29,23 +32,23 @@ def size_of(folder):
 
 
 @pytest.mark.parametrize("recipe", [LAST, ALL], ids=["last", "all"])
-@pytest.mark.parametrize("layers", [(1,), (0, 2)])
+@pytest.mark.parametrize("where", ["1", "0 2", "0 attn_z.1"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_predicted_bytes_are_those_on_the_disk(tmp_path, recipe, layers, dtype):
-    recipe = dataclasses.replace(recipe, dtype=dtype)
+def test_the_predicted_bytes_are_those_on_the_disk(tmp_path, recipe, where, dtype):
+    recipe, sites = dataclasses.replace(recipe, dtype=dtype), list(map(parse, where.split()))
     model = dataclasses.replace(
         MODEL, transformer=tiny_models.transformer(MODEL.config, dtype=jnp.dtype(dtype))
     )
-    expected = plan(tmp_path, recipe, layers)
-    found = harvest(tmp_path, recipe, layers, lambda: model)
+    expected = plan(tmp_path, recipe, sites)
+    found = harvest(tmp_path, recipe, sites, lambda: model)
     lengths = [len(x) for x in tokens.encode(MODEL.tokenizer, PROMPTS[:60], recipe.max_length)]
     assert expected.prompts == 70 and expected.distinct == 60
     assert expected.tokens == sum(lengths)
-    assert found[layers[0]].x.nbytes * len(layers) <= expected.bytes
+    assert sum(each.x.nbytes for each in found.values()) <= expected.bytes
     there = size_of(tmp_path / "activations")
-    assert expected.bytes < there < expected.bytes + 1500 * len(layers)  # headers, manifest
+    assert expected.bytes < there < expected.bytes + 1500 * len(sites)  # headers, manifest
     assert not expected.cached and expected.peak == 2 * expected.bytes
-    after = plan(tmp_path, recipe, layers)
+    after = plan(tmp_path, recipe, sites)
     assert after.cached and after.peak == after.bytes == expected.bytes
 
 
@@ -54,14 +57,16 @@ def test_a_prompt_is_counted_for_the_first_list_that_has_it(tmp_path):
     lengths = [len(x) for x in tokens.encode(MODEL.tokenizer, PROMPTS[:60], 1024)]
 
     def counted(recipe):
-        plans = activations.plan(lists, (1,), recipe, MODEL.tokenizer, 32, cache_dir=tmp_path)
+        plans = activations.plan(
+            lists, (SITE,), recipe, MODEL.tokenizer, MODEL.config, cache_dir=tmp_path
+        )
         return [plan.tokens for plan in plans]
 
     assert counted(LAST) == [sum(lengths[:25]), sum(lengths[25:]), 0, 0]
     cut = [min(each, 20) for each in lengths]
     assert counted(ALL) == [sum(cut[:25]), sum(cut), sum(cut[50:]), sum(cut[5:7])]
     # What a later list has in the cache, an earlier one need not run.
-    activations.harvest(lists["c"], (1,), LAST, lambda: MODEL, cache_dir=tmp_path)
+    activations.harvest(lists["c"], (SITE,), LAST, lambda: MODEL, cache_dir=tmp_path)
     assert counted(LAST) == [sum(lengths[:25]), sum(lengths[25:50]), 0, 0]
 
 
@@ -75,26 +80,26 @@ def test_the_disk_never_holds_more_than_the_peak(tmp_path, monkeypatch):
         sizes.append(size_of(tmp_path))
 
     monkeypatch.setattr(activations.cache.storage, "write_atomic", watched)
-    activations.harvest(PROMPTS, (1,), ALL, lambda: MODEL, cache_dir=tmp_path, batch_tokens=256)
+    activations.harvest(PROMPTS, (SITE,), ALL, lambda: MODEL, cache_dir=tmp_path, batch_tokens=256)
     expected = plan(tmp_path, ALL)
     assert 1.5 * expected.bytes < max(sizes) < 2 * expected.bytes + 500 * len(sizes)
 
 
 def test_a_discarded_task_is_harvested_again(tmp_path):
-    first = harvest(tmp_path)[1]
+    first = harvest(tmp_path)[SITE]
     kept = np.array(first.x)
     other = dataclasses.replace(ALL, max_length=5)
     harvest(tmp_path, other)
-    assert activations.is_cached(ALL, 1, PROMPTS, cache_dir=tmp_path)
-    activations.discard(PROMPTS, (1,), ALL, cache_dir=tmp_path)
-    assert not activations.is_cached(ALL, 1, PROMPTS, cache_dir=tmp_path)
-    assert activations.is_cached(other, 1, PROMPTS, cache_dir=tmp_path)
+    assert activations.is_cached(ALL, SITE, PROMPTS, cache_dir=tmp_path)
+    activations.discard(PROMPTS, (SITE,), ALL, cache_dir=tmp_path)
+    assert not activations.is_cached(ALL, SITE, PROMPTS, cache_dir=tmp_path)
+    assert activations.is_cached(other, SITE, PROMPTS, cache_dir=tmp_path)
     assert len(list((tmp_path / "activations").iterdir())) == 1
     assert np.array_equal(first.x, kept)  # who still reads it, reads on
-    again = harvest(tmp_path)[1]
+    again = harvest(tmp_path)[SITE]
     assert np.array_equal(again.x, kept)
-    activations.discard(PROMPTS, (1,), ALL, cache_dir=tmp_path)
-    activations.discard(PROMPTS, (1,), ALL, cache_dir=tmp_path)  # nothing there: nothing to do
+    activations.discard(PROMPTS, (SITE,), ALL, cache_dir=tmp_path)
+    activations.discard(PROMPTS, (SITE,), ALL, cache_dir=tmp_path)  # nothing there: nothing to do
 
 
 def test_discard_killed_half_way_leaves_nothing_that_counts(tmp_path, monkeypatch):
@@ -105,8 +110,8 @@ def test_discard_killed_half_way_leaves_nothing_that_counts(tmp_path, monkeypatc
 
     monkeypatch.setattr(activations.cache.shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        activations.discard(PROMPTS, (1,), ALL, cache_dir=tmp_path)
-    assert not activations.is_cached(ALL, 1, PROMPTS, cache_dir=tmp_path)
+        activations.discard(PROMPTS, (SITE,), ALL, cache_dir=tmp_path)
+    assert not activations.is_cached(ALL, SITE, PROMPTS, cache_dir=tmp_path)
 
 
 GB = 10**9
@@ -146,8 +151,8 @@ def test_arithmetic_of_one_token():
     """Gemma 2 9B: 2 x 198.2 million parameters a block, 21 blocks up to layer 20."""
     config = models.PRESETS["gemma-2-9b"]
     block = 2 * 3584 * 256 * (16 + 8) + 3 * 3584 * 14336
-    assert activations.flops_per_token(config, (20,)) == 2 * 21 * block
-    whole = activations.flops_per_token(config, (41,)) / 2 + config.d_vocab * config.d_model
+    assert activations.flops_per_token(config, (parse(20),)) == 2 * 21 * block
+    whole = activations.flops_per_token(config, (parse(41),)) / 2 + config.d_vocab * config.d_model
     np.testing.assert_allclose(whole, config.n_parameters, rtol=1e-4)
     assert activations.flops_per_token(config, (-1,)) == 0
     assert activations.measured_flops("float32", 64) > 1e6

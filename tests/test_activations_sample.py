@@ -4,6 +4,7 @@ from probejax import activations
 from probejax.activations import Recipe
 from probejax.activations.sample import _held_out
 from probejax.models import tokens
+from probejax.sites import parse
 from probejax.tasks.catalog import Task
 from tests import tiny_models
 
@@ -21,15 +22,15 @@ TASKS = [task("a", PROMPTS[:60]), task("b", [*PROMPTS[40:], *PROMPTS[40:45]])]
 
 
 def embeddings(prompts):
-    """The rows that a prompt's tokens have at layer -1, without BOS."""
+    """The rows that a prompt's tokens have at the embedding, without BOS."""
     table = np.asarray(MODEL.transformer.embed_tokens[...]) * np.float32(32**0.5)
     ids = tokens.encode(MODEL.tokenizer, prompts, 1024)
     return np.concatenate([table[x[1:]] for x in ids])
 
 
-def sample(tmp_path, n=10**6, layer=-1, **options):
+def sample(tmp_path, n=10**6, layer="embed", **options):
     return activations.sample_tokens(
-        TASKS, n, layer, RECIPE, lambda: MODEL, cache_dir=tmp_path, held_out=0.2, **options
+        TASKS, n, parse(layer), RECIPE, lambda: MODEL, cache_dir=tmp_path, held_out=0.2, **options
     )
 
 
@@ -56,7 +57,9 @@ def test_a_prompt_of_two_tasks_is_held_out_in_both_or_in_neither(tmp_path):
     """The last row of a prompt of several words, after a few blocks, is that prompt's alone."""
     train, test = sample(tmp_path, layer=2)
     prompts = [p for p in PROMPTS if len(p.split()) >= 3]
-    found = activations.harvest(prompts, [2], RECIPE, lambda: MODEL, cache_dir=tmp_path)[2]
+    found = activations.harvest(prompts, [parse(2)], RECIPE, lambda: MODEL, cache_dir=tmp_path)[
+        parse(2)
+    ]
     inside = lambda rows: [np.abs(rows - row).max(axis=1).min() < 1e-3 for row in found.last()]
     assert inside(test) == [_held_out(p, 0.2) for p in prompts]
     assert inside(train) == [not _held_out(p, 0.2) for p in prompts]

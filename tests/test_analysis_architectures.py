@@ -33,7 +33,8 @@ LOGREG = [0.9, 0.8, 0.7, 0.8]
 
 
 def results(logreg=True, seeds=(42,)):
-    row = {"regime": "standard", "level": None, "protocol": "paper", "model": "m", "layer": "1"}
+    row = {"regime": "standard", "level": None, "protocol": "paper", "model": "m"}
+    row |= {"site": "resid_post.1"}
     rows = []
     for task in range(4):
         for seed in seeds:

@@ -78,14 +78,14 @@ def test_llama_s_files_and_their_baselines_of_another_layer(tmp_path):
     assert tuple(table.columns) == COLUMNS
     row = table.set_index("fault").loc["baselines of another layer"]
     assert row["published"] == pytest.approx(0.3) and row["corrected"] == pytest.approx(0.1)
-    assert "baselines of layer 8 beside SAE probes of layer 16" in row["explanation"]
+    assert "baselines of resid_post.8 beside SAE probes of resid_post.16" in row["explanation"]
     levels = quiver(read(root, "llama-3.1-8b")).query("regime == 'imbalance' and level == level")
     assert levels["level"].tolist() == [0.45, 0.5, 0.55]
     assert levels["cells"].tolist() == [2, 2, 2] and levels["unpaired"].sum() == 0
     assert levels["incomplete"].tolist() == [0, 0, 2]  # no XGBoost at 0.55
     everything = read(root, "llama-3.1-8b", every_layer=True)
-    assert sorted(everything["layer"].unique()) == ["16", "8"]
-    assert everything[everything["layer"] == "8"]["test_auc"].unique().tolist() == [0.6]
+    assert sorted(everything["layer"].unique()) == [8, 16]
+    assert everything[everything["layer"] == 8]["test_auc"].unique().tolist() == [0.6]
 
 
 def test_gemma_2_2b_with_other_columns(tmp_path):

@@ -17,7 +17,13 @@ def _results(regime, levels, tasks=6, val=True):
         for level in levels:
             for method, sae_id, k in (("logreg", "", None), ("sae_k16", "width_16k", 16)):
                 row = {"task": f"t{task}", "regime": regime, "level": level, "seed": 42}
-                row |= {"method": method, "sae_id": sae_id, "k": k, "model": "m", "layer": 9}
+                row |= {
+                    "method": method,
+                    "sae_id": sae_id,
+                    "k": k,
+                    "model": "m",
+                    "site": "resid_post.9",
+                }
                 row |= {"protocol": "paper", "test_auc": rng.uniform(0.6, 1.0)}
                 rows.append(row | {"val_auc": rng.uniform(0.6, 1.0) if val else None, "code": 0})
     return as_results(pd.DataFrame(rows))
@@ -127,14 +133,14 @@ def test_nothing_is_cut_off():
 
 def test_each_layer_and_protocol_has_figures_of_its_own(tmp_path):
     results = _results("standard", [None])
-    other = results[results["task"] != "t0"].assign(layer="12")
+    other = results[results["task"] != "t0"].assign(site="resid_post.12")
     strict = results.assign(protocol="strict")
-    bare = results[results["sae_id"] == ""].assign(layer="3")  # nothing to compare
+    bare = results[results["sae_id"] == ""].assign(site="resid_post.3")  # nothing to compare
     write_figures(tmp_path, pd.concat([strict, other, results, bare], ignore_index=True))
     found = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("standard.png"))
     assert found == [
-        "figures/m_layer_12_paper/standard.png",
-        "figures/m_layer_9_strict/standard.png",
+        "figures/m_resid_post.12_paper/standard.png",
+        "figures/m_resid_post.9_strict/standard.png",
         "figures/standard.png",
     ]
     alone = tmp_path / "alone"

@@ -31,8 +31,8 @@ METHODS = (("logreg", "", None, LOGREG), ("attention", "", None, ATTENTION),
 def table(methods=METHODS, **more):
     rows = [
         {"task": task, "regime": "standard", "method": method, "seed": 42, "protocol": "paper",
-         "model": "gemma-3-270m", "layer": "9", "sae_id": sae_id, "k": k, "val_auc": found[0],
-         "test_auc": found[1], "code": 0, **more}
+         "model": "gemma-3-270m", "site": "resid_post.9", "sae_id": sae_id, "k": k,
+         "val_auc": found[0], "test_auc": found[1], "code": 0, **more}
         for method, sae_id, k, aucs in methods
         for task, found in zip(TASKS, aucs, strict=True)
         if found
@@ -152,7 +152,7 @@ STUDY_TASKS = (
 def test_the_last_token_panel_is_the_published_one(ranking, wins, losses):
     """The files of attention and of pooled latents were not published: the first panel only."""
     results = published_results(ranking)
-    results = results[(results["regime"] == "standard") & (results["layer"] == "20")]
+    results = results[(results["regime"] == "standard") & (results["layer"] == 20)]
     number = results["task"].str.split("_").str[0].astype(int)
     part = results[number.isin(STUDY_TASKS) & results["sae_id"].isin(["", PUBLISHED_SAE])]
     found = grid(part.reset_index(drop=True))

@@ -45,7 +45,7 @@ def test_every_regime_comes_into_the_one_table(folder):
         "label_noise": 3,
         "covariate_shift": 2,
     }
-    assert set(table["layer"]) == {"20"} and set(table["protocol"]) == {"paper"}
+    assert set(table["site"]) == {"resid_post.20"} and set(table["protocol"]) == {"paper"}
     assert set(table["seed"]) == {42} and set(table["model"]) == {"gemma-2-9b"}
 
 
@@ -134,7 +134,7 @@ def test_another_model_with_fewer_files_methods_and_columns(folder):
         folder, f"{base}/ood/all_results.csv", "dataset,method,test_auc,val_auc\n5_hist,logreg,1,1"
     )
     table = quiver(read(folder, "llama-3.1-8b")).query("level != level").set_index("regime")
-    assert table["layer"].unique().tolist() == ["16"]  # the SAEs' layer, so not 8
+    assert table["layer"].unique().tolist() == [16]  # the SAEs' layer, so not 8
     assert table["baseline"].to_dict() == {"standard": 0.7, "scarcity": 0.6, "covariate_shift": 1.0}
     assert table["with_sae"].to_dict() == {"standard": 0.9, "scarcity": 0.5, "covariate_shift": 1.0}
     with pytest.raises(ValueError, match="holds the old ranking, the only one published"):
@@ -485,7 +485,7 @@ def test_which_k_is_chosen_among_the_saes(regime, shares):
 @golden
 def test_baselines_by_layer():
     table = read(PUBLISHED, every_layer=True).query("regime == 'standard' and sae_id == ''")
-    means = table.pivot_table(index="layer", columns="method", values="test_auc")
+    means = table.pivot_table(index="site", columns="method", values="test_auc")
     expected = {  # layer embed, 9, 20, 31, 41
         "logreg": (0.688695, 0.921996, 0.941396, 0.938260, 0.938174),
         "pca": (0.666206, 0.904750, 0.926899, 0.921271, 0.918542),
@@ -493,18 +493,18 @@ def test_baselines_by_layer():
         "xgboost": (0.682505, 0.912546, 0.932871, 0.929254, 0.925672),
         "mlp": (0.686264, 0.918614, 0.936606, 0.932938, 0.930583),
     }
-    layers = ["embed", "9", "20", "31", "41"]
+    sites = ["resid_pre.0", *(f"resid_post.{layer}" for layer in (9, 20, 31, 41))]
     for method, values in expected.items():
-        np.testing.assert_allclose(means.loc[layers, method], values, rtol=0, atol=5.1e-7)
-    combined = table.groupby("layer")["test_auc"].mean()[layers]
+        np.testing.assert_allclose(means.loc[sites, method], values, rtol=0, atol=5.1e-7)
+    combined = table.groupby("site")["test_auc"].mean()[sites]
     np.testing.assert_allclose(
         combined, (0.675423, 0.905807, 0.925003, 0.920910, 0.917815), rtol=0, atol=5.1e-7
     )
     # Half-widths: the spread between the five method means, over all rows.
-    halves = 1.96 * means.loc[layers].std(axis=1, ddof=0) / np.sqrt(5 * 113)
+    halves = 1.96 * means.loc[sites].std(axis=1, ddof=0) / np.sqrt(5 * 113)
     np.testing.assert_allclose(
         halves, (0.001114, 0.001509, 0.001605, 0.001635, 0.001799), rtol=0, atol=5.1e-7
     )
-    here = table[table["layer"] == "20"].reset_index(drop=True)
+    here = table[table["layer"] == 20].reset_index(drop=True)
     best = here.loc[here.groupby("task")["test_auc"].idxmax(), "method"].value_counts()
     assert best.to_dict() == {"logreg": 84, "xgboost": 13, "mlp": 12, "pca": 4}

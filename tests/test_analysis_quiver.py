@@ -15,7 +15,14 @@ NARROW, WIDE = "layer_20/width_16k/average_l0_408", "layer_20/width_1m/average_l
 
 def _fit(method, val, test, task="a", level=2.0, sae_id="", k=None, **others):
     row = {"task": task, "regime": "scarcity", "level": level, "method": method, "seed": 42}
-    row |= {"protocol": "paper", "model": "m", "layer": 20, "sae_id": sae_id, "k": k, "code": 0}
+    row |= {
+        "protocol": "paper",
+        "model": "m",
+        "site": "resid_post.20",
+        "sae_id": sae_id,
+        "k": k,
+        "code": 0,
+    }
     return row | {"val_auc": val, "test_auc": test} | others
 
 
@@ -159,8 +166,8 @@ def test_a_fit_without_an_auc_is_not_chosen_and_shows(auc):
     assert (row["with_sae"], row["cells"], row["incomplete"], row["unpaired"]) == (0.6, 1, 1, 0)
 
 
-def test_rows_of_different_seeds_protocols_models_or_layers_are_never_compared():
-    for other in ({"seed": 1}, {"protocol": "strict"}, {"model": "n"}, {"layer": 9}):
+def test_rows_of_different_seeds_protocols_models_or_sites_are_never_compared():
+    for other in ({"seed": 1}, {"protocol": "strict"}, {"model": "n"}, {"site": "resid_post.9"}):
         table = _table(
             _fit("logreg", 0.5, 0.5), _fit("sae_k16", 0.9, 0.6, sae_id=NARROW, k=16, **other)
         )
@@ -250,8 +257,8 @@ def test_head_to_head_refuses_what_it_cannot_compare():
         analysis.head_to_head(_table(*TIED), "svm", NARROW, 16)
     with pytest.raises(ValueError, match=f"no row of sae_k16 on {WIDE}"):
         analysis.head_to_head(_table(*TIED), "logreg", WIDE, 16)
-    mixed = [*TIED, *[row | {"layer": 9} for row in TIED]]
-    with pytest.raises(ValueError, match="mixes the layers 20, 9"):
+    mixed = [*TIED, *[row | {"site": "resid_post.9"} for row in TIED]]
+    with pytest.raises(ValueError, match=r"mixes the sites resid_post\.20, resid_post\.9"):
         analysis.head_to_head(_table(*mixed), "logreg", NARROW, 16)
     with pytest.raises(ValueError, match="logreg twice in a cell"):
         analysis.head_to_head(_table(*TIED, TIED[2]), "logreg", NARROW, 16)

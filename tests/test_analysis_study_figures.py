@@ -80,9 +80,9 @@ def test_types_without_data_are_left_out(results):
 
 def test_baselines_by_layer(results):
     assert layer_figure(results) is None
-    deeper = [unit(task, *arrow, layer="12") for task in TASKS for arrow in ARROWS[:2]]
+    deeper = [unit(task, *arrow, site="resid_post.12") for task in TASKS for arrow in ARROWS[:2]]
     both = pd.concat([results, results_table(deeper)], ignore_index=True)
-    missing = both.assign(test_auc=both["test_auc"].where(both["layer"] != "12"))
+    missing = both.assign(test_auc=both["test_auc"].where(both["layer"] != 12))
     assert layer_figure(missing) is None
     missing = both.assign(test_auc=both["test_auc"].where(both["task"] != TASKS[0]))
     assert sum(bar.get_height() for bar in layer_figure(missing).axes[1].patches) == 10
@@ -90,5 +90,5 @@ def test_baselines_by_layer(results):
     standard = both[(both["regime"] == "standard") & (both["method"] == "pca")]
     line = next(line for line in left.lines if line.get_label() == "pca")
     means = standard.groupby("layer")["test_auc"].mean()
-    np.testing.assert_allclose(line.get_ydata(), means[["9", "12"]])
+    np.testing.assert_allclose(line.get_ydata(), means[[9, 12]])
     assert sum(bar.get_height() for bar in right.patches) == 12

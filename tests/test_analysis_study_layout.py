@@ -12,7 +12,7 @@ from probejax.analysis.tables import results_table
 from tests.published_cases import golden, published_results
 from tests.report_cases import ARROWS, NARROW, TASKS, WIDE, unit
 
-KEYS = ["regime", "level", "task", "method", "sae_id", "k", "layer", "model"]
+KEYS = ["regime", "level", "task", "method", "sae_id", "k", "site", "model"]
 NUMBERS = ["val_auc", "test_auc", "test_acc", "test_f1"]
 
 
@@ -30,14 +30,14 @@ def test_a_run_comes_back_without_controls_other_seeds_and_protocols(tmp_path):
         for arrow in ARROWS
         for protocol in ("strict", "paper")
     ]
-    units += [unit(TASKS[0], "logreg", "", None, layer="5")]
+    units += [unit(TASKS[0], "logreg", "", None, site="resid_post.5")]
     results = results_table(units)
     written = write_study(tmp_path, results)
     back = read(tmp_path / "study", "gemma-3-270m", ks=None, every_layer=True)
     expected = results[(results["protocol"] == "paper") & (results["seed"] == 42)]
     expected = expected[expected["sae_id"].isin(["", NARROW, WIDE])]
     expected = expected[~expected["method"].str.endswith("_shuffled")]
-    other = (expected["layer"] == "5") & (expected["regime"] != "standard")
+    other = (expected["layer"] == 5) & (expected["regime"] != "standard")
     _same(back, expected[~other])
     assert len(back) == 12 * 3 * 6 + 1
     names = {str(path.relative_to(tmp_path / "study")) for path in written}

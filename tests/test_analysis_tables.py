@@ -29,7 +29,7 @@ def _unit(task, method, auc, sae_id="", k=None, source="resid"):
             "method": method,
             "protocol": "paper",
             "model": "gemma-3-270m",
-            "layer": "9",
+            "site": "resid_post.9",
             "sae_id": sae_id,
             "k": k,
         },
@@ -70,7 +70,8 @@ def test_one_row_per_fit_in_an_order_that_does_not_depend_on_the_units():
         "task": "a",
         "sae_id": SAE,
         "k": 16,
-        "layer": "9",
+        "site": "resid_post.9",
+        "layer": 9,
         "num_train": 1024,
         "val_auc": 0.9,
         "hyperparameter": 1e5,
@@ -87,8 +88,8 @@ def test_no_units_give_an_empty_table():
 
 def test_a_unit_with_missing_or_uneven_fields_is_named():
     unit = _unit("a", "logreg", 0.7)
-    del unit["unit"]["layer"], unit["fits"]["gap"]
-    with pytest.raises(ValueError, match=r"'task': 'a'.*lacks unit\.layer, fits\.gap"):
+    del unit["unit"]["site"], unit["fits"]["gap"]
+    with pytest.raises(ValueError, match=r"'task': 'a'.*lacks unit\.site, fits\.gap"):
         results_table([unit])
     unit = _unit("a", "logreg", 0.7)
     unit["fits"]["seed"] = [42]
@@ -102,7 +103,7 @@ def test_units_go_through_the_store_into_the_files(tmp_path):
         store.put(f"u{i}", unit, timing={"seconds": i})
     results = results_table(store.read_all())
     table = write_tables(tmp_path, results)
-    csv = pd.read_csv(tmp_path / "results.csv", dtype={"layer": str}, keep_default_na=True)
+    csv = pd.read_csv(tmp_path / "results.csv", keep_default_na=True)
     assert (tmp_path / "results.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
     pd.testing.assert_frame_equal(as_results(csv), results)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "results.parquet"), results)
@@ -142,7 +143,7 @@ def test_the_summary_says_what_was_compared():
     text = summary(analysis.quiver(results_table(UNITS), tie_rule=tuple(TIE_RULES)))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[0].startswith("gemma-3-270m, layer 9, paper protocol")
+    assert lines[0].startswith("gemma-3-270m, resid_post.9, paper protocol")
     found = {line.split()[0]: line.split() for line in lines[4:7]}
     assert (
         found["standard"]
@@ -169,7 +170,7 @@ def test_without_a_comparison_the_summary_is_what_each_method_reaches():
     text = means(results, groups(results, analysis.quiver(results)))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[0] == "gemma-3-270m, layer 9, paper protocol: mean test AUC"
+    assert lines[0] == "gemma-3-270m, resid_post.9, paper protocol: mean test AUC"
     assert lines[2].split() == ["method", "standard", "scarcity", "covariate_shift"]
     assert lines[4].split() == ["logreg", "0.6500", "0.5000", "-"]  # 0.75 less 0.2 and 0.3
     assert lines[5].split() == ["knn", "0.6000", "0.4500", "-"]
@@ -182,7 +183,7 @@ def test_the_summary_has_a_part_for_each_protocol():
     for unit in UNITS:
         units.append({"unit": unit["unit"] | {"protocol": "strict"}, "fits": unit["fits"]})
     text = summary(analysis.quiver(results_table(units)))
-    assert text.count("regime ") == 2 and "layer 9, strict protocol" in text
+    assert text.count("regime ") == 2 and "resid_post.9, strict protocol" in text
 
 
 def test_two_metrics_may_be_missing_in_older_units():

@@ -46,7 +46,9 @@ MISTAKES = {
     ("sweep", "--out=x", "--regimes=standard,standard"): "--regimes names standard 2 times",
     ("sweep", "--out=x", "--seeds=²"): "--seeds=² is not a whole number.",
     ("sweep", "--out=x", "--seeds=4294967296"): "--seeds=4294967296 is no seed",
-    ("sweep", "--out=x", "--layer=²"): "--layer=² is neither a zero-based number nor `embed`.",
+    ("sweep", "--out=x", "--layer=²"): "--site=² is no site: give a kind and a zero-based layer",
+    ("sweep", "--out=x", "--site=mlp.3"): "--site=mlp.3 is no site: give a kind and a zero-based",
+    ("sweep", "--out=x", "--layer=3", "--site=embed"): "and --site=embed is given too; leave one",
     ("sweep", "--out=x", "--memory_gb=inf"): "--memory_gb=inf is no number to work with.",
     ("sweep", "--out=x", "--memory_gb=nan"): "--memory_gb=nan is no number to work with.",
     ("sweep", "--out="): "--out is empty",
@@ -80,8 +82,8 @@ def test_a_mistake_is_told_before_anything_slow(command, tmp_path):
     ("command", "flags"),
     [
         ("sweep", ("model", "tasks", "data", "dtype", "max_length", "disk_gb", "cache_dir")),
-        ("harvest", ("model", "layer", "tasks", "data", "dtype", "max_length", "disk_gb")),
-        ("train_sae", ("model", "layer", "tasks", "data", "dtype", "max_length")),
+        ("harvest", ("model", "site", "layer", "tasks", "data", "dtype", "max_length", "disk_gb")),
+        ("train_sae", ("model", "site", "layer", "tasks", "data", "dtype", "max_length")),
         ("report", ("cache_dir",)),
     ],
 )

@@ -59,7 +59,9 @@ def sweep(hub, tmp_path):
 @pytest.mark.slow
 def test_a_sweep_fetches_what_it_needs_when_it_needs_it(hub, sweep, tmp_path):
     code, said = sweep("wrong", "--layer=3")
-    assert code != 0 and "Layer 3 was asked for, but tiny-gemma-3 has layers 0 to 2" in said, said
+    assert (
+        code != 0 and "--site=resid_post.3 was asked for, but tiny-gemma-3 has layers 0 t" in said
+    ), said
     assert set(hub.fetched()) == {"config.json", "tokenizer.json"}
 
     code, said = sweep("first")
@@ -73,4 +75,4 @@ def test_a_sweep_fetches_what_it_needs_when_it_needs_it(hub, sweep, tmp_path):
     assert len(units[0]) == 2 and [path.name for path in units[0]] == [p.name for p in units[1]]
     for first, second in zip(*units, strict=True):
         assert first.read_bytes() == second.read_bytes()
-    assert {json.loads(path.read_bytes())["unit"]["layer"] for path in units[0]} == {"1"}
+    assert {json.loads(path.read_bytes())["unit"]["site"] for path in units[0]} == {"resid_post.1"}

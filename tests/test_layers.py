@@ -12,7 +12,8 @@ TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
 # A room imports rooms of lower layers only.
 LAYERS = (
-    ("foreign", "stored_unit", "rules", "inputs"),
+    ("foreign", "rules", "inputs", "sites"),
+    ("stored_unit",),
     ("artifacts", "storage", "devices", "hosts", "metrics", "spreadsheet"),
     ("tasks", "models", "saes", "solvers"),
     ("activations", "probes"),

@@ -290,7 +290,7 @@ def test_more_layers_than_the_weights_have_are_refused_by_the_numbers(tmp_path, 
 def test_an_id_without_a_row_is_not_taken_for_another(arrays):
     transformer = models.weights.load(CONFIG, tiny_models.Arrays(arrays))
     ids = IDS.at[0, 3].set(CONFIG.d_vocab)
-    found = np.asarray(RESIDUALS(transformer, ids, MASK, (-1,))[-1])
+    found = np.asarray(RESIDUALS(transformer, ids, MASK, ("embed",))["embed"])
     assert np.argwhere(np.isnan(found).any(axis=-1)).tolist() == [[0, 3]]
 
 

@@ -11,6 +11,7 @@ from transformers import Gemma2Config, Gemma3TextConfig
 
 from probejax import models
 from probejax.models.hf_config import from_hf
+from probejax.sites import parse
 from tests import tiny_models
 
 GOLDEN = Path(__file__).parent / "golden" / "configs"
@@ -46,6 +47,9 @@ def test_parameters_equal_the_published_total(name):
     assert config.n_parameters == published
 
 
+PLACES = ("embed", "attn_z.4", "attn_out.5", "resid_post.5")
+
+
 @pytest.mark.parametrize("name", models.PRESETS)
 def test_shapes_of_the_preset(name):
     """`eval_shape` allocates nothing, so 27 billion parameters are no trouble."""
@@ -56,12 +60,10 @@ def test_shapes_of_the_preset(name):
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("bfloat16")}
     tokens = jax.ShapeDtypeStruct((3, 17), jnp.int32)
     found = jax.eval_shape(
-        lambda model, ids: models.residuals(model, ids, ids > 0, (-1, 5)), abstract, tokens
+        lambda model, ids: models.residuals(model, ids, ids > 0, PLACES), abstract, tokens
     )
-    assert {layer: x.shape for layer, x in found.items()} == {
-        -1: (3, 17, config.d_model),
-        5: (3, 17, config.d_model),
-    }
+    for place in PLACES:
+        assert found[place].shape == (3, 17, config.width(parse(place)))
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
@@ -282,13 +284,16 @@ def test_other_models_are_refused():
     )
 
 
-@pytest.mark.parametrize("layers", [(18,), (-2,), (0, 99), ()])
-def test_layer_out_of_range(layers):
+@pytest.mark.parametrize("places", [(18,), ("mlp_out.18",), (0, 99)])
+def test_site_out_of_range(places):
     with pytest.raises(
-        ValueError, match=r"^Layer .* gemma-3-270m has layers 0 to 17, and `embed` after the emb"
+        ValueError,
+        match=r"^--site=\w*\.\d\d was asked for, but gemma-3-270m has layers 0 to 17",
     ):
-        models.PRESETS["gemma-3-270m"].check_layers(layers)
-    models.PRESETS["gemma-3-270m"].check_layers((-1, 0, 17))
+        models.PRESETS["gemma-3-270m"].check([parse(place) for place in places])
+    models.PRESETS["gemma-3-270m"].check([parse(place) for place in ("embed", 0, 17, "attn_z.17")])
+    with pytest.raises(ValueError, match="No site was asked for"):
+        models.PRESETS["gemma-3-270m"].check([])
 
 
 DAMAGED = [

@@ -49,20 +49,21 @@ def runs(draw):
     arrows += [(name, sae_id, k) for name, k in _some(draw, PROBES, 1) for sae_id in saes]
     values, tasks = _some(draw, VALUES, 1), draw(st.integers(1, 3))
     seeds, share = draw(st.integers(1, 2)), draw(st.sampled_from([1, 1, 0.7]))
-    layers, protocols = _some(draw, ("9", "embed"), 1), _some(draw, ("paper", "strict"), 1)
+    sites = _some(draw, ("resid_post.9", "resid_pre.0", "mlp_out.9"), 1)
+    protocols = _some(draw, ("paper", "strict"), 1)
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     rows = [
-        (f"t{task}", regime, level, seed, protocol, layer, method, sae_id, k)
+        (f"t{task}", regime, level, seed, protocol, site, method, sae_id, k)
         for task in range(tasks)
         for regime in _some(draw, tuple(CONDITIONS), 1)
         for level in CONDITIONS[regime]
         for seed in range(42, 42 + seeds)
         for protocol in protocols
-        for layer in layers
+        for site in sites
         for method, sae_id, k in arrows
     ]
     rows = [row for row in rows if rng.random() < share] or rows[:1]
-    names = ("task", "regime", "level", "seed", "protocol", "layer", "method", "sae_id", "k")
+    names = ("task", "regime", "level", "seed", "protocol", "site", "method", "sae_id", "k")
     table = pd.DataFrame(rows, columns=pd.Index(names)).assign(model="m", num_train=9, num_test=9)
     aucs = {name: rng.choice(values, len(rows)) for name in ("val_auc", "test_auc")}
     facts = st.fixed_dictionaries(
@@ -197,8 +198,8 @@ RENAMED = {NARROW: "first", WIDE: "second", "": ""}
                 {name: {"architecture": name, "l0": None} for name in ("first", "second")},
             ),
             ["Left out: figures/architectures (the L0 of no SAE is known).",
-             "Left out: AUC against L0: sae_k16, gemma-3-270m, layer 9, paper protocol (the L0 of "
-             "no SAE is known)."],
+             "Left out: AUC against L0: sae_k16, gemma-3-270m, resid_post.9, paper protocol (the "
+             "L0 of no SAE is known)."],
             id="no L0 is known",
         ),
         pytest.param(
@@ -209,7 +210,7 @@ RENAMED = {NARROW: "first", WIDE: "second", "": ""}
         pytest.param(_table(UNKNOWN, val_auc=0.5, test_auc=0.5), [], id="all alike"),
         pytest.param(
             _table(UNKNOWN, val_auc=np.nan, test_auc=np.nan),
-            ["Every method: Data scarcity, gemma-3-270m, layer 9, paper protocol (no fit has a"],
+            ["Every method: Data scarcity, gemma-3-270m, resid_post.9, paper protocol (no fit"],
             id="no AUC",
         ),
         pytest.param(_table(UNKNOWN[:1]), [], id="one method"),

@@ -67,7 +67,7 @@ def page(browser, run):
 def test_it_loads_without_a_complaint_or_a_request(page, run):
     page.wait_for_load_state("networkidle")
     assert page.complaints == [(run / "report.html").as_uri(), "data:,"][: len(page.complaints)]
-    assert page.title().startswith("Do SAE probes help? gemma-3-270m, layer 9, paper")
+    assert page.title().startswith("Do SAE probes help? gemma-3-270m, resid_post.9, paper")
 
 
 def test_the_verdict_is_on_the_first_screen_and_equals_the_table(page, run):

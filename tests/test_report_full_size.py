@@ -45,7 +45,7 @@ def generate(seeds=3):
                 "seed": 42 + s,
                 "protocol": take(protocols, p),
                 "model": "gemma-3-270m",
-                "layer": "9",
+                "site": "resid_post.9",
                 "sae_id": take([sae_id for _, sae_id, _ in arrows], a),
                 "k": pd.array([k for _, _, k in arrows], dtype="Int64")[a],
                 "val_auc": val,

@@ -19,7 +19,7 @@ from probejax.analysis.run import Latent
 from probejax.analysis.tables import results_table
 from tests.report_cases import ARROWS, TASKS, quick_figures, unit
 
-FIELDS = ("task", "method", "protocol", "model", "layer", "sae_id", "regime")
+FIELDS = ("task", "method", "protocol", "model", "sae_id", "regime")
 HOSTILE = (
     "/../../../x", "../x", "..", ".", "/", "", "a" * 300, "\0", "\\..\\x", "x/../../../y", "~",
     '"><script>alert(1)</script>', "</script><script>alert(1)</script>", "' onload='alert(1)",
@@ -33,7 +33,7 @@ LINKED = "https://www.neuronpedia.org/gemma-2-2b/12-gemmascope-res-16k/1234"
 def _write(out, names, told):
     """Reports on two tasks and three arrows; every field of one name ends with a hostile text."""
     units = [unit(task, *arrow) for task in TASKS[:2] for arrow in SHOWN]
-    units += [unit(TASKS[0], *arrow, layer="12") for arrow in SHOWN]
+    units += [unit(TASKS[0], *arrow, site="resid_post.12") for arrow in SHOWN]
     for each in units:
         if sae_id := each["unit"]["sae_id"]:
             each["sae"] = {"architecture": told + sae_id[-2:], "released": told}

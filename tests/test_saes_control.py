@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from probejax import saes
+from probejax.sites import Site
 from tests.sae_cases import random_sae
 from tests.test_saes_formats import GOLDEN
 
@@ -101,13 +102,14 @@ def test_an_l0_outside_half_to_twice_the_advertised_one_is_a_warning(advertised,
 
 # ---- does it fit? -------------------------------------------------------------------------------
 
-FITS = saes.SaeFile("a/b", GOLDEN, "gemma-2-2b", 12, d_model=2304, d_sae=9, site="resid_post")
+HERE = Site("resid_post", 12)
+FITS = saes.SaeFile("a/b", GOLDEN, "gemma-2-2b", 12, d_model=2304, d_sae=9, kind="resid_post")
 
 
 def test_an_sae_that_fits():
-    FITS.check("gemma-2-2b", 12, 2304)
-    FITS.check("my-gemma", 12, 2304)  # the user's own name of a folder proves nothing
-    dataclasses.replace(FITS, model=None, layer=None, site=None).check("gemma-2-9b", 3, 2304)
+    FITS.check("gemma-2-2b", HERE, 2304)
+    FITS.check("my-gemma", HERE, 2304)  # the user's own name of a folder proves nothing
+    dataclasses.replace(FITS, model=None, layer=None, kind=None).check("gemma-2-9b", HERE, 2304)
 
 
 @pytest.mark.parametrize(
@@ -121,19 +123,19 @@ def test_an_sae_that_fits():
     ],
 )
 def test_an_sae_of_the_base_model_is_noted_on_the_instructed_one(base, model):
-    note = dataclasses.replace(FITS, model=base).check(model, 12, 2304)
+    note = dataclasses.replace(FITS, model=base).check(model, HERE, 2304)
     assert f"a/b was trained on the base model {base}, the run is on {model}" in note
     assert "\n" not in note
-    with pytest.raises(ValueError, match="reads layer 12"):
-        dataclasses.replace(FITS, model=base).check(model, 11, 2304)
+    with pytest.raises(ValueError, match=r"reads resid_post\.12, the run is at mlp_out\.11"):
+        dataclasses.replace(FITS, model=base).check(model, Site("mlp_out", 11), 2304)
 
 
 def test_a_run_keeps_the_notes_on_its_saes():
     from probejax.sweep.job import Sweep
 
-    run = types.SimpleNamespace(saes={}, layer=12, most_latents=4, notes=[])
+    run = types.SimpleNamespace(saes={}, site=HERE, most_latents=4, notes=[])
     run.checkpoint = types.SimpleNamespace(name="gemma-2-2b-it", config=run)
-    run.d_model = 2304
+    run.width = lambda site: 2304
     run.saes = {"a": FITS, "b": dataclasses.replace(FITS, model="gemma-2-2b-it")}
     Sweep._check_saes(run)
     assert len(run.notes) == 1 and "base model gemma-2-2b" in run.notes[0]
@@ -151,22 +153,39 @@ def test_a_run_keeps_the_notes_on_its_saes():
 )
 def test_no_other_pair_of_models_is_mixed(trained_on, model):
     with pytest.raises(ValueError, match=f"trained on {trained_on}, the run is on {model}"):
-        dataclasses.replace(FITS, model=trained_on).check(model, 12, 2304)
+        dataclasses.replace(FITS, model=trained_on).check(model, HERE, 2304)
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
         ({"model": "gemma-2-9b"}, "a/b was trained on gemma-2-9b, the run is on gemma-2-2b; give"),
-        ({"layer": 11}, "a/b reads layer 11, the run is at 12."),
-        ({"layer": -1}, "a/b reads layer embed, the run is at 12."),
-        ({"site": "mlp_out"}, "a/b reads mlp_out, but the run probes the residual stream"),
-        ({"d_model": 640}, "a/b reads vectors of width 640, but the residual stream of gemma-2-2b"),
+        (
+            {"layer": 11},
+            "a/b reads resid_post.11, the run is at resid_post.12; give an",
+        ),
+        (
+            {"layer": 0, "kind": "resid_pre"},
+            "a/b reads resid_pre.0, the run is at resid_post.12; give",
+        ),
+        (
+            {"layer": 11, "kind": None},
+            "a/b reads layer 11, the run is at resid_post.12; give an SAE",
+        ),
+        (
+            {"kind": "mlp.hook_post"},
+            "a/b reads mlp.hook_post, the run is at resid_post.12; give an",
+        ),
+        (
+            {"kind": "mlp_out"},
+            "a/b reads mlp_out.12, the run is at resid_post.12; give an SAE",
+        ),
+        ({"d_model": 640}, "a/b reads vectors of width 640, but those at resid_post.12 of gem"),
     ],
 )
 def test_both_sides_of_a_misfit_are_named(changes, message):
     with pytest.raises(ValueError) as caught:
-        dataclasses.replace(FITS, **changes).check("gemma-2-2b", 12, 2304)
+        dataclasses.replace(FITS, **changes).check("gemma-2-2b", HERE, 2304)
     assert str(caught.value).startswith(message)
 
 

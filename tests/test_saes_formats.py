@@ -82,7 +82,7 @@ def test_what_is_known_before_loading(tmp_path):
     for name in sae_formats.CASES:
         (tmp_path / name).mkdir()
         found = saes.find(str(place(name, tmp_path / name)))
-        known[name] = (found.format, found.model, found.layer, found.site, found.l0)
+        known[name] = (found.format, found.model, found.layer, found.kind, found.l0)
     assert known["gemma_scope"] == ("gemma_scope", None, 20, None, 11)
     assert known["gemma_scope_2"] == ("gemma_scope_2", "gemma-3-270m", 9, "resid_post", 60)
     assert known["llama_scope"] == ("llama_scope", None, 15, "resid_post", 50)
@@ -101,7 +101,7 @@ def test_what_is_known_before_loading(tmp_path):
     "hook, expected",
     [
         ("blocks.8.hook_resid_post", (8, "resid_post")),
-        ("blocks.0.hook_resid_pre", (-1, "resid_post")),
+        ("blocks.0.hook_resid_pre", (0, "resid_pre")),
         ("blocks.3.attn.hook_z", (3, "attn_z")),
         ("blocks.3.hook_mlp_out", (3, "mlp_out")),
         ("model.language_model.layers.17.output", (17, "resid_post")),
@@ -114,12 +114,12 @@ def test_what_is_known_before_loading(tmp_path):
         ("layers.10", (10, "resid_post")),
         ("layer_10", (10, "resid_post")),
         ("layers.10.mlp", (None, "layers.10.mlp")),
-        ("hook_embed", (-1, "resid_post")),
+        ("hook_embed", (0, "resid_pre")),
         ("resid_post_layer_12", (12, "resid_post")),
         (None, (None, None)),
     ],
 )
-def test_hooks_are_layers_and_sites(hook, expected):
+def test_hooks_are_layers_and_kinds(hook, expected):
     from probejax.saes.formats.format import place as read
 
     assert read(hook) == expected
@@ -150,8 +150,8 @@ def test_gemma_scope_2_of_a_model_that_sees_pictures(tmp_path):
     change = {"hf_hook_point_in": hook, "hf_hook_point_out": hook, "model_name": "gemma-v3-4b-it"}
     path = edited("gemma_scope_2", tmp_path, "config.json", lambda found: found.update(change))
     found = saes.find(path)
-    assert (found.model, found.layer, found.site) == ("gemma-3-4b-it", 9, "resid_post")
-    assert found.check("gemma-3-4b-it", 9, 12) is None
+    assert (found.model, found.layer, found.kind) == ("gemma-3-4b-it", 9, "resid_post")
+    assert found.check("gemma-3-4b-it", found.site, 12) is None
 
 
 def edited(name, tmp_path, file, change):

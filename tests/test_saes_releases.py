@@ -191,7 +191,7 @@ def test_without_settings_the_path_tells_layer_and_model(hub, tmp_path):
     config = next((tmp_path / "hub").rglob(f"{folder}/config.json"))
     config.unlink()
     found = saes.find(f"gemma-scope-2-1b-it/{folder}")
-    assert (found.model, found.layer, found.site) == ("gemma-3-1b-it", 15, "resid_post")
+    assert (found.model, found.layer, found.kind) == ("gemma-3-1b-it", 15, "resid_post")
 
 
 def test_a_missing_file_is_an_error_but_for_those_that_may_be_missing(hub, tmp_path):

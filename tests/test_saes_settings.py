@@ -293,4 +293,4 @@ def test_a_scaling_factor_of_the_decoder_is_applied_under_both_names(edit, name)
 def test_old_hooks_name_their_layer_apart(edit, name):
     path = edit("sae_lens_old", {name: "blocks.{layer}.hook_resid_post", "hook_point_layer": 5})
     found = saes.find(str(path.parent))
-    assert (found.layer, found.site) == (5, "resid_post")
+    assert (found.layer, found.kind) == (5, "resid_post")

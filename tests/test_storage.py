@@ -17,7 +17,7 @@ from probejax import foreign, storage
 from probejax.storage import ConfigMismatch, StorageError, Store
 
 FACTS = {"task": "87_glue_cola", "method": "logreg", "protocol": "paper", "model": "m"}
-FACTS |= {"layer": "9", "sae_id": "", "k": None}
+FACTS |= {"site": "resid_post.9", "sae_id": "", "k": None}
 FITS = {"regime": ["standard", "scarcity"], "level": [None, 2.0], "seed": [42, 42]}
 FITS |= {"num_train": [9, 2], "num_test": [3, 3], "val_auc": [0.1 + 0.2, math.nan]}
 FITS |= {name: [0.5, 1.0] for name in ("test_auc", "test_acc", "test_f1")}
@@ -189,8 +189,12 @@ def test_a_bucket_without_its_package_says_which_one(monkeypatch):
 
 
 DAMAGE = {
-    "a layer that leads elsewhere": ("unit", {"layer": "/../../../../escaped/x"}),
-    "a number for a layer": ("unit", {"layer": 9}),
+    "a site that leads elsewhere": ("unit", {"site": "/../../../../escaped/x"}),
+    "a site that no model has": ("unit", {"site": "resid_mid.9"}),
+    "a number for a site": ("unit", {"site": 9}),
+    "no site": ("unit", {"site": None}),
+    "a site and a layer": ("unit", {"layer": "9"}),
+    "an old layer that leads elsewhere": ("unit", {"site": None, "layer": "../9"}),
     "a regime that leads elsewhere": ("fits", {"regime": ["../x", "standard"]}),
     "a method of several lines": ("unit", {"method": "logreg\nlogreg"}),
     "a task with a NUL": ("unit", {"task": "a\0b"}),

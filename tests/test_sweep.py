@@ -61,7 +61,7 @@ def place(tmp_path_factory):
 def config(place):
     return sweep.Config(
         model=str(place / "tiny"),
-        layer="1",
+        site="1",
         sae=(str(place / "sae"),),
         tasks=("own_a", "own_b"),
         regimes=("standard", "label_noise"),
@@ -159,8 +159,9 @@ def test_changing_any_field_changes_the_name(config, place):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"layer": "2"},
-        {"layer": "embed"},
+        {"site": "2"},
+        {"site": "embed"},
+        {"site": "mlp_out.1"},
         {"regimes": ("standard",)},
         {"ranking": "raw"},
         {"seeds": (42, 43)},
@@ -186,27 +187,29 @@ def test_other_weights_change_the_names(config, place, tmp_path):
     assert after[0].name == before[0].name and after[1].sae_weights != before[1].sae_weights
 
 
-def test_layers_are_numbers_or_embed(config, place):
-    assert make(config, place, layer="2").layer == 2
-    embed = make(config, place, layer="embed")
-    assert (embed.layer, embed.layer_name) == (models.EMBED, "embed")
-    for text in ("-1", "two", "1.0", "", "--5"):
-        with pytest.raises(ValueError, match=f"^--layer={text} is neither a zero-based number nor"):
-            make(config, place, layer=text)
-    with pytest.raises(ValueError, match=r"Layer 3 was asked for, but tiny has layers 0 to 2"):
-        make(config, place, layer="3")
+def test_a_site_has_one_text_however_it_was_given(config, place):
+    for given, text in ((2, "resid_post.2"), ("embed", "resid_pre.0"), ("attn_z.1", "attn_z.1")):
+        run = make(config, place, site=given)
+        assert str(run.site) == run.config.site == run.units()[0].site == text
+    with pytest.raises(ValueError, match=r"^--site=-1 is no site: give a kind and a zero-based"):
+        make(config, place, site="-1")
+    with pytest.raises(
+        ValueError, match=r"--site=mlp_out\.3 was asked for, but tiny has layers 0 to 2"
+    ):
+        make(config, place, site="mlp_out.3")
 
 
-def test_the_layer_is_the_sae_s_unless_it_is_given(config, place, tmp_path):
+def test_the_site_is_the_sae_s_unless_it_is_given(config, place, tmp_path):
     at_two = write_sae(tmp_path / "two", record={"model": "tiny", "layer": 2})
-    assert make(config, place, layer=None, sae=(at_two,)).layer == 2
-    with pytest.raises(ValueError, match=r"/two reads layer 2, the run is at 1\.$"):
+    assert str(make(config, place, site=None, sae=(at_two,)).site) == "resid_post.2"
+    mlp = write_sae(tmp_path / "mlp", record={"site": "mlp_out.0"})
+    assert str(make(config, place, site=None, sae=(mlp,)).site) == "mlp_out.0"
+    with pytest.raises(ValueError, match=r"/two reads layer 2, the run is at resid_post\.1; give"):
         make(config, place, sae=(at_two,))
-    at_zero = write_sae(tmp_path / "zero", record={"layer": 0})
-    with pytest.raises(ValueError, match=r"layer is not clear .*\[0, 2\]\); give --layer\.$"):
-        make(config, place, layer=None, sae=(at_two, at_zero))
-    with pytest.raises(ValueError, match=r"name none\); give --layer\.$"):
-        make(config, place, layer=None)
+    with pytest.raises(ValueError, match=r"site is not clear .*mlp_out\.0, resid_post\.2\); give"):
+        make(config, place, site=None, sae=(at_two, mlp))
+    with pytest.raises(ValueError, match=r"name none\); give --site\.$"):
+        make(config, place, site=None)
 
 
 def test_an_sae_of_another_width_is_refused_with_both_widths(config, place, tmp_path):

@@ -22,7 +22,7 @@ def job(tmp_path_factory):
         write_task(root / "tasks" / f"{name}.csv", 130, seed)
     config = sweep.Config(
         model=tiny_models.write(root / "tiny"),
-        layer="1",
+        site="1",
         tasks=TASKS,
         regimes=("standard", "label_noise"),
         methods=METHODS,

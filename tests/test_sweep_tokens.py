@@ -23,7 +23,7 @@ LIGHT = ("logreg", "sae_k3", "sae_max_k3", "mean_pool")
 def config(place):
     return sweep.Config(
         model=str(place / "tiny"),
-        layer="1",
+        site="1",
         sae=(str(place / "sae"),),
         tasks=("own_a", "own_b"),
         regimes=("standard",),

@@ -177,7 +177,7 @@ class _Piece(NamedTuple):
 def _run(prompts, folders, recipe, model: LanguageModel, label: str, batch_tokens: int) -> None:
     """Runs the model over the distinct new prompts and stores every site of `folders`."""
     distinct = list(dict.fromkeys(prompts))
-    sites = tuple(sorted(folders, key=str))
+    sites = tuple(sorted(folders))
     # All sites of a batch lie in one file, so a batch is there or not.
     parts = folders[sites[0]].with_suffix(".parts")
     stem = "_".join(map(str, sites))

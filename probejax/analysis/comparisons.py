@@ -46,7 +46,7 @@ def controls(results: pd.DataFrame) -> pd.DataFrame:
     An SAE with random weights stands beside the SAEs of its width and L0, or beside all with the
     same method where there is none.
 
-    Columns: `protocol, model, layer, regime, claim, control` (labels), mean test AUCs `claimed` and
+    Columns: `protocol, model, site, regime, claim, control` (labels), mean test AUCs `claimed` and
     `controlled`, `delta` (claim minus control) with `ci_low, ci_high`, `cells`, `unpaired`.
     """
     rows = []
@@ -93,12 +93,12 @@ def _beside(arrows: pd.DataFrame) -> list[tuple[int, int]]:
 
 
 def protocols(results: pd.DataFrame, first: str = "paper", second: str = "strict") -> pd.DataFrame:
-    """Returns what the second protocol changes, per model, layer, regime and method.
+    """Returns what the second protocol changes, per model, site, regime and method.
 
     Cells and arrows are matched by name; a fit that one protocol lacks is counted in `unpaired`.
     The last rows of a regime compare the quivers and their difference.
 
-    Columns: `model, layer, regime, label`, mean test AUCs (of the quivers' rows: what they chose)
+    Columns: `model, site, regime, label`, mean test AUCs (of the quivers' rows: what they chose)
     named as the protocols, `delta` (second minus first) with `ci_low, ci_high`, `cells, unpaired`.
     Empty where a table has one protocol only.
     """

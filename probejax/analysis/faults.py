@@ -11,7 +11,7 @@ from probejax.analysis.quiver import choices
 
 COLUMNS = ("fault", "figure", "quantity", "level", "published", "corrected", "explanation")
 _FOLLOWED = 128  # the k of the study's head-to-head comparisons
-_DEFAULT_LAYER = "8"  # what the study's notebook reads for Llama if it is not told otherwise
+_DEFAULT_SITE = "resid_post.8"  # the notebook reads it for Llama if not told otherwise
 
 
 def faults(
@@ -81,18 +81,18 @@ def _positional(results: pd.DataFrame) -> list[tuple]:
 def _layer(
     folder: str | pathlib.Path, model: str, ranking: str, results: pd.DataFrame
 ) -> list[tuple]:
-    if results["layer"].iloc[0] == _DEFAULT_LAYER:
+    if results["site"].iloc[0] == _DEFAULT_SITE:
         return []
     everything = published.read(folder, model, ranking, every_layer=True)
     standard = everything[everything["regime"] == "standard"]
-    other = standard[(standard["layer"] == _DEFAULT_LAYER) & (standard["sae_id"] == "")]
-    here = standard[standard["layer"] == results["layer"].iloc[0]]
+    other = standard[(standard["site"] == _DEFAULT_SITE) & (standard["sae_id"] == "")]
+    here = standard[standard["site"] == results["site"].iloc[0]]
     saes = here[here["sae_id"] != ""]
     if other.empty or saes.empty:
         return []
-    mixed = pd.concat([other.assign(layer=here["layer"].iloc[0]), saes], ignore_index=True)
+    mixed = pd.concat([other.assign(site=here["site"].iloc[0]), saes], ignore_index=True)
     deltas = [choices(rows, tie_rule="baseline_first")["delta"].mean() for rows in (mixed, here)]
-    why = f"baselines of layer {_DEFAULT_LAYER} beside SAE probes of layer {here['layer'].iloc[0]}"
+    why = f"baselines of {_DEFAULT_SITE} beside SAE probes of {here['site'].iloc[0]}"
     return [("baselines of another layer", "18b", "mean change of AUC", np.nan, *deltas, why)]
 
 

@@ -86,7 +86,7 @@ def _drawings(
 ) -> Iterator[tuple[str, Drawing]]:
     """Yields the path of each figure, without its ending, and what draws it."""
     for place, group in enumerate(found):
-        folder = f"{group.model}_layer_{group.layer}_{group.protocol}"
+        folder = f"{group.model}_{group.site}_{group.protocol}"
         folder = f"{foreign.file_name(folder)}/" if place else ""
         rows = group.rows(results)
         for regime in group.compared_regimes:

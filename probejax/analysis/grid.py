@@ -14,12 +14,12 @@ from probejax.analysis.labels import arrow_labels, in_order
 
 CELL = ["regime", "level", "task", "seed"]
 ARROW = ["method", "sae_id", "k"]
-GROUP = ["protocol", "model", "layer"]
+GROUP = ["protocol", "model", "site"]
 METRICS = ("val_auc", "test_auc", "test_tpr", "test_ece")
 
 
 class Grid(NamedTuple):
-    """Fits of one protocol, model and layer.
+    """Fits of one protocol, model and site.
 
     Attributes:
       cells: columns of `CELL`, and `task_family`.
@@ -44,13 +44,13 @@ class Grid(NamedTuple):
 
 
 def grid(results: pd.DataFrame) -> Grid:
-    """Returns the results of one protocol, model and layer as a grid.
+    """Returns the results of one protocol, model and site as a grid.
 
     Raises:
-        ValueError: the table has fits of several protocols, models or layers.
+        ValueError: the table has fits of several protocols, models or sites.
     """
     if len(results[GROUP].drop_duplicates()) > 1:
-        raise ValueError("A grid holds one protocol, model and layer; the table has several.")
+        raise ValueError("A grid holds one protocol, model and site; the table has several.")
     results = with_facts(results)
     cell, cells = _numbered(results, CELL, ["task_family"])
     arrow, arrows = _numbered(results, ARROW, [name for name in FACTS if name != "task_family"])

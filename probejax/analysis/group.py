@@ -1,4 +1,4 @@
-"""One protocol, model and layer, ready to be shown."""
+"""One protocol, model and site, ready to be shown."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ class Group(NamedTuple):
     """The results that may be compared with each other.
 
     Attributes:
-      protocol: of all rows, like `model` and `layer`.
+      protocol: of all rows, like `model` and `site`.
       quiver: its rows of the quiver table.
       table: its fits as a grid.
       cells: one row per cell: `CELL`, `baseline`, `with_sae`, `delta`, `tied`, `sae_chosen`, and
@@ -27,7 +27,7 @@ class Group(NamedTuple):
 
     protocol: str
     model: str
-    layer: str
+    site: str
     quiver: pd.DataFrame
     table: Grid
     cells: pd.DataFrame
@@ -36,12 +36,12 @@ class Group(NamedTuple):
     @property
     def name(self) -> str:
         """What the group is called."""
-        return f"{self.model}, layer {self.layer}, {self.protocol} protocol"
+        return f"{self.model}, {self.site}, {self.protocol} protocol"
 
     def rows(self, results: pd.DataFrame) -> pd.DataFrame:
         """Returns the rows of a results table that belong to the group."""
         same = np.ones(len(results), dtype=bool)
-        for column, value in zip(GROUP, (self.protocol, self.model, self.layer), strict=True):
+        for column, value in zip(GROUP, (self.protocol, self.model, self.site), strict=True):
             same &= (results[column] == value).to_numpy(bool)
         return results[same]
 
@@ -81,8 +81,8 @@ def groups(results: pd.DataFrame, quiver: pd.DataFrame) -> list[Group]:
         part = part.reset_index(drop=True)
         table = grid(part)
         cells, head_to_head = _cells(part, table)
-        protocol, model, layer = map(str, key)
-        group = Group(protocol, model, layer, quiver, table, cells, head_to_head)
+        protocol, model, site = map(str, key)
+        group = Group(protocol, model, site, quiver, table, cells, head_to_head)
         found.append(group._replace(quiver=group.rows(quiver)))
     rank = lambda g: (g.protocol != "paper", -g.cells["delta"].notna().sum(), g.model)
     return sorted(found, key=rank)

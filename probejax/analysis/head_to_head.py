@@ -5,7 +5,7 @@ import pandas as pd
 
 from probejax.analysis import intervals
 
-_CELL = ["protocol", "model", "layer", "regime", "level", "task", "seed"]
+_CELL = ["protocol", "model", "site", "regime", "level", "task", "seed"]
 
 
 def pairs(
@@ -13,7 +13,7 @@ def pairs(
 ) -> pd.DataFrame:
     """Returns one row per cell that either method has: `baseline`, `sae` (test AUCs), `delta`.
 
-    Rows are matched by protocol, model, layer, regime, level, task and seed, never by position;
+    Rows are matched by protocol, model, site, regime, level, task and seed, never by position;
     where one side is missing its AUC and `delta` are NaN. `method` is that of the SAE probe, by
     default `sae_k<k>`.
 
@@ -52,7 +52,7 @@ def head_to_head(
     than `margin`: `sae_wins, baseline_wins`.
 
     Raises:
-        ValueError: as for `pairs`; or the rows mix protocols, models or layers.
+        ValueError: as for `pairs`; or the rows mix protocols, models or sites.
     """
     table = pairs(results, baseline, sae_id, k, method)
     for name in _CELL[:3]:

@@ -41,7 +41,7 @@ RULE = (
 def multi_token(groups: Sequence[Group]) -> pd.DataFrame:
     """Returns the panels and the methods of every group that has attention and max-pooled latents.
 
-    Columns: `protocol, model, layer, regime, panel, baseline, contender` (labels of both sides;
+    Columns: `protocol, model, site, regime, panel, baseline, contender` (labels of both sides;
     `panel` is `method` for one method against last-token logreg), `sae_id, k`, `tasks`, `cells`
     and `unpaired` (cells where a side lacks a probe), mean test AUCs `baseline_auc` and
     `contender_auc`, `delta` (contender minus baseline) with `ci_low, ci_high`; and tasks on which
@@ -52,7 +52,7 @@ def multi_token(groups: Sequence[Group]) -> pd.DataFrame:
     for group in groups:
         if not reads_tokens(group.table):
             continue
-        where = dict(zip(GROUP, (group.protocol, group.model, group.layer), strict=True))
+        where = dict(zip(GROUP, (group.protocol, group.model, group.site), strict=True))
         for regime in group.table.cells["regime"].unique():
             found = [*panels(group.table, regime), *_methods(group.table, regime)]
             rows += [where | {"regime": regime} | row for row in found]
@@ -154,9 +154,9 @@ def summary(rows: pd.DataFrame) -> str:
         return ""
     lines = []
     for key, part in rows.groupby([*GROUP, "regime"], sort=False):
-        protocol, model, layer, regime = map(str, key)
+        protocol, model, site, regime = map(str, key)
         lines += [
-            f"{model}, layer {layer}, {protocol} protocol, {title(regime).lower()}: all tokens",
+            f"{model}, {site}, {protocol} protocol, {title(regime).lower()}: all tokens",
             "",
         ]
         several = part["sae_id"].nunique() > 2  # the empty one is the baselines'

@@ -13,6 +13,7 @@ import pandas as pd
 
 from probejax import foreign, spreadsheet
 from probejax.analysis.tables import as_results
+from probejax.sites import parse
 
 _METRICS = ("val_auc", "test_auc", "test_acc", "test_f1")
 # The wide covariate-shift file does not name its SAE probe; the paper does (section 4).
@@ -88,10 +89,10 @@ def read(
         parts += [(regime.name, _read_csv(path, regime.baseline_level))]
         parts += [(regime.name, sae_rows[regime.name])]
     parts += [("covariate_shift", part) for part in _read_shift(baselines, saes, model, ranking)]
-    parts = [(regime, part.assign(layer=layer)) for regime, part in parts if not part.empty]
+    parts = [(regime, part.assign(site=_site(layer))) for regime, part in parts if not part.empty]
     for other in sorted(_layers(normal) - {layer}) if every_layer else ():
         rows = _read_csv(normal / f"layer{other}_results.csv", None)
-        parts.append(("standard", rows.assign(layer=other)))
+        parts.append(("standard", rows.assign(site=_site(other))))
     if not parts:
         raise FileNotFoundError(f"{baselines} and {saes} hold no result file of the study's names.")
     table = pd.concat([part.assign(regime=name) for name, part in parts], ignore_index=True)
@@ -111,6 +112,11 @@ def _layer(baselines: pathlib.Path, sae_rows: dict[str, pd.DataFrame]) -> str:
     if len(layers) > 1:
         raise ValueError(f"{baselines.name}: SAE results of several layers: {sorted(layers)}.")
     return layers.pop()
+
+
+def _site(layer: str) -> str:
+    """Returns the site that the study calls by its layer."""
+    return str(parse(layer)) if layer else ""
 
 
 def _layers(folder: pathlib.Path) -> set[str]:

@@ -49,9 +49,9 @@ COLUMNS = (
     "not_converged",
     "protocol",
     "model",
-    "layer",
+    "site",
 )
-_GROUP = ["protocol", "model", "layer", "regime", "level"]
+_GROUP = ["protocol", "model", "site", "regime", "level"]
 _CELL = [*_GROUP, "task", "seed"]
 _ARROW = ["method", "sae_id", "k"]
 MARGIN = 0.005  # the study's, in AUC: a smaller difference is neither a win nor a loss
@@ -67,7 +67,7 @@ def quiver(
 
     A method is an SAE arrow where its `sae_id` is not empty; controls (`is_control`) are no arrows
     and are left out. Only rows of one protocol, model and
-    layer are compared; where the table holds several, each gets its own rows.
+    site are compared; where the table holds several, each gets its own rows.
 
     Args:
         results: one row per fit (columns of `results.csv`).

@@ -172,7 +172,7 @@ def _facts(store: storage.Store, units: list[dict[str, Any]]) -> dict[str, list[
     names = {
         "model": "model",
         "weights": "weights, SHA-256",
-        "layer": "layer",
+        "site": "site",
         "dtype": "dtype of the model",
         "max_length": "longest prompt, tokens",
         "sae_id": "SAE",

@@ -13,6 +13,7 @@ from etils import epath
 from probejax import foreign, storage
 from probejax.analysis.facts import plain_sae_probe, with_facts
 from probejax.analysis.grid import GROUP
+from probejax.sites import known
 
 EVALUATION = "sparse_probing_sae_probes"
 # The k that have fields of their own; any k is in `sae_metrics_by_k`.
@@ -42,8 +43,8 @@ def write_saebench(
     base = rows[(rows["method"] == _BASELINE) & (rows["sae_id"] == "")]
     written = []
     for key, part in probes.groupby([*GROUP, "sae_id"], sort=False):
-        protocol, model, layer, sae_id = map(str, key)
-        same = (base["protocol"] == protocol) & (base["model"] == model) & (base["layer"] == layer)
+        protocol, model, site, sae_id = map(str, key)
+        same = (base["protocol"] == protocol) & (base["model"] == model) & (base["site"] == site)
         payload = evaluation(part, base[same], millis)
         name = foreign.file_name(f"{protocol}_{model}_{sae_id}")
         path = epath.Path(out) / "saebench" / f"{name}_eval_results.json"
@@ -57,7 +58,7 @@ def evaluation(probes: pd.DataFrame, baseline: pd.DataFrame, millis: int = 0) ->
     """Returns the evaluation of one SAE: means over tasks, and each task on its own.
 
     Args:
-        probes: rows of one SAE, model, layer and protocol; seeds of a task are averaged.
+        probes: rows of one SAE, model, site and protocol; seeds of a task are averaged.
         baseline: rows of logreg there.
         millis: see `write_saebench`.
     """
@@ -105,17 +106,13 @@ def evaluation(probes: pd.DataFrame, baseline: pd.DataFrame, millis: int = 0) ->
         "sae_lens_version": "not used",
         "sae_cfg_dict": {
             "model_name": str(first["model"]),
-            "hook_name": _hook(str(first["layer"])),
+            "hook_name": _hook(str(first["site"])),
             "protocol": str(first["protocol"]),
         },
         **_by_k(means),
     }
     content = storage.encode_json(payload | {"datetime_epoch_millis": 0})
     return payload | {"eval_id": str(uuid.uuid5(uuid.NAMESPACE_URL, content))}
-
-
-def _hook(layer: str) -> str:
-    return "hook_embed" if layer == "embed" else f"blocks.{layer}.hook_resid_post"
 
 
 def _number(value: Any) -> float | None:
@@ -150,3 +147,8 @@ def _by_k(by_k: dict[int, Any]) -> dict[str, dict[str, dict[str, float]]]:
             for k, row in sorted(by_k.items())
         }
     }
+
+
+def _hook(text: str) -> str:
+    site = known(text)
+    return site.hook if site else text

@@ -1,4 +1,4 @@
-"""The study's types of figure, of one protocol, model and layer; those that the results allow.
+"""The study's types of figure, of one protocol, model and site; those that the results allow.
 
 `figures.py` draws the change against the level (its figure 6) and the scatter of tasks (figure 4).
 """
@@ -23,6 +23,7 @@ from probejax.analysis.labels import (
     tasks_in_order,
     title,
 )
+from probejax.sites import in_order
 
 _BLUE, _LIGHT, _ORANGE, _GREY = "#0072B2", "#56B4E9", "#D55E00", "#666666"
 _CYCLE = (_BLUE, _ORANGE, "#009E73", "#CC79A7", "#E69F00", _LIGHT, "#F0E442", _GREY)
@@ -58,13 +59,13 @@ def layer_figure(results: pd.DataFrame) -> Figure | None:
     """Returns the baselines by layer (the study's figure 13), None with a single layer."""
     rows = results[(results["regime"] == "standard") & (results["sae_id"] == "")]
     rows = rows[rows["test_auc"].notna()]
-    if rows["layer"].nunique() < 2:
+    if rows["site"].nunique() < 2:
         return None
     rows = rows[rows["model"] == rows["model"].iloc[0]]
-    means = rows.pivot_table(index="layer", columns="method", values="test_auc")
-    order = sorted(means.index, key=lambda layer: (layer != "embed", layer.zfill(4)))
-    best = rows.loc[rows.groupby(["layer", "task", "seed", "protocol"])["test_auc"].idxmax()]
-    counts = best.groupby(["layer", "method"]).size().unstack(fill_value=0).loc[order]
+    means = rows.pivot_table(index="site", columns="method", values="test_auc")
+    order = in_order(means.index)
+    best = rows.loc[rows.groupby(["site", "task", "seed", "protocol"])["test_auc"].idxmax()]
+    counts = best.groupby(["site", "method"]).size().unstack(fill_value=0).loc[order]
     figure, (left, right) = _figure(9.0, 3.8, 2)
     for i, method in enumerate(means.columns):
         left.plot(order, means.loc[order, method], "o-", color=_colour(i), label=method)
@@ -73,8 +74,8 @@ def layer_figure(results: pd.DataFrame) -> Figure | None:
         colour = _colour(list(means.columns).index(method))
         right.bar(order, counts[method], bottom=bottom, color=colour, label=method)
         bottom += counts[method].to_numpy()
-    left.set(xlabel="layer", ylabel="mean test AUC")
-    right.set(xlabel="layer", ylabel="tasks on which it is best")
+    left.set(xlabel="site", ylabel="mean test AUC")
+    right.set(xlabel="site", ylabel="tasks on which it is best")
     left.legend(fontsize=8)
     return figure
 

@@ -1,6 +1,6 @@
 """Writes results as the study's own files, so that its notebooks, and `published.read`, read them.
 
-One seed, protocol and main layer fit into that layout. What it has no place for is left out:
+One seed, protocol and main site fit into that layout. What it has no place for is left out:
 controls, other seeds, certificates, SAE probes other than `sae_k<k>[_binarised]`, and baselines
 that read all tokens.
 """
@@ -10,7 +10,7 @@ from etils import epath
 
 from probejax import foreign, spreadsheet, storage
 from probejax.analysis.facts import is_control, with_facts
-from probejax.analysis.grid import GROUP
+from probejax.sites import known
 
 _SEED = 42  # the study's
 _METRICS = ["test_f1", "test_acc", "test_auc", "val_auc"]
@@ -27,7 +27,7 @@ def write_study(out: epath.PathLike, results: pd.DataFrame) -> list[epath.Path]:
     """Writes `study/baseline_probes_<model>/...` and `study/sae_probes_<model>/...`.
 
     Every model of the table gets its folders; of each, the first protocol (`paper` before others)
-    and the layer with SAE probes, and under standard conditions the baselines of every layer.
+    and the site with SAE probes, and under standard conditions the baselines of every site.
 
     Args:
         out: the run's folder.
@@ -59,9 +59,12 @@ def write_study(out: epath.PathLike, results: pd.DataFrame) -> list[epath.Path]:
 def _files(part: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Returns the files of one model by path; the path begins with `baseline` or `sae`."""
     part = part.rename(columns={"task": "dataset"}).reset_index(drop=True)
+    places = {text: known(text) for text in part["site"].unique()}
+    names = {text: site.short if site else text for text, site in places.items()}
+    part["layer"] = part["site"].map(names)  # as the study names it
     is_sae = part["sae_id"] != ""
     probe = (part["family"] == "sae").to_numpy(bool)
-    layers = part[GROUP[2]][is_sae] if is_sae.any() else part[GROUP[2]]
+    layers = part["layer"][is_sae] if is_sae.any() else part["layer"]
     main = layers.value_counts().index[0]
     files = {}
     standard = part[(part["regime"] == "standard") & ~is_sae]

@@ -10,7 +10,7 @@ import pyarrow as pa
 from etils import epath
 from pyarrow import parquet
 
-from probejax import spreadsheet, storage
+from probejax import sites, spreadsheet, storage
 from probejax.analysis import facts
 from probejax.analysis.grid import GROUP
 from probejax.analysis.group import Group
@@ -29,6 +29,7 @@ COLUMNS = (
     "seed",
     "protocol",
     "model",
+    "site",
     "layer",
     "sae_id",
     "k",
@@ -43,11 +44,11 @@ COLUMNS = (
     "code",
     *facts.FACTS,
 )
-_OF_UNIT = ("task", "method", "protocol", "model", "layer", "sae_id", "k")
-_OF_FIT = tuple(name for name in COLUMNS if name not in (*_OF_UNIT, *facts.FACTS))
+_OF_UNIT = ("task", "method", "protocol", "model", "site", "sae_id", "k")
+_OF_FIT = tuple(name for name in COLUMNS if name not in (*_OF_UNIT, "layer", *facts.FACTS))
 _OPTIONAL = ("test_tpr", "test_ece")  # units from before these were measured lack them
-_TEXT = ("task", "regime", "method", "protocol", "model", "layer", "sae_id", *facts.TEXT)
-_COUNTS = ("num_train", "num_test", "k", "code")
+_TEXT = ("task", "regime", "method", "protocol", "model", "site", "sae_id", *facts.TEXT)
+_COUNTS = ("num_train", "num_test", "layer", "k", "code")
 
 
 def results_table(
@@ -56,15 +57,15 @@ def results_table(
     """Returns the results table of a run's units, one row per fit, in an order of its own.
 
     Args:
-        units: payloads `{"unit": {task, method, protocol, model, layer, sae_id, k, ...}, "fits":
+        units: payloads `{"unit": {task, method, protocol, model, site, sae_id, k, ...}, "fits":
             {regime: [...], level: [...], ...}}`, all lists of `fits` equally long. A missing
             number is null; `test_tpr` and `test_ece` may be absent, and so may `sae`, what is known
             of the SAE.
         families: the family of each task that is not the study's, as far as it is known.
 
     Returns:
-        `COLUMNS`, sorted, so that the table does not depend on the order of the units. `layer` is
-        text, because the embedding counts as one (`embed`); `sae_id` is empty for baselines.
+        `COLUMNS`, sorted, so that the table does not depend on the order of the units. `sae_id` is
+        empty for baselines.
 
     Raises:
         ValueError: a unit lacks a field or its lists differ in length.
@@ -86,7 +87,7 @@ def results_table(
     columns = {name: np.repeat(np.array(of_unit[name], object), lengths) for name in _OF_UNIT}
     table = as_results(pd.DataFrame(columns | of_fit), saes, families)
     regimes = {name: place for place, name in enumerate(_in_order(table["regime"]))}
-    order = ["regime", "level", "task", "seed", "protocol", "model", "layer", "sae_id", "k"]
+    order = ["regime", "level", "task", "seed", "protocol", "model", "site", "sae_id", "k"]
     return table.sort_values(
         [*order, "method"],
         kind="stable",
@@ -102,11 +103,13 @@ def as_results(
 ) -> pd.DataFrame:
     """Returns the table with the columns of a results table, in order and of the right types.
 
-    A column that is missing is empty; what is known of methods, SAEs and tasks is looked up, see
-    `facts.with_facts`, unless the table has it.
+    A column that is missing is empty, and `layer` is that of the `site`; what is known of methods,
+    SAEs and tasks is looked up, see `facts.with_facts`, unless the table has it.
     """
     known = set(facts.FACTS) <= set(table.columns) and saes is None and families is None
     table = table.reindex(columns=pd.Index([x for x in COLUMNS if known or x not in facts.FACTS]))
+    places = {text: sites.known(text) for text in table["site"].dropna().unique()}
+    table["layer"] = table["site"].map({text: site.layer for text, site in places.items() if site})
     for name in {*_TEXT} & {*table.columns}:
         table[name] = table[name].astype(object).where(table[name].notna(), "")
     types = {name: "float64" for name in COLUMNS} | {name: "str" for name in _TEXT}
@@ -150,10 +153,10 @@ def summary(quiver: pd.DataFrame, *, tie_rule: str = "documented") -> str:
     overall = quiver[quiver["level"].isna()]
     lines = []
     for key, part in overall.groupby(GROUP, sort=False):
-        protocol, model, layer = key
+        protocol, model, site = key
         rows = part[part["tie_rule"] == tie_rule]
         neutral = part[part["tie_rule"] == "neutral"].set_index("regime")["delta"]
-        lines += [f"{model}, layer {layer}, {protocol} protocol: mean test AUC of the quivers", ""]
+        lines += [f"{model}, {site}, {protocol} protocol: mean test AUC of the quivers", ""]
         lines += [_HEADER, "-" * len(_HEADER)]
         lines += [_line(row, neutral.get(row["regime"])) for _, row in rows.iterrows()]
         lines += ["", *_notes(rows), ""]
@@ -169,7 +172,7 @@ def summary(quiver: pd.DataFrame, *, tie_rule: str = "documented") -> str:
 def means(results: pd.DataFrame, found: Iterable[Group]) -> str:
     """Returns the mean test AUC of every method as text: of a run that compares no quivers.
 
-    Per protocol, model and layer a line for each method, the best under the first regime on top,
+    Per protocol, model and site a line for each method, the best under the first regime on top,
     and a column for each regime; below, fits that did not converge.
 
     Args:

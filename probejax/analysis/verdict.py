@@ -28,7 +28,7 @@ class Verdict(NamedTuple):
 
 
 def verdict(quiver: pd.DataFrame) -> Verdict:
-    """Returns the verdict on one protocol, model and layer.
+    """Returns the verdict on one protocol, model and site.
 
     A regime counts as better or worse where the band of its overall difference, which holds for
     all regimes at once (95 %), excludes zero under the stated rule for ties, and under the neutral

@@ -94,9 +94,16 @@ class SaeFile:
     @property
     def site(self) -> Site | None:
         """Where it reads its model; None where that is not recorded, or is no site of ours."""
-        if self.kind in KINDS and self.layer in LAYERS:
-            return Site(self.kind, self.layer)
-        return None
+        if self.kind not in KINDS or self.layer is None or self.layer not in LAYERS:
+            return None
+        return Site(self.kind, self.layer)
+
+    @property
+    def default_site(self) -> Site | None:
+        """The site of a run that names none; a layer alone is taken for its resid_post."""
+        if self.site or self.kind or self.layer is None:
+            return self.site
+        return dataclasses.replace(self, kind="resid_post").site
 
     @property
     def _place(self) -> str | None:

@@ -3,8 +3,10 @@
 import collections
 import dataclasses
 
+from probejax import sites
 from probejax.probes import methods
 from probejax.rules import DTYPES, PROTOCOLS, RANKINGS
+from probejax.sites import Site
 from probejax.tasks import ALL_REGIMES, REGIMES, Own
 
 _BY_GROUP = "group_shift"
@@ -16,7 +18,8 @@ class Config:
 
     Attributes:
       model: see `probejax.models.find`.
-      layer: zero-based block, or `embed`; None takes the SAE's, then the study's for the model.
+      site: where the model is read, see `sites.parse`; None takes the SAE's, then the study's for
+        the model.
       sae: SAEs, see `probejax.saes.find`; empty takes those that ship for the model.
       tasks: names, globs, `demo`, `all` or `own`; None takes one's own, else the demo's.
       regimes: some of `probejax.tasks.ALL_REGIMES`; `groups` adds `group_shift`.
@@ -39,7 +42,7 @@ class Config:
     """
 
     model: str = "gemma-3-270m"
-    layer: str | None = None
+    site: Site | str | int | None = None
     sae: tuple[str, ...] = ()
     tasks: tuple[str, ...] | None = None
     regimes: tuple[str, ...] = REGIMES
@@ -85,8 +88,8 @@ class Config:
                 raise ValueError(f"--{flag} names {value} {count} times; give each once.")
         if wrong := [seed for seed in self.seeds if not 0 <= seed < 1 << 32]:
             raise ValueError(f"--seeds={wrong[0]} is no seed: a whole number from 0 to 2**32 - 1.")
-        if self.layer not in (None, "embed") and not _is_number(self.layer):
-            raise ValueError(f"--layer={self.layer} is neither a zero-based number nor `embed`.")
+        if self.site is not None:
+            object.__setattr__(self, "site", str(sites.parse(self.site)))
         if self.max_length < 2:
             raise ValueError(f"--max_length={self.max_length} leaves no token beside BOS.")
         self.all_methods()
@@ -124,7 +127,3 @@ class Config:
         if self.controls:
             names = [extra for name in names for extra in (name, *methods.controls(name))]
         return tuple(dict.fromkeys(names))
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 4

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from probejax import activations, devices, models, probes, saes, tasks
-from probejax.models import EMBED
+from probejax import activations, devices, models, probes, saes, sites, tasks
+from probejax.sites import GIVEN, Site
 from probejax.sweep import data as task_data
 from probejax.sweep import memory
 from probejax.sweep.config import Config
@@ -21,7 +21,7 @@ from probejax.sweep.units import RECIPE, Result, Unit, columns
 
 _SHOWN = 16  # latents of a probe that a unit describes
 _USUAL_SHARE = 0.01  # of latents active in an SAE whose L0 nobody recorded
-DEFAULT_LAYERS = {"gemma-3-270m": 9, "gemma-2-9b": 20, "gemma-2-2b": 12}
+DEFAULT_LAYERS = {"gemma-3-270m": 9, "gemma-2-9b": 20, "gemma-2-2b": 12}  # resid_post
 
 
 class Sweep:
@@ -59,18 +59,19 @@ class Sweep:
         self.tasks = tuple(
             name for name in self.source.names() if not isinstance(self.left_out.get(name), str)
         )
-        self.layer = EMBED  # which no vectors of one's own have
+        self.site: Site | None = None  # of vectors of one's own nobody knows it
         if isinstance(self.source, Vectors):
-            self.checkpoint, self.d_model = self.source.checkpoint, self.source.d_model
+            self.checkpoint, self.width = self.source.checkpoint, self.source.d_model
             self.saes = self._find_saes()
         else:
             self.checkpoint = models.find(config.model, cache_dir=cache_dir)
-            self.d_model = self.checkpoint.config.d_model
-            asked = EMBED if config.layer is None else self._find_layer()
-            self.checkpoint.config.check_layers((asked,))  # said before an SAE is fetched
+            model = self.checkpoint.config
+            if config.site is not None:
+                model.check([sites.parse(config.site)])  # said before an SAE is fetched
             self.saes = self._find_saes()
-            self.layer = self._find_layer()
-            self.checkpoint.config.check_layers((self.layer,))
+            self.site = self._find_site()
+            model.check([self.site])
+            self.width = model.width(self.site)
         self._check_saes()
         self.data = functools.lru_cache(1)(self._read_data)
         self._lanes = functools.lru_cache(2)(self._pack_lanes)
@@ -99,23 +100,22 @@ class Sweep:
                 )
         return {sae.sae_id: sae for sae in found}
 
-    def _find_layer(self) -> int:
-        if self.config.layer is not None:
-            return EMBED if self.config.layer == "embed" else int(self.config.layer)
-        layers = {sae.layer for sae in self.saes.values() if sae.layer is not None}
-        if not layers and self.checkpoint.name in DEFAULT_LAYERS:
-            layers = {DEFAULT_LAYERS[self.checkpoint.name]}
-        if len(layers) != 1:
-            raise ValueError(
-                f"The layer is not clear (the SAEs name {sorted(layers) or 'none'}); give --layer."
-            )
-        return layers.pop()
+    def _find_site(self) -> Site:
+        if self.config.site is not None:
+            return sites.parse(self.config.site)
+        found = {site for sae in self.saes.values() if (site := sae.default_site)}
+        if not found and self.checkpoint.name in DEFAULT_LAYERS:
+            found = {sites.parse(DEFAULT_LAYERS[self.checkpoint.name])}
+        if len(found) != 1:
+            names = ", ".join(sorted(map(str, found))) or "none"
+            raise ValueError(f"The site is not clear (the SAEs name {names}); give --site.")
+        return found.pop()
 
     def _check_saes(self) -> None:
         for sae in self.saes.values():
-            if isinstance(self.source, Vectors):
+            if self.site is None:
                 self.source.check(sae)
-            elif note := sae.check(self.checkpoint.name, self.layer, self.d_model):
+            elif note := sae.check(self.checkpoint.name, self.site, self.width):
                 self.notes.append(note)
             if self.most_latents > sae.d_sae:
                 raise ValueError(
@@ -133,11 +133,9 @@ class Sweep:
         )
 
     @property
-    def layer_name(self) -> str:
-        """The layer as it stands in results; `given` for vectors of one's own."""
-        if isinstance(self.source, Vectors):
-            return "given"
-        return "embed" if self.layer == EMBED else str(self.layer)
+    def site_name(self) -> str:
+        """The site as it stands in results."""
+        return GIVEN if self.site is None else str(self.site)
 
     @property
     def most_latents(self) -> int:
@@ -168,7 +166,7 @@ class Sweep:
             weights=self.checkpoint.fingerprint,
             dtype=str(given.given.x.dtype) if given else config.dtype,
             max_length=None if given else config.max_length,
-            layer=self.layer_name,
+            site=self.site_name,
             sae_id=sae.sae_id if sae else "",
             sae_weights=_fingerprint(sae) if sae else "",
             k=probes.parse(method).k or None,
@@ -314,18 +312,18 @@ class Sweep:
             return self.source.activations(task)
         found = activations.harvest(
             task.prompts,
-            [self.layer],
+            [self.site],
             self.recipe,
             self._model,
             cache_dir=self.cache_dir,
             label=task.name,
         )
-        return found[self.layer]
+        return found[self.site]
 
     def _load_model(self) -> models.LanguageModel:
         return models.load(
             self.config.model,
-            (self.layer,),
+            (self.site,),
             dtype=jnp.dtype(self.config.dtype),
             cache_dir=self.cache_dir,
         )

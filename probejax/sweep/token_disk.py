@@ -58,7 +58,7 @@ class TokenDisk:
         job = self.job
         for each in job.prompts(task):
             if _key(job, each) in noted:
-                activations.discard(each.prompts, [job.layer], job.recipe, cache_dir=job.cache_dir)
+                activations.discard(each.prompts, [job.site], job.recipe, cache_dir=job.cache_dir)
         self._note(task).unlink(missing_ok=True)
 
     def release_finished(self, done: Collection[str]) -> None:
@@ -76,7 +76,7 @@ class TokenDisk:
 
     def _is_cached(self, each: Task) -> bool:
         job = self.job
-        return activations.is_cached(job.recipe, job.layer, each.prompts, cache_dir=job.cache_dir)
+        return activations.is_cached(job.recipe, job.site, each.prompts, cache_dir=job.cache_dir)
 
     def _note(self, task: str) -> epath.Path:
         return self.notes / f"{foreign.file_name(task)}.json"
@@ -89,18 +89,18 @@ class TokenDisk:
 
 
 def _key(job: Sweep, each: Task) -> str:
-    return activations.key(job.recipe, job.layer, each.prompts)
+    return activations.key(job.recipe, job.site, each.prompts)
 
 
 def plans(job: Sweep, tasks: Sequence[str]) -> dict[str, list[activations.Plan]]:
     """Returns what the harvest of each task takes, exactly: it counts their tokens."""
-    tokenizer, d_model = job.checkpoint.tokenizer(), job.checkpoint.config.d_model
+    tokenizer, config = job.checkpoint.tokenizer(), job.checkpoint.config
     found = {}
     for task in tasks:
         own, *shifted = job.prompts(task)
         lists = {task: own.prompts} | {f"{task}, shifted": each.prompts for each in shifted}
         found[task] = activations.plan(
-            lists, [job.layer], job.recipe, tokenizer, d_model, cache_dir=job.cache_dir
+            lists, [job.site], job.recipe, tokenizer, config, cache_dir=job.cache_dir
         )
     return found
 

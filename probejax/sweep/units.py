@@ -21,7 +21,7 @@ class Unit(NamedTuple):
     weights: str
     dtype: str
     max_length: int | None
-    layer: str
+    site: str
     sae_id: str
     sae_weights: str
     k: int | None

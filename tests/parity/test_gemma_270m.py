@@ -8,6 +8,7 @@ import torch
 
 from probejax import artifacts, models, tasks
 from probejax.models import tokens
+from probejax.sites import EMBEDDING, Site
 from tests.reference import torch_gemma
 
 RTOL = 1e-4  # of the norm of a token's residual
@@ -18,8 +19,8 @@ PROMPTS = {
     "scripts": "Ünïcödé 日本語のテキスト العربية 🙂",
 }
 NAMES = (*PROMPTS, "beyond the window")
-LAYERS = tuple(range(models.EMBED, 18))
-FORWARD = jax.jit(models.residuals, static_argnames="layers")
+SITES = (EMBEDDING, *(Site("resid_post", layer) for layer in range(18)))
+FORWARD = jax.jit(models.read_sites, static_argnames="sites")
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +49,12 @@ def ids(ours):
 
 
 def reference(model, prompt):
-    """Returns layer -> [tokens, 640]; hooks, as the last hidden state of transformers is normed."""
+    """Returns site -> [tokens, 640]; hooks, as the last hidden state of transformers is normed."""
     found = {}
-    modules = {layer: model.model.layers[layer] for layer in LAYERS if layer >= 0}
+    modules = {site: model.model.layers[site.layer] for site in SITES[1:]}
     handles = [
         module.register_forward_hook(lambda m, a, y, i=i: found.__setitem__(i, y[0].numpy()))
-        for i, module in {**modules, models.EMBED: model.model.embed_tokens}.items()
+        for i, module in {**modules, EMBEDDING: model.model.embed_tokens}.items()
     ]
     with torch.no_grad():
         model.model(torch.tensor(prompt).long()[None])
@@ -69,10 +70,10 @@ def test_residual_at_every_layer(ours, theirs, ids, name):
     row = np.zeros((1, max(length, 32)), np.int32)  # padded, so that the short ones share a program
     row[0, :length] = ids[name]
     mask = np.arange(row.shape[1])[None] < length
-    found = FORWARD(ours.transformer, jnp.asarray(row), jnp.asarray(mask), layers=LAYERS)
+    found = FORWARD(ours.transformer, jnp.asarray(row), jnp.asarray(mask), sites=SITES)
     errors = {}
-    for layer in LAYERS:
-        x, y = np.asarray(found[layer])[0, :length], expected[layer]
+    for site in SITES:
+        x, y = np.asarray(found[site])[0, :length], expected[site]
         assert x.shape == y.shape == (length, 640)
-        errors[layer] = (np.linalg.norm(x - y, axis=-1) / np.linalg.norm(y, axis=-1)).max()
+        errors[site] = (np.linalg.norm(x - y, axis=-1) / np.linalg.norm(y, axis=-1)).max()
     assert max(errors.values()) < RTOL, errors

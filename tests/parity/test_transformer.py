@@ -21,11 +21,13 @@ from transformers import (
 
 from probejax import models
 from probejax.models import transformer as ours_module
+from probejax.sites import EMBEDDING, KINDS, Site
 from tests import tiny_models
 
 RTOL_RESIDUAL = 1e-4  # of the norm of a token's residual; float32 gives about 1e-6
 LENGTH = tiny_models.LENGTH
 RESIDUALS = jax.jit(models.residuals, static_argnames="layers")
+READ = jax.jit(models.read_sites, static_argnames="sites")
 LOGITS = jax.jit(models.logits)
 
 
@@ -85,21 +87,31 @@ def tokens(*shape):
 
 
 def run_theirs(model, ids, mask):
-    """Returns the embedding, the output of every layer (by hooks), and the logits."""
+    """Returns the activations at every site (by hooks), and the logits."""
     mask = torch.tensor(mask).long()
     found, handles = {}, []
 
-    def keep(layer):
+    def keep(site):
         def hook(module, given, output):  # a tuple in transformers 4
-            found[layer] = (output[0] if isinstance(output, tuple) else output).numpy()
+            found[site] = (output[0] if isinstance(output, tuple) else output).numpy()
 
         return hook
 
+    def keep_input(site):
+        return lambda module, given: found.__setitem__(site, given[0].numpy())
+
     for layer, block in enumerate(model.model.layers):
-        handles.append(block.register_forward_hook(keep(layer)))
+        for kind, module in (
+            ("resid_post", block),
+            ("attn_out", block.post_attention_layernorm),
+            ("mlp_out", block.post_feedforward_layernorm),
+        ):
+            handles.append(module.register_forward_hook(keep(Site(kind, layer))))
+        heads = block.self_attn.o_proj.register_forward_pre_hook(keep_input(Site("attn_z", layer)))
+        handles.append(heads)
 
     def keep_embedding(module, args, kwargs):  # scaled by then, whichever module scales it
-        found[models.EMBED] = (args[0] if args else kwargs["hidden_states"]).numpy()
+        found[EMBEDDING] = (args[0] if args else kwargs["hidden_states"]).numpy()
 
     first = model.model.layers[0]
     handles.append(first.register_forward_pre_hook(keep_embedding, with_kwargs=True))
@@ -112,10 +124,10 @@ def run_theirs(model, ids, mask):
 
 
 def run_ours(model, ids, mask):
-    layers = tuple(range(models.EMBED, len(model.layers)))
-    found = RESIDUALS(model, jnp.asarray(ids), jnp.asarray(mask), layers)
+    sites = (EMBEDDING, *(Site(kind, n) for n in range(len(model.layers)) for kind in KINDS[1:]))
+    found = READ(model, jnp.asarray(ids), jnp.asarray(mask), sites)
     logits = LOGITS(model, jnp.asarray(ids), jnp.asarray(mask))
-    return {layer: np.asarray(x) for layer, x in found.items()}, np.asarray(logits)
+    return {site: np.asarray(x) for site, x in found.items()}, np.asarray(logits)
 
 
 def error(found, expected, where):
@@ -189,7 +201,7 @@ def test_attention_mlp_and_block(pair, layer, part, tolerance):
     found = {
         "self_attn": lambda: our_block.self_attn(x, positions, causal),
         "mlp": lambda: our_block.mlp(x),
-        "block": lambda: our_block(x, positions, causal),
+        "block": lambda: our_block(x, positions, causal).resid_post,
     }[part]()
     assert error(np.asarray(found), np.asarray(expected), np.ones((3, LENGTH), bool)) < tolerance
 
@@ -213,15 +225,16 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_residuals_and_logits(pair, case):
+def test_every_site_and_the_logits(pair, case):
     theirs, ours, _ = pair
     ids, mask = CASES[case]()
     expected, expected_logits = run_theirs(theirs, ids, mask)
     found, logits = run_ours(ours, ids, mask)
-    assert list(found) == [-1, 0, 1, 2]
-    assert np.array_equal(found[-1][mask], expected[-1][mask])
-    for layer, x in found.items():
-        assert error(x, expected[layer], mask) < RTOL_RESIDUAL, layer
+    assert found.keys() == expected.keys() and len(found) == 1 + 4 * tiny_models.N_LAYERS
+    assert np.array_equal(found[EMBEDDING][mask], expected[EMBEDDING][mask])
+    for site, x in found.items():
+        assert x.shape[-1] == (64 if site.kind == "attn_z" else 32)
+        assert error(x, expected[site], mask) < RTOL_RESIDUAL, site
     np.testing.assert_allclose(logits[mask], expected_logits[mask], atol=1e-3, rtol=0)
     assert 1.0 < np.abs(logits[mask]).max() <= 2.0  # the cap bends
 
@@ -238,8 +251,8 @@ def test_prompts_packed_into_one_row_equal_prompts_alone(pair):
     for number, ids in enumerate(alone, start=1):
         expected, expected_logits = run_theirs(theirs, ids, np.ones_like(ids))
         here = segments[0] == number
-        for layer, x in found.items():
-            assert error(x[:, here], expected[layer], np.ones(ids.shape, bool)) < RTOL_RESIDUAL
+        for site, x in found.items():
+            assert error(x[:, here], expected[site], np.ones(ids.shape, bool)) < RTOL_RESIDUAL
         np.testing.assert_allclose(logits[:, here], expected_logits, atol=1e-3, rtol=0)
 
 
@@ -251,10 +264,11 @@ def test_bfloat16(pair):
     expected, _ = run_theirs(theirs, ids, mask)
     found, logits = run_ours(ours, ids, mask)
     assert logits.dtype == np.float32
-    for layer, x in found.items():
+    for site, x in found.items():
         assert x.dtype == jnp.bfloat16
-        difference = error(x.astype(np.float32), expected[layer], mask)
-        assert (0.001 if layer >= 0 else 0.0) < difference < 0.06, (layer, difference)
+        difference = error(x.astype(np.float32), expected[site], mask)
+        most = 0.06 if site.is_residual else 0.12  # a part has not the norm of the whole
+        assert (0.0 if site == EMBEDDING else 0.001) < difference < most, (site, difference)
 
 
 def test_bfloat16_embedding_is_scaled_by_the_rounded_root(pair):
@@ -265,7 +279,7 @@ def test_bfloat16_embedding_is_scaled_by_the_rounded_root(pair):
         weight = theirs.model.embed_tokens.weight.bfloat16()
         scale = torch.tensor(32**0.5).bfloat16()  # 5.65625, not 5.65685
         expected = (weight[torch.tensor(ids).long()] * scale).float().numpy()
-    found = RESIDUALS(ours, jnp.asarray(ids), jnp.ones((2, LENGTH), bool), (-1,))[-1]
+    found = RESIDUALS(ours, jnp.asarray(ids), jnp.ones((2, LENGTH), bool), ("embed",))["embed"]
     assert np.array_equal(np.asarray(found, np.float32), expected)
 
 

@@ -11,6 +11,7 @@ from probejax.analysis.page import charts
 from probejax.analysis.page.axes import esc
 from probejax.analysis.page.charts import Series
 from probejax.analysis.page.tables import Cell, change, count, figure, limits, table
+from probejax.sites import in_order
 
 
 def block(anchor: str, heading: str, *body: str) -> str:
@@ -83,8 +84,8 @@ def _folded(summary: str, headings: Sequence[str], rows: Sequence[Sequence[Cell 
 
 
 def _differing(results: pd.DataFrame) -> list[str]:
-    """Returns which of model, layer and protocol a table has several of."""
-    return [name for name in ("model", "layer", "protocol") if results[name].nunique() > 1]
+    """Returns which of model, site and protocol a table has several of."""
+    return [name for name in ("model", "site", "protocol") if results[name].nunique() > 1]
 
 
 def _change(row: pd.Series) -> list[Cell]:
@@ -107,7 +108,7 @@ def unconverged_block(results: pd.DataFrame) -> str:
         [
             label,
             title(row["regime"]),
-            f"{row['model']}, {row['layer']}, {row['protocol']}",
+            f"{row['model']}, {row['site']}, {row['protocol']}",
             count(row["fits"]),
             count(row["max_trips"]),
             count(row["non_finite"]),
@@ -116,7 +117,7 @@ def unconverged_block(results: pd.DataFrame) -> str:
         ]
         for label, (_, row) in zip(labels, rows.iterrows(), strict=True)
     ]
-    headings = ["method", "regime", "model, layer, protocol", "fits", "out of steps", "not finite",
+    headings = ["method", "regime", "model, site, protocol", "fits", "out of steps", "not finite",
                 "degenerate", "largest gap"]  # fmt: skip
     text = (
         "<p>Out of steps: stopped before the certified gap was small. Degenerate: one class, or "
@@ -128,12 +129,12 @@ def unconverged_block(results: pd.DataFrame) -> str:
 def layers_block(results: pd.DataFrame) -> str:
     """Returns baselines by layer, where there are several."""
     rows = results[(results["regime"] == "standard") & (results["sae_id"] == "")]
-    if rows["layer"].nunique() < 2:
+    if rows["site"].nunique() < 2:
         return ""
     pictures = []
     for (model, protocol), part in rows.groupby(["model", "protocol"], sort=False):
-        means = part.pivot_table(index="layer", columns="method", values="test_auc", observed=True)
-        order = sorted(means.index, key=lambda layer: (layer != "embed", layer.zfill(4)))
+        means = part.pivot_table(index="site", columns="method", values="test_auc", observed=True)
+        order = in_order(means.index)
         means = means.loc[order]
         x = list(range(len(means)))
         series = [
@@ -142,12 +143,12 @@ def layers_block(results: pd.DataFrame) -> str:
                 f"s{i % 6}",
                 x,
                 means[method].tolist(),
-                [f"{method}, {layer}: {number(v)}" for layer, v in means[method].items()],
+                [f"{method}, {site}: {number(v)}" for site, v in means[method].items()],
             )
             for i, method in enumerate(means.columns)
         ]
         name = lambda i, order=order: order[int(i)]
-        body = charts.lines(series, "layer", "mean test AUC", "Baselines by layer", x_text=name)
+        body = charts.lines(series, "site", "mean test AUC", "Baselines by layer", x_text=name)
         caption = f"<figcaption>{esc(model)}, {esc(protocol)}</figcaption>"
         pictures.append(f"<figure>{caption}{body}</figure>")
     return block("layers", "Baselines by layer", f'<div class="grid">{"".join(pictures)}</div>')

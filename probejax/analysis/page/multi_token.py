@@ -14,7 +14,7 @@ def multi_token_block(rows: pd.DataFrame) -> str:
     if rows.empty:
         return ""
     rows = rows.assign(regime=rows["regime"].map(title))
-    where = [name for name in ("regime", "model", "layer", "protocol") if rows[name].nunique() > 1]
+    where = [name for name in ("regime", "model", "site", "protocol") if rows[name].nunique() > 1]
     named = lambda row: [str(row[name]) for name in where]
     panels = [
         [

@@ -146,7 +146,7 @@ def _method() -> str:
         "<p>In each cell (task, condition, seed) a practitioner picks the method with the best "
         "validation AUC, once among the baselines and once among baselines and SAE probes; the two "
         "picks are compared on test AUC. Only rows of the same task, condition, seed, protocol, "
-        "model and layer are compared.</p><p>Intervals are paired and drawn over tasks, with all "
+        "model and site are compared.</p><p>Intervals are paired and drawn over tasks, with all "
         "levels and seeds of a task together. Bands that hold at once are from the largest "
         "studentised deviation over the same draws; p-values are from random signs of the tasks' "
         "mean differences, corrected by Holm's method. The verdict calls a regime better or worse "
