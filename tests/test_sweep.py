@@ -255,7 +255,7 @@ def test_tasks_that_cannot_run_are_left_out_before_anything_is_fetched(config, p
     assert "cut.csv has 3 fields on line 2" in job.left_out["cut"]
     assert all(name in why for name, why in job.left_out.items())
     assert {unit.task for unit in job.units()} == set(job.tasks)
-    with pytest.raises(ValueError, match=r"None of the tasks can run: .*cut\.csv has 3 fields"):
+    with pytest.raises(ValueError, match=r"^[^:]*cut\.csv has 3 fields"):
         make(config, place, **own | {"tasks": ("cut",), "model": "fetched/never"})
 
 

@@ -1,6 +1,7 @@
 """What a run draws from: one's own files of texts, or vectors that no model made here."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -106,6 +107,8 @@ def test_vectors_of_many_classes_are_tasks_against_the_rest(vectors, tmp_path):
     np.savez(tmp_path / "mine.npz", x=x, y=np.array(["a", "b", "c"])[np.arange(120) % 3])
     config = config_of(tmp_path / "mine.npz")
     assert source.open_source(config).names() == ("mine=a", "mine=b", "mine=c")
+    again = pickle.loads(pickle.dumps(source.open_source(config)))  # as for another process
+    assert again.names() == ("mine=a", "mine=b", "mine=c")
     config = config_of(tmp_path / "mine.npz", positive="b")
     drawing = source.open_source(config).drawing("mine=b")
     assert drawing.task.class_names == ("not b", "b") and drawing.task.labels.sum() == 40

@@ -295,9 +295,7 @@ def test_one_file_is_one_task_or_several(tmp_path):
 def test_a_task_of_the_study_has_two_classes_whoever_wrote_its_file(tmp_path):
     (tmp_path / "87_glue_cola.csv").write_text("prompt,target\na,0\nb,1\nc,2\n")
     assert tasks.match(["own"], tmp_path) == ("87_glue_cola",)
-    with pytest.raises(
-        ValueError, match=r"87_glue_cola\.csv has 3 classes, and a task of the study"
-    ):
+    with pytest.raises(ValueError, match=r"87_glue_cola\.csv, column target, has 3 classes, and"):
         tasks.load("87_glue_cola", data=tmp_path)
 
 

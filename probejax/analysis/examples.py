@@ -20,7 +20,7 @@ class Example(NamedTuple):
 
 def examples(
     names: Sequence[str],
-    data: tasks.Own | None = None,
+    data: tasks.Own | Location | None = None,
     cache_dir: Location | None = None,
     each: int = 2,
 ) -> dict[str, list[Example]]:

@@ -95,7 +95,8 @@ def _from_runs(
         for name, values in run.facts.items():
             facts[name] = list(dict.fromkeys([*facts.get(name, []), *values]))
     status = "; ".join(dict.fromkeys(run.status for run in runs))
-    prompts = examples(results["task"].unique().tolist(), first.own, cache_dir)
+    named = () if first.config.get("activations") else results["task"].unique().tolist()
+    prompts = examples(named, first.own, cache_dir)
     latents = {task: cards for run in runs for task, cards in run.latents.items()}
     left_out = [f"Left out: {why}" for run in runs for why in run.left_out]
     return results, Story(status, facts, prompts, latents, left_out)

@@ -56,6 +56,10 @@ class Vectors:
     config: Config
     given: given.Given
 
+    def __reduce__(self):
+        """Another process opens the files itself."""
+        return open_source, (self.config,)
+
     def names(self) -> tuple[str, ...]:
         """Returns the tasks that the labels make: one, or each class against the rest."""
         return tuple(self._tasks)
@@ -190,5 +194,6 @@ def left_out(found: Source) -> LeftOut:
         elif drawn.left_out:
             missing[task] = drawn.left_out
     if names and all(isinstance(missing.get(task), str) for task in names):
-        raise ValueError("None of the tasks can run: " + " ".join(tasks.sentences(missing)))
+        why = " ".join(tasks.sentences(missing))
+        raise ValueError(why if len(names) == 1 else f"None of the tasks can run: {why}")
     return missing

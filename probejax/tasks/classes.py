@@ -137,7 +137,7 @@ def _shown(found: Classes) -> str:
     shown = [f"{n!r} x {c:,}" for n, c in zip(found.names[:_SHOWN], counts, strict=False)]
     count = len(found.names)
     return (
-        f"{count:,} class{'' if count == 1 else 'es'} in its column of labels "
+        f"{count:,} class{'' if count == 1 else 'es'} "
         f"({', '.join(shown)}{', ...' * (count > _SHOWN)})"
     )
 

@@ -51,11 +51,15 @@ STUDY = Columns("prompt", "target")
 
 
 class Rows(NamedTuple):
-    """The rows of a file: texts, labels as they stand, and group names if a column was named."""
+    """The rows of a file: texts, labels as they stand, and group names if a column was named.
+
+    `label_column` is what the column of labels is called.
+    """
 
     texts: tuple[str, ...]
     labels: tuple[Cell, ...]
     groups: tuple[str, ...]
+    label_column: str
 
 
 def read(path: Path, columns: Columns) -> Rows:
@@ -85,7 +89,7 @@ def read(path: Path, columns: Columns) -> Rows:
         groups += [str(label_of(each, at, names[2])).strip() for each in group]
     if not texts:
         raise DamagedFile(f"{path} has no rows; expected one for each text.")
-    return Rows(tuple(texts), tuple(labels), tuple(groups))
+    return Rows(tuple(texts), tuple(labels), tuple(groups), str(names[1]))
 
 
 class At(NamedTuple):

@@ -108,7 +108,7 @@ def read(member: Member, data: Own) -> Read:
     """
     assert member.path is not None, "only its shifted test set is one's own"
     rows, found = _classes(member.path, data)
-    with _naming(member.path):
+    with _naming(member.path, rows.label_column):
         made = classes.tasks(found, data.positive)
         positive = made[0] if member.positive is None else found.names.index(member.positive)
         if member.positive is None and len(made) > 1:
@@ -130,7 +130,7 @@ def read_shifted(member: Member, data: Own) -> Read:
     task, ungrouped = read(member, data), dataclasses.replace(data, groups=None)
     rows, found = _classes(member.shifted, ungrouped)
     _, known = _classes(member.path, data)
-    with _naming(member.shifted):
+    with _naming(member.shifted, rows.label_column):
         names = [known.names[classes.place(known.names, name)] for name in found.names]
     ones = np.array([name == task.class_names[1] for name in names])
     return Read(rows.texts, ones[found.which].astype(np.int64), task.class_names, ())
@@ -173,7 +173,7 @@ def _classes(path: Path, data: Own) -> tuple[Rows, Classes]:
 @functools.lru_cache(2)  # the tasks of one file come one after the other
 def _read(path: Path, wanted: Columns, state: tuple[int, ...]) -> tuple[Rows, Classes]:
     rows = columns.read(path, wanted)
-    with _naming(path):
+    with _naming(path, rows.label_column):
         return rows, classes.classes(rows.labels)
 
 
@@ -184,11 +184,11 @@ def _state(path: Path) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Puts a file's name before what is wrong with its classes."""
+def _naming(path: Path, column: str) -> Iterator[None]:
+    """Puts the names of a file and its column before what is wrong with the classes there."""
     try:
         yield
     except DamagedFile:
         raise
     except ValueError as error:
-        raise DamagedFile(f"{path} {error}.") from None
+        raise DamagedFile(f"{path}, column {column}, {error}.") from None
