@@ -36,7 +36,7 @@ def main(_: list[str]) -> None:
     if _PUBLISHED.value:
         if _ALSO.value:
             raise app.UsageError("--also goes with a run, not with --published.")
-        model = common.MODEL.value if common.MODEL.present else "gemma-2-9b"
+        model = common.MODEL.value if common.MODEL.present else None
         where = (_OUT.value, _PUBLISHED.value, model, _RANKING.value)
         print(report_published(*where, cache_dir=cache_dir))
     else:

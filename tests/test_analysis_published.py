@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from probejax import analysis
-from probejax.analysis import intervals
+from probejax.analysis import intervals, published
 from probejax.analysis.published import read
 from probejax.analysis.quiver import quiver
 from probejax.analysis.tables import COLUMNS
@@ -508,3 +508,44 @@ def test_baselines_by_layer():
     here = table[table["layer"] == 20].reset_index(drop=True)
     best = here.loc[here.groupby("task")["test_auc"].idxmax(), "method"].value_counts()
     assert best.to_dict() == {"logreg": 84, "xgboost": 13, "mlp": 12, "pca": 4}
+
+
+SUITE = "dataset,k,layer,sae_id,sae_l0,reg_type,test_auc,val_auc"
+
+
+def _suite(folder, rows):
+    write(folder, "sae_probes_gemma-2-9b/normal_setting/all_metrics.csv", "\n".join([SUITE, *rows]))
+
+
+def test_saes_that_share_an_id_are_told_apart_by_their_l0(folder):
+    name = "jump_relu_width-2pow14_date-0107"
+    _suite(folder, [f"5_hist,16,20,{name},{l0},l1,0.{l0},0.9" for l0 in (20, 80)])
+    rows = read(folder).query("regime == 'standard' and sae_id != ''")
+    assert rows["sae_id"].tolist() == [f"{name}/l0_20", f"{name}/l0_80"]
+    assert rows["sae_l0"].tolist() == [20, 80] and set(rows["sae_width"]) == {16384}
+    assert set(rows["sae_architecture"]) == {"jumprelu"} and set(rows["sae_released"]) == {
+        "2024-07-19"
+    }
+    assert analysis.quiver(rows)["cells"].tolist() == [0]  # and no fit is twice
+
+
+def test_a_table_that_cannot_be_read_costs_a_line_and_no_other_table(folder):
+    _suite(folder, ["5_hist,16,20,an_sae,20,l1,0.7,0.9"] * 2)
+    with pytest.raises(ValueError, match=r"1 fits occur twice, the first: .*an_sae"):
+        read(folder)
+    lines = []
+    rest = read(folder, left_out=lines)
+    assert len(lines) == 1 and "gemma-2-9b, SAE probes, standard" in lines[0]
+    assert set(rest["regime"]) == set(read(folder, left_out=[])["regime"])
+    assert (rest[rest["regime"] == "scarcity"]["sae_id"] != "").any()
+
+
+@golden
+def test_every_model_of_the_published_tree_is_read():
+    assert set(published.models(PUBLISHED)) >= {"gemma-2-2b", "gemma-2-9b"}
+    rows = read(PUBLISHED, "gemma-2-2b")
+    shifted = rows[(rows["regime"] == "covariate_shift") & (rows["sae_id"] != "")]
+    assert len(shifted) == 8 * 48 * 2 and shifted["sae_id"].nunique() == 48
+    assert shifted.groupby("sae_architecture")["sae_id"].nunique().to_dict() == dict.fromkeys(
+        ("batchtopk", "gated", "jumprelu", "matryoshka", "p_anneal", "relu", "relu_new", "topk"), 6
+    )

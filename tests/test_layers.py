@@ -29,8 +29,8 @@ ORDER = {
         "cache", "checked", "wheels", "archives", "hub_errors", "hub", "hub_models", "ids",
     ),
     "tasks": (
-        "registry", "content", "classes", "csv_files", "json_lines", "parquet", "columns",
-        "folder", "own", "plans", "splits", "regimes", "distinct", "catalog", "draw",
+        "registry", "families", "content", "classes", "csv_files", "json_lines", "parquet",
+        "columns", "folder", "own", "plans", "splits", "regimes", "distinct", "catalog", "draw",
     ),
     "models": (
         "config", "quantised", "hf_config", "gguf_config", "transformer", "weights",

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +21,8 @@ from probejax.analysis.run import read_run
 from probejax.analysis.saebench import write_saebench
 from probejax.analysis.study_layout import write_study
 from probejax.analysis.tables import means, results_table, summary, write_tables
+
+_STUDY = "gemma-2-9b"  # the model of the study's own quiver
 
 
 def report(
@@ -105,31 +108,51 @@ def _from_runs(
 def report_published(
     out: epath.PathLike,
     folder: str | Path,
-    model: str = "gemma-2-9b",
+    model: str | None = None,
     ranking: str = "old",
     *,
     cache_dir: str | Path | None = None,
 ) -> str:
     """Writes the same about the study's own result files, see `published.read`.
 
+    Args:
+      out: folder for the tables and the report.
+      folder: the study's files.
+      model: the model to read; None reads all that there are.
+      ranking: as for `published.read`.
+      cache_dir: where the tasks' prompts may be.
+
     Raises:
-      FileNotFoundError, ValueError: as for `published.read`.
+      FileNotFoundError, ValueError: as for `published.read`; a damaged file costs a line.
       StorageError: the folder cannot be written.
     """
-    results = published.read(folder, model, ranking, every_layer=True)
+    left_out: list[str] = []
+    names = [model] if model else published.models(folder) or [_STUDY]
+    results = pd.concat(
+        [
+            published.read(folder, name, ranking, every_layer=True, left_out=left_out)
+            for name in names
+        ],
+        ignore_index=True,
+    )
+    wrong = {name: partial(faults, folder, name, ranking) for name in names}
+    known = [attempt(left_out, f"faults of {name}", make) for name, make in wrong.items()]
+    known = [each for each in known if each is not None and len(each)]
     cola = None
-    if (Path(folder) / "investigate").is_dir() and model == "gemma-2-9b":
-        cola = (case_studies.cola_probes(folder), case_studies.cola_disagreement(folder))
+    if (Path(folder) / "investigate").is_dir() and _STUDY in names:
+        both = lambda: (case_studies.cola_probes(folder), case_studies.cola_disagreement(folder))
+        cola = attempt(left_out, "GLUE CoLA", both)
     story = Story(
         "The study's published results",
         {
             "source": "result files of arXiv 2502.16681, github.com/JoshEngels/SAE-Probes",
-            "model": model,
+            "model": names,
             "ranking of latents": f"{ranking} (old: raw mean difference; new: normalised)",
             "SAE": [sae_id for sae_id in results["sae_id"].unique() if sae_id],
         },
         examples(results["task"].unique().tolist(), cache_dir=cache_dir),
-        faults=faults(folder, model, ranking),
+        left_out=left_out,
+        faults=pd.concat(known, ignore_index=True) if known else None,
         cola=cola,
     )
     return report(out, results, story=story)
