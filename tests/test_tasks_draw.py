@@ -23,7 +23,7 @@ def draw(own, shifted=None, regimes=tasks.REGIMES, protocol="paper", seeds=(42,)
 
 
 def test_the_study_s_tasks_are_drawn_as_the_study_has_it():
-    for name in (*tasks.DEMO, *tasks.shifted_names(), "95_toxic_is"):
+    for name in (*tasks.DEMO[2:], "66_living-room", "95_toxic_is"):
         own = tasks.load(name)
         shifted = tasks.load_shifted(name) if name in tasks.shifted_names() else None
         for protocol in ("paper", "strict"):
