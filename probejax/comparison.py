@@ -138,7 +138,7 @@ def compare(
             scores = pd.DataFrame({name: leaf for name, leaf in fit.scores._asdict().items()})
             found.append(scores.assign(seed=[conditions[lane].seed for lane in lanes], **of))
     fits = pd.concat(found, ignore_index=True)
-    facts = {"task": "arrays", "regime": "standard", "level": np.nan, "layer": "0"}
+    facts = {"task": "arrays", "regime": "standard", "level": np.nan, "site": "given"}
     chosen = choices(fits.assign(**facts, protocol=protocol, model="arrays"))
     apart = (chosen["with_sae"] - chosen["baseline"]).to_numpy()
     low, high = _interval(apart, len(conditions[0].test) / len(conditions[0].train))

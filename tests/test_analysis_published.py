@@ -134,7 +134,7 @@ def test_another_model_with_fewer_files_methods_and_columns(folder):
         folder, f"{base}/ood/all_results.csv", "dataset,method,test_auc,val_auc\n5_hist,logreg,1,1"
     )
     table = quiver(read(folder, "llama-3.1-8b")).query("level != level").set_index("regime")
-    assert table["layer"].unique().tolist() == [16]  # the SAEs' layer, so not 8
+    assert table["site"].unique().tolist() == ["resid_post.16"]  # the SAEs', so not 8
     assert table["baseline"].to_dict() == {"standard": 0.7, "scarcity": 0.6, "covariate_shift": 1.0}
     assert table["with_sae"].to_dict() == {"standard": 0.9, "scarcity": 0.5, "covariate_shift": 1.0}
     with pytest.raises(ValueError, match="holds the old ranking, the only one published"):

@@ -214,7 +214,7 @@ def test_the_site_is_the_sae_s_unless_it_is_given(config, place, tmp_path):
 
 def test_an_sae_of_another_width_is_refused_with_both_widths(config, place, tmp_path):
     other = write_sae(tmp_path / "wide", d_model=48)
-    message = r"/wide reads vectors of width 48, but the residual stream of tiny has 32; give an"
+    message = r"/wide reads vectors of width 48, but those at resid_post.1 of tiny have 32; give an"
     with pytest.raises(ValueError, match=message):
         make(config, place, sae=(other,))
 
@@ -496,7 +496,7 @@ def test_saved_probes_score_as_the_unit_did(job, results, tmp_path):
         data = job.data("own_a")
         for number in (0, 1, 7):
             condition = data.conditions[number]
-            scores = loaded.score(np.asarray(data.features), number)[condition.test]
+            scores = np.asarray(loaded[number](data.features))[condition.test]
             truth = study_probes.roc_auc_score(condition.y_test, scores)
             stored = results[unit].payload["fits"]["test_auc"][number]
             np.testing.assert_allclose(stored, truth, atol=1e-3)
