@@ -120,7 +120,7 @@ def main(_: list[str]) -> int:
     px.devices.compilation_cache(cache_dir)
     memory_gb = _MEMORY_GB.value or px.devices.memory_budget() / 1e9
     job = px.sweep.Sweep(config, common.CACHE_DIR.value, memory_gb)
-    identity = dataclasses.asdict(config) | {"site": str(job.site), "methods": job.methods}
+    identity = dataclasses.asdict(config) | {"site": job.site_name, "methods": job.methods}
     px.storage.write_config(_OUT.value, identity)
     _say_what_is_left_out(job)
     px.storage.write_atomic(f"{_OUT.value}/left_out.json", px.storage.encode_json(job.left_out))

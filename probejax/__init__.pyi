@@ -14,22 +14,38 @@ from . import (
     sweep,
     tasks,
 )
+from .activations.language_model import load_model
+from .comparison import compare
+from .probes.fit import fit, fit_lanes
+from .probes.saved import load_probe, save
+from .saes.named import load_sae
+from .saes.top import top_latents
+from .sweep.config import Config
 
 __all__ = [
+    "Config",
     "activations",
     "analysis",
     "artifacts",
+    "compare",
     "devices",
+    "fit",
+    "fit_lanes",
     "hosts",
+    "load_model",
+    "load_probe",
+    "load_sae",
     "metrics",
     "models",
     "probes",
     "rules",
     "saes",
+    "save",
     "solvers",
     "storage",
     "sweep",
     "tasks",
+    "top_latents",
 ]
 
 __version__: str

@@ -17,7 +17,9 @@ from probejax.probes import sae as on_latents
 from probejax.probes.methods import DEFAULT, Method, parse
 from probejax.probes.rows import batches
 from probejax.probes.scores import Protocol
+from probejax.probes.tokens import last, read
 from probejax.saes import stream
+from probejax.saes.named import NamedSAE
 from probejax.tasks.regimes import ALL_REGIMES, Pool
 
 _CONFIDENCE = 0.95
@@ -108,7 +110,10 @@ def compare(
     Raises:
       ValueError: the arrays, the labels, a method or the SAE will not do; the message says why.
     """
-    features, (labels, names) = inputs.matrix(x), inputs.two_classes(y)
+    tokens = read(x)
+    features = inputs.matrix(x) if tokens is None else last(tokens)
+    sae = sae.sae if isinstance(sae, NamedSAE) else sae
+    labels, names = inputs.two_classes(y)
     if labels.shape != (len(features),):
         raise ValueError(
             f"there are {len(features):,} rows of activations and labels of shape {labels.shape}; "

@@ -224,7 +224,7 @@ def test_a_damaged_batch_is_named_and_made_anew(tmp_path, counted):
     counted.stop = 2
     with pytest.raises(KeyboardInterrupt):
         get(tmp_path)
-    batch = sorted(tmp_path.rglob("1.256.*.npz"))[0]
+    batch = sorted(tmp_path.rglob("resid_post.1.256.*.npz"))[0]
     batch.write_bytes(batch.read_bytes()[:50])
     counted.stop = None
     with pytest.raises(ValueError, match=f"{batch.name} is damaged .*; it is deleted, run again"):

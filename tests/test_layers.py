@@ -39,13 +39,16 @@ ORDER = {
     "saes": (
         "winners", "sae", "stored", "part", "formats", "absent", "stream", "select", "quality",
         "describe", "sae_lens_list", "releases", "suites", "random_sae", "registry",
-        "architectures", "train", "fit",
+        "named", "top", "architectures", "train", "fit",
     ),
     "solvers": (
         "codes", "lanes", "engine", "cholesky", "interior_point", "l1", "newton", "l2", "few",
         "ridge",
     ),
-    "activations": ("packing", "npz", "stored", "shared", "forward", "cache", "forecast", "sample"),
+    "activations": (
+        "packing", "npz", "stored", "shared", "forward", "cache", "language_model", "forecast",
+        "sample",
+    ),
     "probes": (
         "methods", "folds", "rows", "tokens", "scale", "tiles", "aggregators", "token_chunks",
         "token_scores", "nearest", "pooled_latents", "families", "scores", "given",

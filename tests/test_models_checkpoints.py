@@ -362,7 +362,7 @@ def test_everything_prints_as_one_line(tmp_path):
     model, checkpoint = models.load(folder), models.find(folder)
     transformer = model.transformer
     assert str(transformer) == "Transformer(3 blocks of width 32, 61 tokens, float32)"
-    assert str(model) == f"LanguageModel(x, {transformer})"
+    assert str(model) == f"LoadedModel(x, {transformer})"
     modules = [transformer.layers[0], transformer.layers[0].self_attn, transformer.norm]
     for each in (model, transformer, checkpoint, checkpoint.config, *modules):
         for text in (str(each), repr(each)):

@@ -134,8 +134,8 @@ def test_a_run_keeps_the_notes_on_its_saes():
     from probejax.sweep.job import Sweep
 
     run = types.SimpleNamespace(saes={}, site=HERE, most_latents=4, notes=[])
-    run.checkpoint = types.SimpleNamespace(name="gemma-2-2b-it", config=run)
-    run.width = lambda site: 2304
+    run.checkpoint = types.SimpleNamespace(name="gemma-2-2b-it")
+    run.width, run.source = 2304, None
     run.saes = {"a": FITS, "b": dataclasses.replace(FITS, model="gemma-2-2b-it")}
     Sweep._check_saes(run)
     assert len(run.notes) == 1 and "base model gemma-2-2b" in run.notes[0]

@@ -161,7 +161,6 @@ def test_changing_any_field_changes_the_name(config, place):
     [
         {"site": "2"},
         {"site": "embed"},
-        {"site": "mlp_out.1"},
         {"regimes": ("standard",)},
         {"ranking": "raw"},
         {"seeds": (42, 43)},
@@ -204,7 +203,9 @@ def test_the_site_is_the_sae_s_unless_it_is_given(config, place, tmp_path):
     assert str(make(config, place, site=None, sae=(at_two,)).site) == "resid_post.2"
     mlp = write_sae(tmp_path / "mlp", record={"site": "mlp_out.0"})
     assert str(make(config, place, site=None, sae=(mlp,)).site) == "mlp_out.0"
-    with pytest.raises(ValueError, match=r"/two reads layer 2, the run is at resid_post\.1; give"):
+    with pytest.raises(
+        ValueError, match=r"/two reads resid_post\.2, the run is at resid_post\.1; give"
+    ):
         make(config, place, sae=(at_two,))
     with pytest.raises(ValueError, match=r"site is not clear .*mlp_out\.0, resid_post\.2\); give"):
         make(config, place, site=None, sae=(at_two, mlp))
@@ -214,7 +215,9 @@ def test_the_site_is_the_sae_s_unless_it_is_given(config, place, tmp_path):
 
 def test_an_sae_of_another_width_is_refused_with_both_widths(config, place, tmp_path):
     other = write_sae(tmp_path / "wide", d_model=48)
-    message = r"/wide reads vectors of width 48, but those at resid_post.1 of tiny have 32; give an"
+    message = (
+        r"/wide reads vectors of width 48, but those at resid_post\.1 of tiny have 32; give an"
+    )
     with pytest.raises(ValueError, match=message):
         make(config, place, sae=(other,))
 

@@ -91,14 +91,14 @@ def transformer(config, seed=0, **options) -> models.Transformer:
     return weights.load(config, arrays(config, seed), **options)
 
 
-def language_model(config=GEMMA3, seed=0) -> models.LanguageModel:
+def language_model(config=GEMMA3, seed=0) -> models.LoadedModel:
     """A model with random weights and a tokenizer that knows the words `w0`, `w1`, ..."""
     words = {f"w{i}": i + 3 for i in range(config.d_vocab - 3)}
     tokenizer = tokenizers.Tokenizer(
         tokenizers.models.WordLevel({"<pad>": 0, "<unk>": 1, "<bos>": 2, **words}, "<unk>")
     )
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    return models.LanguageModel(config, transformer(config, seed), tokenizer)
+    return models.LoadedModel(config, transformer(config, seed), tokenizer)
 
 
 def prompts(n, longest, seed=0, words=VOCABULARY - 3) -> list[str]:

@@ -11,10 +11,12 @@ from probejax.activations.forecast import (
     plan,
     table,
 )
+from probejax.activations.language_model import LanguageModel, load_model
 from probejax.activations.sample import sample_tokens
 
 __all__ = [
     "Activations",
+    "LanguageModel",
     "Plan",
     "Recipe",
     "check_disk",
@@ -23,6 +25,7 @@ __all__ = [
     "harvest",
     "is_cached",
     "key",
+    "load_model",
     "measured_flops",
     "peak_kept",
     "peak_one_by_one",

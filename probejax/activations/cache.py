@@ -27,7 +27,7 @@ from probejax.activations.stored import FORMAT, Activations
 from probejax.artifacts import cache_dir as artifacts_cache_dir
 from probejax.foreign import DamagedFile
 from probejax.models import tokens as tokenizers
-from probejax.models.checkpoint import LanguageModel
+from probejax.models.checkpoint import LoadedModel
 from probejax.sites import Site
 
 
@@ -68,7 +68,7 @@ def harvest(
     prompts: Sequence[str],
     sites: Sequence[Site],
     recipe: Recipe,
-    model: Callable[[], LanguageModel],
+    model: Callable[[], LoadedModel],
     *,
     cache_dir: str | Path | None = None,
     label: str = "",
@@ -174,7 +174,7 @@ class _Piece(NamedTuple):
     counts: np.ndarray
 
 
-def _run(prompts, folders, recipe, model: LanguageModel, label: str, batch_tokens: int) -> None:
+def _run(prompts, folders, recipe, model: LoadedModel, label: str, batch_tokens: int) -> None:
     """Runs the model over the distinct new prompts and stores every site of `folders`."""
     distinct = list(dict.fromkeys(prompts))
     sites = tuple(sorted(folders))

@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from probejax.activations.cache import Activations, Recipe, harvest
-from probejax.models.checkpoint import LanguageModel
+from probejax.models.checkpoint import LoadedModel
 from probejax.sites import Site
 from probejax.tasks.catalog import Task
 
@@ -17,7 +17,7 @@ def sample_tokens(
     tokens: int,
     site: Site,
     recipe: Recipe,
-    model: Callable[[], LanguageModel],
+    model: Callable[[], LoadedModel],
     *,
     held_out: float = 0.05,
     seed: int = 0,

@@ -1,6 +1,6 @@
 """Language models: configuration, transformer, weights and tokens."""
 
-from probejax.models.checkpoint import Checkpoint, LanguageModel, find, load
+from probejax.models.checkpoint import Checkpoint, LoadedModel, find, load
 from probejax.models.config import PRESETS, GemmaConfig
 from probejax.models.transformer import Transformer, logits, read_sites, residuals
 from probejax.sites import Site
@@ -9,7 +9,7 @@ __all__ = [
     "PRESETS",
     "Checkpoint",
     "GemmaConfig",
-    "LanguageModel",
+    "LoadedModel",
     "Site",
     "Transformer",
     "find",

@@ -88,15 +88,15 @@ class Checkpoint:
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageModel:
-    """A model ready to run: its numbers, its weights and its tokenizer."""
+class LoadedModel:
+    """A model in memory: its numbers, its weights and its tokenizer."""
 
     config: GemmaConfig
     transformer: Transformer
     tokenizer: tokenizers.Tokenizer
 
     def __repr__(self) -> str:
-        return f"LanguageModel({self.config.name}, {self.transformer})"
+        return f"LoadedModel({self.config.name}, {self.transformer})"
 
 
 def find(spec: str, *, cache_dir: str | Path | None = None) -> Checkpoint:
@@ -159,7 +159,7 @@ def load(
     dtype: Any = jnp.float32,
     cache_dir: str | Path | None = None,
     mesh: jax.sharding.Mesh | None = None,
-) -> LanguageModel:
+) -> LoadedModel:
     """Loads a model up to the last place where it will be read.
 
     Args:
@@ -178,7 +178,7 @@ def load(
         sites = [parse(layer) for layer in layers]
         checkpoint.config.check(sites)
         n_layers = max(site.blocks for site in sites)
-    return LanguageModel(
+    return LoadedModel(
         checkpoint.config, checkpoint.transformer(n_layers, dtype, mesh), checkpoint.tokenizer()
     )
 

@@ -13,7 +13,8 @@ from probejax.probes.families.probe import joined
 from probejax.probes.folds import stratified_folds
 from probejax.probes.rows import Rows, batches
 from probejax.probes.scores import PROTOCOLS, Fit, Protocol, Scores
-from probejax.probes.tokens import Tokens
+from probejax.probes.tokens import last, read
+from probejax.saes.named import NamedSAE
 from probejax.saes.stream import Dictionary
 from probejax.tasks import Condition
 
@@ -25,7 +26,7 @@ def fit(
     y: Shaped[Array | np.ndarray, " n"] | Any,
     method: str = "logreg",
     *,
-    sae: Dictionary | None = None,
+    sae: Any = None,
     seed: int = 0,
     protocol: str = "strict",
 ) -> Fit:
@@ -63,7 +64,8 @@ def fit(
       ValueError: the arrays, the labels, the method or the SAE will not do; the message says why.
     """
     found, classes = inputs.two_classes(y)
-    count = len(x.counts) if isinstance(x, Tokens) else len(inputs.matrix(x))
+    tokens = read(x)
+    count = len(inputs.matrix(x)) if tokens is None else len(tokens.counts)
     if found.shape != (count,):
         raise ValueError(
             f"there are {count:,} rows of activations and labels of shape {found.shape}; expected "
@@ -83,7 +85,7 @@ def fit_lanes(
     method: str = "logreg",
     *,
     mask: Bool[np.ndarray, "L n"] | Any = None,
-    sae: Dictionary | None = None,
+    sae: Any = None,
     seed: int = 0,
     protocol: str = "strict",
 ) -> Fit:
@@ -129,15 +131,17 @@ def fit_lanes(
         )
     if sae is not None and not rules.k:
         raise ValueError(f"{method} reads no SAE; leave sae out, or take method='sae_k16'")
-    if rules.reads_tokens and not isinstance(x, Tokens):
+    tokens = read(x)
+    if rules.reads_tokens and tokens is None:
         raise ValueError(
             f'{method} reads all tokens of a prompt; give Activations with positions="all"'
         )
-    features = x if rules.reads_tokens else _features(x)
-    count = len(x.counts) if isinstance(x, Tokens) else len(features)
-    conditions, classes = _problems(rows, y, mask, count, seed)
+    features = jnp.asarray(inputs.matrix(x) if tokens is None else last(tokens))
+    source = tokens if rules.reads_tokens else features
+    sae = sae.sae if isinstance(sae, NamedSAE) else sae
+    conditions, classes = _problems(rows, y, mask, len(features), seed)
     found = [
-        (lanes, _fit(method, features, part, sae, cast(Protocol, protocol)))
+        (lanes, _fit(method, source, part, sae, cast(Protocol, protocol)))
         for lanes, part in batches(conditions, most_rows=_TOGETHER, folds=stratified_folds)
     ]
     back = np.argsort(np.concatenate([lanes for lanes, _ in found]))
@@ -150,12 +154,6 @@ def fit_lanes(
 
 def _named(found: Fit, method: str, rows: int, classes: tuple[Any, Any]) -> Fit:
     return Fit(found.probe, found.scores, method, rows, classes)
-
-
-def _features(x: Any) -> Array:
-    if isinstance(x, Tokens):
-        return jnp.asarray(x.x[x.starts + x.counts - 1], jnp.float32)
-    return jnp.asarray(inputs.matrix(x))
 
 
 def _problems(rows, y, mask, count: int, seed: int) -> tuple[list[Condition], tuple[Any, Any]]:

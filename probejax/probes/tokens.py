@@ -29,6 +29,15 @@ class Tokens(NamedTuple):
         return self.x.shape[1]
 
 
+def read(x: Any) -> Tokens | None:
+    """Returns the tokens of anything that has `x`, `starts` and `counts`; None of anything else."""
+    if isinstance(x, Tokens):
+        return x
+    if not all(hasattr(x, name) for name in Tokens._fields):
+        return None
+    return Tokens(x.x, x.starts, x.counts)
+
+
 def join(parts: Sequence[Tokens]) -> Tokens:
     """Puts the prompts of several parts behind each other; no row is copied.
 

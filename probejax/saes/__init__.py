@@ -3,6 +3,7 @@
 from probejax.rules import RANKINGS
 from probejax.saes.describe import LatentCard, describe
 from probejax.saes.formats import gemma_scope
+from probejax.saes.named import NamedSAE, load_sae
 from probejax.saes.quality import Quality, quality
 from probejax.saes.registry import SaeFile, find, load, shipped
 from probejax.saes.sae import SAE, decode, encode, reconstruct
@@ -17,6 +18,7 @@ __all__ = [
     "SUITES",
     "Dictionary",
     "LatentCard",
+    "NamedSAE",
     "Quality",
     "Ranking",
     "SaeFile",
@@ -28,6 +30,7 @@ __all__ = [
     "find",
     "gemma_scope",
     "load",
+    "load_sae",
     "quality",
     "reconstruct",
     "shipped",

@@ -39,8 +39,8 @@ class _Record(msgspec.Struct):
     """What a training run writes beside its SAE, as far as it is needed here."""
 
     model: str | None = None
-    layer: Annotated[int, msgspec.Meta(ge=0, le=9999)] | None = None
     site: str | None = None
+    layer: Annotated[int, msgspec.Meta(ge=0, le=9999)] | None = None  # of records without a site
     quality: _Measured = msgspec.field(default_factory=_Measured)
     options: _Options = msgspec.field(default_factory=_Options)
 
@@ -271,10 +271,11 @@ def _describe(path: Path, variant: str = "", sae_id: str = "") -> SaeFile | None
         known = {"architecture": series.architecture, "released": series.released}
         found = dataclasses.replace(found, **known)
     record = _record(files.weights, _Record) or _Record()
-    site = None if record.site is None else sites.parse(record.site)
+    where = record.layer if record.site is None else record.site
+    site = None if where is None else sites.parse(where)
     recorded = {
         "model": record.model,
-        "layer": site.layer if site else record.layer,
+        "layer": site.layer if site else None,
         "kind": site.kind if site else None,
         "l0": record.quality.l0,
         "architecture": record.options.architecture,

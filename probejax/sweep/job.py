@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from probejax import activations, devices, models, probes, saes, sites, tasks
-from probejax.sites import GIVEN, Site
+from probejax.sites import EMBEDDING, GIVEN, Site
 from probejax.sweep import data as task_data
 from probejax.sweep import memory
 from probejax.sweep.config import Config
@@ -59,7 +59,7 @@ class Sweep:
         self.tasks = tuple(
             name for name in self.source.names() if not isinstance(self.left_out.get(name), str)
         )
-        self.site: Site | None = None  # of vectors of one's own nobody knows it
+        self.site = EMBEDDING  # which no vectors of one's own have
         if isinstance(self.source, Vectors):
             self.checkpoint, self.width = self.source.checkpoint, self.source.d_model
             self.saes = self._find_saes()
@@ -113,7 +113,7 @@ class Sweep:
 
     def _check_saes(self) -> None:
         for sae in self.saes.values():
-            if self.site is None:
+            if isinstance(self.source, Vectors):
                 self.source.check(sae)
             elif note := sae.check(self.checkpoint.name, self.site, self.width):
                 self.notes.append(note)
@@ -135,7 +135,7 @@ class Sweep:
     @property
     def site_name(self) -> str:
         """The site as it stands in results."""
-        return GIVEN if self.site is None else str(self.site)
+        return GIVEN if isinstance(self.source, Vectors) else str(self.site)
 
     @property
     def most_latents(self) -> int:
@@ -320,7 +320,7 @@ class Sweep:
         )
         return found[self.site]
 
-    def _load_model(self) -> models.LanguageModel:
+    def _load_model(self) -> models.LoadedModel:
         return models.load(
             self.config.model,
             (self.site,),

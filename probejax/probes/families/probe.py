@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from probejax import inputs
-from probejax.probes.tokens import Tokens, last
+from probejax.probes.tokens import Tokens, last, read
 
 
 def shared() -> Any:
@@ -73,8 +73,9 @@ class Probe:
         """
         stack = self if self.lanes is not None else self[None]
         source, fine = stack.source(x), None
-        count = len(x.counts) if isinstance(x, Tokens) else len(self.rows(x))
-        if not isinstance(x, Tokens):
+        tokens = read(x)
+        count = len(self.rows(x)) if tokens is None else len(tokens.counts)
+        if tokens is None:
             fine = jnp.isfinite(self.rows(x)).all(axis=1)
         rows = np.broadcast_to(np.arange(count), (cast(int, stack.lanes), count))
         logits = stack.of_rows(source, rows, np.ones(rows.shape, bool))
@@ -102,7 +103,8 @@ class Probe:
 
     def rows(self, x: Any) -> Float[Array | np.ndarray, "n d"]:
         """Returns one float32 row per prompt, of the right width."""
-        x = last(x) if isinstance(x, Tokens) else inputs.matrix(x)
+        tokens = read(x)
+        x = inputs.matrix(x) if tokens is None else last(tokens)
         if self.width is not None and x.shape[1] != self.width:
             raise ValueError(
                 f"the activations are {x.shape[1]} wide; this probe was trained on {self.width}: "
@@ -112,16 +114,17 @@ class Probe:
 
     def tokens(self, x: Any) -> Tokens:
         """Returns the tokens of prompts, of the right width."""
-        if not isinstance(x, Tokens):
+        tokens = read(x)
+        if tokens is None:
             raise ValueError(
                 "this probe reads all tokens of a prompt; give it Activations with "
                 'positions="all", not a matrix with one row per prompt'
             )
-        if self.width is not None and x.d_model != self.width:
+        if self.width is not None and tokens.d_model != self.width:
             raise ValueError(
-                f"the activations are {x.d_model} wide; this probe was trained on {self.width}"
+                f"the activations are {tokens.d_model} wide; this probe was trained on {self.width}"
             )
-        return x
+        return tokens
 
 
 def joined(stacks: Sequence[Probe]) -> Probe:

@@ -1,0 +1,181 @@
+"""From text to array: a language model that gives the activations of a list of texts."""
+
+import functools
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from probejax.activations import forward
+from probejax.activations.stored import Activations
+from probejax.models import checkpoint, tokens
+from probejax.rules import DTYPES
+from probejax.sites import Site, parse
+
+
+class LanguageModel:
+    """A language model that is asked for activations, see `load_model`.
+
+    Its weights are read when it is first asked, no further than up to the site that is asked for.
+    """
+
+    def __init__(self, found: checkpoint.Checkpoint, dtype: str):
+        """Keeps where the model is; reads none of it but its numbers."""
+        self.checkpoint, self.config, self.dtype = found, found.config, dtype
+        self._transformer = None
+
+    def __repr__(self) -> str:
+        held = 0 if self._transformer is None else len(self._transformer.layers)
+        return (
+            f"LanguageModel({self.config.name}: {self.config.n_layers} layers of width "
+            f"{self.config.d_model}, {self.dtype}; {held} in memory)"
+        )
+
+    @functools.cached_property
+    def tokenizer(self):
+        """Its tokenizer, of the library `tokenizers`."""
+        return self.checkpoint.tokenizer()
+
+    def activations(
+        self,
+        texts: Sequence[str],
+        site: str | int | Site,
+        *,
+        positions: forward.Positions = "last",
+        max_length: int = 1024,
+        batch_tokens: int = forward.BATCH_TOKENS,
+    ) -> Activations:
+        """Returns the activations of texts at one site.
+
+        The numbers are those that a sweep or `experiments.harvest` would keep of the same list of
+        texts; here nothing is kept. A bar shows the tokens per second.
+
+        Args:
+          texts: N strings, in a list, tuple, array or column of a table. Equal ones run once; an
+            empty one is the BOS token alone.
+          site: `resid_post.9`, `mlp_out.9`, ..., see `probejax.sites`; `9` is short for
+            `resid_post.9`.
+          positions: `last` keeps the last token of each text, `all` keeps every token, BOS first.
+          max_length: tokens of a text that the model reads, BOS included; of a longer text it reads
+            the end, and a warning says how many are longer.
+          batch_tokens: tokens of one pass, padding included.
+
+        Returns:
+          Activations in the dtype of the model. `np.asarray(found)` or `found.last()` is float32
+          [N, d], a row for each text; of `all`, text i has the rows
+          `found.x[found.starts[i] : found.starts[i] + found.counts[i]]`.
+
+        Raises:
+          ValueError: texts that are no list of strings, or none; a site that the model does not
+            have; activations that are not finite.
+          ArtifactError: the weights could not be fetched.
+
+        Example:
+          >>> lm = px.load_model("gemma-3-270m")
+          >>> lm.activations(["The sky is blue.", "The sky is green."], "resid_post.9")
+          Activations(2 texts, 2 rows of width 640, float32)
+        """
+        texts, site = _strings(texts), parse(site)
+        if positions not in ("last", "all"):
+            raise ValueError(f"positions is {positions!r}; choose 'last' or 'all'.")
+        self.config.check([site])
+        distinct = list(dict.fromkeys(texts))
+        ids = _cut(tokens.encode(self.tokenizer, distinct, max_length + 1), max_length)
+        batches = forward.batches(ids, batch_tokens)
+        parts = []
+        with tqdm(total=sum(map(len, ids)), unit="tok", unit_scale=True, desc=str(site)) as bar:
+            for part in forward.run(self._up_to(site), batches, (site,), positions):
+                parts.append(part)
+                bar.update(part.tokens)
+        number = {text: i for i, text in enumerate(distinct)}
+        return _joined(parts, site, np.array([number[text] for text in texts]))
+
+    def _up_to(self, site: Site):
+        """Returns the transformer with the blocks up to a site, and keeps the deepest."""
+        if self._transformer is None or len(self._transformer.layers) < site.blocks:
+            self._transformer = None  # before its place is taken
+            dtype = jnp.dtype(self.dtype)
+            self._transformer = self.checkpoint.transformer(site.blocks, dtype)
+        return self._transformer
+
+
+def load_model(
+    spec: str, *, dtype: str = "float32", cache_dir: str | Path | None = None
+) -> LanguageModel:
+    """Finds a language model; its weights are read when it is first asked for activations.
+
+    Args:
+      spec: `gemma-3-270m`, which needs no account; a Hugging Face id such as `google/gemma-2-2b`; a
+        folder with config.json and safetensors; or a GGUF file.
+      dtype: `float32` or `bfloat16`, of the weights and of the activations.
+      cache_dir: where fetched files live; `$PROBEJAX_CACHE`, else `~/.cache/probejax`.
+
+    Raises:
+      FileNotFoundError: a path that does not exist, or a folder that is not a model's.
+      ArtifactError: the files could not be fetched.
+      ValueError: a spec that is none of these, a model that probejax does not run, or a dtype that
+        is none of the two.
+
+    Example:
+      >>> lm = px.load_model("gemma-3-270m")
+      >>> x = lm.activations(["The sky is blue.", "The sky is green."], "resid_post.9")
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; choose from {', '.join(DTYPES)}.")
+    return LanguageModel(checkpoint.find(spec, cache_dir=cache_dir), dtype)
+
+
+def _strings(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise ValueError("texts is one string; give a list of strings, such as [text].")
+    texts = list(texts)
+    if not texts:
+        raise ValueError("texts is empty; give at least one string.")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"texts[{i}] is {text!r} ({type(text).__name__}); expected a string.")
+    return texts
+
+
+def _cut(ids: list[np.ndarray], max_length: int) -> list[np.ndarray]:
+    """Takes the token after BOS from texts with one token too many, and says how many were cut."""
+    longer = [i for i, row in enumerate(ids) if len(row) > max_length]
+    if longer:
+        warnings.warn(
+            f"{len(longer)} of {len(ids)} different texts are longer than max_length={max_length} "
+            "tokens; the model reads their end.",
+            stacklevel=3,
+        )
+    for i in longer:
+        ids[i] = np.delete(ids[i], 1)
+    return ids
+
+
+def _joined(parts: list[forward.Part], site: Site, which: np.ndarray) -> Activations:
+    """Returns the rows of all batches, those of the first text first.
+
+    Args:
+      parts: batches of different texts, in any order.
+      site: which of their rows.
+      which: for every text asked for, its number among the different ones.
+    """
+    x = np.concatenate([part.rows[site] for part in parts])
+    if not np.isfinite(x.astype(np.float32)).all():
+        raise ValueError(
+            f"The activations at {site} hold NaN or infinity; the weights may be damaged, or give "
+            "dtype='float32'."
+        )
+    order = np.concatenate([part.prompts for part in parts])
+    counts = np.concatenate([part.counts for part in parts])
+    starts = np.empty_like(counts)
+    starts[order] = np.cumsum(counts) - counts
+    sizes = np.empty_like(counts)
+    sizes[order] = counts
+    if (counts == 1).all():
+        return Activations(x[starts[which]], np.arange(len(which)), sizes[which])
+    begins = np.cumsum(sizes) - sizes
+    rows = np.repeat(starts - begins, sizes) + np.arange(sizes.sum())
+    return Activations(x[rows], begins[which], sizes[which])
