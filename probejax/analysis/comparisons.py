@@ -79,8 +79,9 @@ def _beside(arrows: pd.DataFrame) -> list[tuple[int, int]]:
     found = []
     method = ["family", "k", "pooling", "binarised"]
     same = arrows.fillna({"k": 0}).groupby(method, sort=False).ngroup()
+    kind = same.to_dict()
     for control, row in arrows[arrows["is_control"]].iterrows():
-        claims = arrows[(same == same[control]) & ~arrows["is_control"]]
+        claims = arrows[(same == kind[control]) & ~arrows["is_control"]]
         if row["sae_random"]:
             twins = claims[
                 (claims["sae_width"] == row["sae_width"]) & (claims["sae_l0"] == row["sae_l0"])

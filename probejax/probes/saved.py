@@ -20,6 +20,7 @@ from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialise
 
 from probejax import foreign, storage
+from probejax.activations.language_model import load_model
 from probejax.probes import arrays
 from probejax.probes.families import OnLatents, Probe
 from probejax.probes.families.probe import joined
@@ -103,6 +104,30 @@ class SavedProbe:
         facts = [f"{name} {self.origin[name]}" for name in known if self.origin.get(name)]
         return f"SavedProbe({count}{', '.join([type(self.probe).__name__, *facts])})"
 
+    def score(
+        self, texts: Sequence[str], *, cache_dir: str | None = None
+    ) -> Float[Array | np.ndarray, "*c n"]:
+        """Returns logits of texts: runs the model that the file names up to its site.
+
+        Args:
+          texts: n strings.
+          cache_dir: where fetched weights live, see `load_model`.
+
+        Raises:
+          ValueError: the file names no model or no site; the texts will not do.
+          FileNotFoundError, ArtifactError: the model cannot be found or fetched.
+        """
+        model, site = self.origin.get("model"), self.origin.get("site", self.origin.get("layer"))
+        if not model or site is None:
+            raise ValueError(
+                "the file does not say of which model and site the probe is; call it on "
+                "activations, or save it with model= and site="
+            )
+        dtype, length = self.origin.get("dtype", "float32"), self.origin.get("max_length", 1024)
+        positions = "all" if self.probe.reads_tokens else "last"
+        lm = load_model(str(model), dtype=dtype, cache_dir=cache_dir)
+        return self(lm.activations(texts, site, positions=positions, max_length=length))
+
     def find(
         self, regime: str, level: float | int | None = None, seed: int | None = None
     ) -> "SavedProbe":
@@ -137,6 +162,14 @@ def save(probe: Probe | Fit, path: epath.PathLike, **origin: Any) -> None:
 
     Raises:
       StorageError: the place is unwritable or full.
+
+    Example:
+      >>> import numpy as np
+      >>> import probejax as px
+      >>> x = np.random.default_rng(0).normal(size=(60, 8))
+      >>> px.save(px.fit(x, x[:, 0] > 0), "p.safetensors", task="sign")
+      >>> px.load_probe("p.safetensors")
+      SavedProbe(Linear, method logreg, task sign)
     """
     if isinstance(probe, Fit):
         known = {"method": probe.method, "classes": [str(each) for each in probe.classes]}
@@ -195,9 +228,21 @@ def load_probe(path: epath.PathLike, sae: Any = None) -> SavedProbe:
       path: of the file.
       sae: the SAE whose latents the probes read, where the file could not hold what is needed.
 
+    Returns:
+      The probe: called on activations it gives logits; `score(texts)` gives those of texts, where
+      the file names model and site.
+
     Raises:
       FileNotFoundError: no such file.
       DamagedFile: the file is damaged, or holds something else.
+
+    Example:
+      >>> import numpy as np
+      >>> import probejax as px
+      >>> x = np.random.default_rng(0).normal(size=(60, 8))
+      >>> px.save(px.fit(x, x[:, 0] > 0), "p.safetensors")
+      >>> px.load_probe("p.safetensors")(x[:3]).shape
+      (3,)
     """
     path = epath.Path(path)
     if not path.exists():

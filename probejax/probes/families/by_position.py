@@ -31,6 +31,10 @@ class ByPosition(Probe):
         return len(self.b) if self.b.ndim else None
 
     @property
+    def reads_tokens(self) -> bool:
+        return True
+
+    @property
     def width(self) -> int:
         return self.w.shape[-1]
 

@@ -36,6 +36,10 @@ class Linear(Probe):
         return len(self.b) if self.b.ndim else None
 
     @property
+    def reads_tokens(self) -> bool:
+        return bool(self.pooling)
+
+    @property
     def width(self) -> int:
         return self.mean.shape[0]
 

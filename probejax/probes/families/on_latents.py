@@ -57,6 +57,10 @@ class OnLatents(Probe):
         return len(self.b) if self.b.ndim else None
 
     @property
+    def reads_tokens(self) -> bool:
+        return bool(self.pooling)
+
+    @property
     def width(self) -> int | None:
         return part.width(self.sae)
 

@@ -36,6 +36,10 @@ class Pooled(Probe):
         return len(self.b) if self.b.ndim else None
 
     @property
+    def reads_tokens(self) -> bool:
+        return True
+
+    @property
     def width(self) -> int:
         return self.w.shape[-1]
 

@@ -37,6 +37,11 @@ class Probe:
         raise NotImplementedError
 
     @property
+    def reads_tokens(self) -> bool:
+        """Whether it reads all tokens of a prompt, not the last alone."""
+        return False
+
+    @property
     def width(self) -> int | None:
         """Width of the activations that it reads; None where an old file does not say."""
         raise NotImplementedError
