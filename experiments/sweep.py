@@ -124,6 +124,8 @@ def main(_: list[str]) -> int:
     px.storage.write_config(_OUT.value, identity)
     _say_what_is_left_out(job)
     px.storage.write_atomic(f"{_OUT.value}/left_out.json", px.storage.encode_json(job.left_out))
+    if families := job.families():
+        px.storage.write_atomic(f"{_OUT.value}/families.json", px.storage.encode_json(families))
     for folder in (_OUT.value, cache_dir / "activations"):
         px.storage.remove_leftovers(folder)
     for note in job.notes:

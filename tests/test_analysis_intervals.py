@@ -104,3 +104,17 @@ def test_wilson_is_scipy_s(wins, trials):
 def test_no_trials_have_no_rate():
     assert np.isnan(intervals.wilson(0, 0)).all()
     assert np.isnan(intervals.win_rate(np.array([])).rate)
+
+
+def test_an_interval_over_families_draws_families():
+    values = np.array([0.1, 0.1, 0.1, -0.1, 0.0, 0.05])
+    tasks, families = np.array(list("abcdef")), np.array(list("aaaddf"))
+    found = intervals.of_mean(values, tasks, families)
+    apart = intervals.paired_bootstrap(values, families)
+    assert (found["family_low"], found["family_high"]) == apart[1:]
+    assert (found["delta"], found["ci_low"], found["ci_high"]) == intervals.paired_bootstrap(
+        values, tasks
+    )
+    assert found["family_low"] < found["ci_low"]
+    alone = intervals.of_mean(values, tasks, np.array(list("fedcba")))
+    assert (alone["family_low"], alone["family_high"]) == (alone["ci_low"], alone["ci_high"])

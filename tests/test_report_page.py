@@ -6,10 +6,11 @@ import json
 import os
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from probejax import analysis
+from probejax import analysis, tasks
 from probejax.analysis.examples import Example, examples
 from probejax.analysis.labels import signed, tasks_in_order, title
 from probejax.analysis.page.axes import Scale, apart
@@ -140,7 +141,7 @@ def test_classes_have_the_names_that_the_task_gives_them(tmp_path, names):
     (tmp_path / "tasks").mkdir()
     rows = f"prompt,target\na,{names[0]}\nb,{names[1]}\n"
     (tmp_path / "tasks" / "mine.csv").write_text(rows)
-    found = examples(["mine"], str(tmp_path / "tasks"), tmp_path / "no_cache")
+    found = examples(["mine"], tasks.Own(str(tmp_path / "tasks")), tmp_path / "no_cache")
     shown = names
     assert found == {"mine": [Example(0, "a", shown[0]), Example(1, "b", shown[1])]}
     story = Story(
@@ -201,6 +202,27 @@ def test_two_runs_side_by_side_compare_protocols(tmp_path):
     assert set(pd.read_csv(paper / "quiver.csv")["protocol"]) == {"paper", "strict"}
 
 
+def test_families_of_ones_own_tasks_are_read_and_unknown_ones_said(tmp_path):
+    out = write_run(tmp_path / "run", tasks=TASKS[:3], arrows=ARROWS[:3])
+    for path in (out / "units").iterdir():
+        path.write_text(re.sub("|".join(TASKS[:3]), lambda m: f"mine_{m[0]}", path.read_text()))
+    own = [f"mine_{task}" for task in TASKS[:3]]
+    report(out, cache_dir=tmp_path / "no_cache")
+    said = "3 tasks: not known which share prompts, so each is a family of its own"
+    assert said in (out / "report.html").read_text()
+    quiver = pd.read_csv(out / "quiver.csv")
+    assert set(quiver["families"]) == {3}
+    np.testing.assert_array_equal(quiver["family_low"], quiver["ci_low"])
+    (out / "families.json").write_text(
+        json.dumps(dict.fromkeys(own[:2], own[0]) | {own[2]: own[2]})
+    )
+    report(out, cache_dir=tmp_path / "no_cache")
+    assert said not in (out / "report.html").read_text()
+    quiver = pd.read_csv(out / "quiver.csv")
+    assert set(quiver["families"]) == {2} and (quiver["family_low"] != quiver["ci_low"]).any()
+    assert set(pd.read_csv(out / "results.csv")["task_family"]) == {own[0], own[2]}
+
+
 def test_a_folder_without_units_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no finished units; run `python -m"):
         report(tmp_path)
@@ -250,11 +272,26 @@ def test_the_rules_of_the_verdict(deltas, answer):
         {
             "regime": regime, "level": float("nan"), "tie_rule": rule, "cells": 50, "tied": 3,
             "tasks": 50, "delta": (low + high) / 2, "band_low": low, "band_high": high,
+            "families": 50, "family_band_low": low, "family_band_high": high,
         }
         for regime, (low, high) in deltas.items()
         for rule in ("documented", "neutral")
     ]  # fmt: skip
     assert verdict(pd.DataFrame(rows)).answer == answer
+
+
+def test_where_families_change_a_call_the_caveats_say_so():
+    row = {
+        "regime": "standard", "level": float("nan"), "tie_rule": "documented", "cells": 113,
+        "tied": 0, "tasks": 113, "families": 71, "delta": -0.01, "band_low": -0.02,
+        "band_high": -0.001, "family_band_low": -0.03, "family_band_high": 0.01,
+    }  # fmt: skip
+    found = verdict(pd.DataFrame([row, row | {"tie_rule": "neutral"}]))
+    assert found.calls == {"standard": "worse"}  # the call stays; what it rests on is said
+    (caveat,) = found.caveats
+    assert "the 113 tasks are 71 families that share prompts" in caveat
+    assert "only the second excludes zero" in caveat
+    assert not verdict(pd.DataFrame([row | {"family_band_high": -0.0005}])).caveats
 
 
 def test_where_the_tie_rule_decides_there_is_no_verdict():
@@ -266,7 +303,11 @@ def test_where_the_tie_rule_decides_there_is_no_verdict():
         "band_high": -0.005,
     }
     neutral = row | {"tie_rule": "neutral", "delta": -0.001, "band_low": -0.01, "band_high": 0.01}
+    for each in (stated, neutral):
+        each |= {"families": 50, "family_band_low": each["band_low"]}
+        each |= {"family_band_high": each["band_high"]}
     found = verdict(pd.DataFrame([stated, neutral]))
+    assert len(found.caveats) == 1
     assert found.calls == {"scarcity": "ties"} and found.answer.startswith("Not that this run")
     assert "best validation AUC in 30 of 50 cells" in found.caveats[0]
 

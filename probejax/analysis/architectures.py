@@ -36,11 +36,12 @@ class Study(NamedTuple):
         where there is no logreg.
       saes: one row per SAE, by architecture and L0: `architecture, released` (empty: unknown),
         `sae_id, l0, val_auc, test_auc`, `chosen` on validation, `best_on_test`, and `delta` with
-        its 95 % interval over tasks `ci_low, ci_high`.
+        its intervals (see `intervals.of_mean`).
       wins: share of tasks, architectures as rows and columns, on which the row's chosen SAE is
         ahead of the column's by more than the margin.
       slope: change of test AUC per year of release date at the chosen SAEs, with its interval from
         draws of tasks; NaN with fewer than two dates.
+      family_slope: the same from draws of families.
       dated: architectures with a date.
     """
 
@@ -52,6 +53,7 @@ class Study(NamedTuple):
     saes: pd.DataFrame
     wins: pd.DataFrame
     slope: intervals.Interval
+    family_slope: intervals.Interval
     dated: int
 
     @property
@@ -100,7 +102,7 @@ def _study(group: Group, saes: pd.DataFrame) -> Study | None:
     whole = np.isfinite(val[:, places] + test[:, places]).all(axis=1)
     if len(names) < 2 or not whole.any():
         return None
-    tasks = group.table.cells["task"].to_numpy(dtype=str)[here][whole]
+    tasks, families = (each[whole] for each in group.table.tasks(here))
     val, test = val[whole], test[whole]
     saes = saes.assign(val_auc=val[:, places].mean(axis=0), test_auc=test[:, places].mean(axis=0))
     for flag, metric in (("chosen", "val_auc"), ("best_on_test", "test_auc")):
@@ -112,12 +114,8 @@ def _study(group: Group, saes: pd.DataFrame) -> Study | None:
     for place in arrows.index[arrows["method"] == _REFERENCE]:
         if np.isfinite(test[:, place]).all():
             against, reference = _REFERENCE, test[:, place]
-    found = [intervals.paired_bootstrap(test[:, place] - reference, tasks) for place in places]
-    saes = saes.assign(
-        delta=[each.mean for each in found],
-        ci_low=[each.low for each in found],
-        ci_high=[each.high for each in found],
-    )
+    found = [intervals.of_mean(test[:, place] - reference, tasks, families) for place in places]
+    saes = pd.concat([saes, pd.DataFrame(found, index=saes.index)], axis=1)
     dates = saes.loc[saes["chosen"], "released"].tolist()
     return Study(
         group=group.name,
@@ -128,6 +126,7 @@ def _study(group: Group, saes: pd.DataFrame) -> Study | None:
         saes=saes.drop(columns=["place", "method"]),
         wins=pd.DataFrame(_wins(at, tasks), index=pd.Index(names), columns=pd.Index(names)),
         slope=slope(at, dates, tasks),
+        family_slope=slope(at, dates, families),
         dated=sum(map(bool, dates)),
     )
 
@@ -181,7 +180,8 @@ def tables(found: Sequence[Study]) -> dict[str, pd.DataFrame]:
                 pair = {"architecture": row, "other": column, "tasks": study.tasks, "rate": rate}
                 wins.append({**name, **pair})
         size = {"tasks": study.tasks, "cells": study.cells, "dated": study.dated}
-        slopes.append({**name, **size, **study.slope._asdict()})
+        apart = {"family_low": study.family_slope.low, "family_high": study.family_slope.high}
+        slopes.append({**name, **size, **study.slope._asdict(), **apart})
     joined = pd.concat(saes, ignore_index=True)
     first = ["group", "method"]
     joined = joined[[*first, *joined.columns.drop(first)]]

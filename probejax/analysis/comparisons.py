@@ -8,6 +8,8 @@ from probejax.analysis.grid import ARROW, CELL, GROUP, METRICS, Grid, compare, g
 from probejax.analysis.quiver import choices
 from probejax.solvers import codes
 
+_PAIRED = [*CELL, "task_family"]
+
 
 def methods(table: Grid, regime: str) -> pd.DataFrame:
     """Returns one row per arrow of a regime: its mean metrics, and its difference to a baseline.
@@ -15,7 +17,7 @@ def methods(table: Grid, regime: str) -> pd.DataFrame:
     The baseline is logreg, or the first that there is; `against` names it.
     """
     here = table.in_regime(regime)
-    tasks = table.cells["task"].to_numpy(dtype=str)[here]
+    tasks = table.tasks(here)
     values = {name: metric[here] for name, metric in table.values.items()}
     baselines = table.arrows[table.baselines()]
     present = np.any(np.isfinite(values["test_auc"]), axis=0)
@@ -30,7 +32,7 @@ def methods(table: Grid, regime: str) -> pd.DataFrame:
         row["fits"] = int(np.isfinite(values["test_auc"][:, i]).sum())
         if reference is not None:
             left, right = values["test_auc"][:, reference], values["test_auc"][:, i]
-            row |= compare(left, right, tasks) | {"against": table.arrows.loc[reference, "label"]}
+            row |= compare(left, right, *tasks) | {"against": table.arrows.loc[reference, "label"]}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -47,7 +49,8 @@ def controls(results: pd.DataFrame) -> pd.DataFrame:
     same method where there is none.
 
     Columns: `protocol, model, site, regime, claim, control` (labels), mean test AUCs `claimed` and
-    `controlled`, `delta` (claim minus control) with `ci_low, ci_high`, `cells`, `unpaired`.
+    `controlled`, `delta` (claim minus control) with its
+    intervals (see `intervals.of_mean`), `cells`, `unpaired`.
     """
     rows = []
     results = with_facts(results)
@@ -55,12 +58,11 @@ def controls(results: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(rows)
     for key, part in results.groupby(GROUP, sort=False, dropna=False):
         table = grid(part)
-        tasks = table.cells["task"].to_numpy(dtype=str)
         auc = table.values["test_auc"]
         for claim, control in _beside(table.arrows):
             for regime in table.cells["regime"].unique():
                 here = table.in_regime(regime)
-                found = compare(auc[here, control], auc[here, claim], tasks[here])
+                found = compare(auc[here, control], auc[here, claim], *table.tasks(here))
                 if not found["cells"] and not found["unpaired"]:
                     continue
                 names = {
@@ -100,7 +102,7 @@ def protocols(results: pd.DataFrame, first: str = "paper", second: str = "strict
     The last rows of a regime compare the quivers and their difference.
 
     Columns: `model, site, regime, label`, mean test AUCs (of the quivers' rows: what they chose)
-    named as the protocols, `delta` (second minus first) with `ci_low, ci_high`, `cells, unpaired`.
+    named as the protocols, `delta` (second minus first) with its intervals, `cells, unpaired`.
     Empty where a table has one protocol only.
     """
     rows = []
@@ -109,7 +111,9 @@ def protocols(results: pd.DataFrame, first: str = "paper", second: str = "strict
         if any(side.empty for side in sides):
             continue
         tables = [_long(side) for side in sides]
-        both = tables[0].merge(tables[1], how="outer", on=["label", *CELL], suffixes=("_1", "_2"))
+        both = tables[0].merge(
+            tables[1], how="outer", on=["label", *_PAIRED], suffixes=("_1", "_2")
+        )
         order = {label: i for i, label in enumerate(tables[0]["label"].unique())}
         for regime in part["regime"].unique():
             here = both[both["regime"] == regime]
@@ -120,6 +124,7 @@ def protocols(results: pd.DataFrame, first: str = "paper", second: str = "strict
                     cells["auc_1"].to_numpy(dtype=float),
                     cells["auc_2"].to_numpy(dtype=float),
                     cells["task"].to_numpy(dtype=str),
+                    cells["task_family"].to_numpy(dtype=str),
                 )
                 names = dict(zip(GROUP[1:], key, strict=True)) | {"regime": regime, "label": label}
                 rows.append(names | {first: found.pop("left"), second: found.pop("right")} | found)
@@ -129,13 +134,13 @@ def protocols(results: pd.DataFrame, first: str = "paper", second: str = "strict
 def _long(results: pd.DataFrame) -> pd.DataFrame:
     """Returns one row per cell and arrow, and per cell and quiver: `label`, `CELL`, `auc`."""
     table = grid(results)
-    fits = results[CELL].assign(
+    fits = with_facts(results)[_PAIRED].assign(
         label=table.arrows["label"].to_numpy()[table.arrow], auc=results["test_auc"]
     )
     fits = fits.sort_values("label", key=lambda x: x.map(_places(table)), kind="stable")
     chosen = choices(results)
     quivers = [
-        chosen[CELL].assign(label=label, auc=chosen[column])
+        chosen[_PAIRED].assign(label=label, auc=chosen[column])
         for label, column in (
             ("quiver of baselines", "baseline"),
             ("quiver with SAEs", "with_sae"),

@@ -28,7 +28,8 @@ def with_facts(
         results: with the columns `method`, `sae_id` and `task`.
         saes: per id what its units say of an SAE: `width`, `l0`, `architecture`, `released` (an ISO
             date) and `random`, any of them absent or None. What is absent is read from the id.
-        families: the family of each task, where it is not one of the study's.
+        families: the family of each task that is not the study's; one that is not known is a
+            family of its own.
     """
     if saes is None and families is None and set(FACTS) <= set(results.columns):
         return results
@@ -37,7 +38,8 @@ def with_facts(
     of_sae = {"": dict.fromkeys(OF_SAE)}
     of_sae |= {sae_id: _sae(sae_id, (saes or {}).get(sae_id, {})) for sae_id in sae_ids}
     names = results["task"].unique()
-    family = {name: tasks.family(name) or (families or {}).get(name) or name for name in names}
+    known = tasks.STUDY_FAMILIES | dict(families or {})
+    family = {name: known.get(name, name) for name in names}
     columns = {
         name: _spread(results["method"], {k: getattr(v, name) for k, v in of_method.items()}, name)
         for name in OF_METHOD

@@ -38,6 +38,11 @@ class Grid(NamedTuple):
         """Returns which cells belong to a regime."""
         return (self.cells["regime"] == regime).to_numpy(bool)
 
+    def tasks(self, here: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the task of each cell, and its family."""
+        cells = self.cells[["task", "task_family"]].to_numpy(dtype=str)[here]
+        return cells[:, 0], cells[:, 1]
+
     def baselines(self) -> np.ndarray:
         """Returns which arrows are baselines: neither SAE probes nor controls."""
         return ~(self.arrows["is_sae"] | self.arrows["is_control"]).to_numpy(bool)
@@ -78,28 +83,30 @@ def _numbered(
 
 
 def compare(
-    left: np.ndarray, right: np.ndarray, tasks: np.ndarray, *, margin: float = 0.005
+    left: np.ndarray,
+    right: np.ndarray,
+    tasks: np.ndarray,
+    families: np.ndarray,
+    *,
+    margin: float = 0.005,
 ) -> dict[str, Any]:
     """Compares two columns cell by cell: `right - left` over the cells that both have.
 
     Returns:
         `cells`, `unpaired` (cells that one side lacks), the means `left` and `right`, `delta` with
-        its 95 % interval over tasks `ci_low, ci_high`, and the tasks on which the mean difference
+        its intervals (see `intervals.of_mean`), and the tasks on which the mean difference
         is beyond the margin: `wins`, `losses`.
     """
     has_left, has_right = np.isfinite(left), np.isfinite(right)
     both = has_left & has_right
     delta = (right - left)[both]
-    mean, low, high = intervals.paired_bootstrap(delta, tasks[both])
     won = intervals.win_rate(intervals.task_means(delta, tasks[both]), margin=margin)
     return {
         "cells": int(both.sum()),
         "unpaired": int((has_left ^ has_right).sum()),
         "left": float(left[both].mean()) if both.any() else np.nan,
         "right": float(right[both].mean()) if both.any() else np.nan,
-        "delta": mean,
-        "ci_low": low,
-        "ci_high": high,
+        **intervals.of_mean(delta, tasks[both], families[both]),
         "wins": won.wins,
         "losses": won.losses,
     }

@@ -19,8 +19,8 @@ class Group(NamedTuple):
       protocol: of all rows, like `model` and `site`.
       quiver: its rows of the quiver table.
       table: its fits as a grid.
-      cells: one row per cell: `CELL`, `baseline`, `with_sae`, `delta`, `tied`, `sae_chosen`, and
-        the labels of what was chosen, `baseline_label` and `chosen_label`.
+      cells: one row per cell: `CELL`, `task_family`, `baseline`, `with_sae`, `delta`, `tied`,
+        `sae_chosen`, and the labels of what was chosen, `baseline_label` and `chosen_label`.
       head_to_head: regimes where nothing could be chosen (no validation AUC) and the only two
         methods, whose AUCs then stand in `cells`.
     """
@@ -110,7 +110,7 @@ def _cells(part: pd.DataFrame, table: Grid) -> tuple[pd.DataFrame, dict[str, tup
         sae, base = sae.iloc[0], base.iloc[0]
         found = pairs(rows, base["method"], sae["sae_id"], int(sae["k"]), sae["method"])
         extra.append(
-            found[[*CELL, "baseline", "delta"]].assign(
+            found[[*CELL, "task_family", "baseline", "delta"]].assign(
                 with_sae=found["sae"],
                 tied=False,
                 sae_chosen=True,

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 
 from probejax.analysis import intervals
+from probejax.analysis.facts import with_facts
 
-_CELL = ["protocol", "model", "site", "regime", "level", "task", "seed"]
+_CELL = ["protocol", "model", "site", "regime", "level", "task", "task_family", "seed"]
 
 
 def pairs(
@@ -20,6 +21,7 @@ def pairs(
     Raises:
         ValueError: the table has no row of one of the two, or a cell twice.
     """
+    results = with_facts(results)
     is_sae = results["sae_id"].fillna("") != ""
     left = results[(results["method"] == baseline) & ~is_sae]
     method = method or f"sae_k{k}"
@@ -48,7 +50,7 @@ def head_to_head(
     """Returns one row per regime and level, and one per regime over all levels (empty `level`).
 
     Columns: `regime, level, cells, unpaired`, the mean test AUCs `baseline` and `sae`, `delta`
-    with its 95 % interval over tasks `ci_low, ci_high`, and how often either side is ahead by more
+    with its intervals (see `intervals.of_mean`), and how often either side is ahead by more
     than `margin`: `sae_wins, baseline_wins`.
 
     Raises:
@@ -70,7 +72,7 @@ def head_to_head(
 def _row(part: pd.DataFrame, regime: object, level: float, margin: float) -> dict:
     both = part[part["delta"].notna()]
     differences = both["delta"].to_numpy(dtype=float)
-    delta, low, high = intervals.paired_bootstrap(differences, both["task"].to_numpy(dtype=str))
+    tasks, families = both[["task", "task_family"]].to_numpy(dtype=str).T
     won = intervals.win_rate(differences, margin=margin)
     return {
         "regime": regime,
@@ -79,9 +81,7 @@ def _row(part: pd.DataFrame, regime: object, level: float, margin: float) -> dic
         "unpaired": len(part) - len(both),
         "baseline": both["baseline"].mean(),
         "sae": both["sae"].mean(),
-        "delta": delta,
-        "ci_low": low,
-        "ci_high": high,
+        **intervals.of_mean(differences, tasks, families),
         "sae_wins": won.wins,
         "baseline_wins": won.losses,
     }

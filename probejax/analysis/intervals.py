@@ -1,7 +1,8 @@
 """How sure a difference is: intervals and tests over paired values, one value per cell.
 
 Tasks are the units that were sampled; levels and seeds of one task are not independent. So the
-bootstrap draws tasks, and everything measured on a task goes with it.
+bootstrap draws tasks, and everything measured on a task goes with it. Tasks that share prompts are
+not independent either: beside each interval over tasks stands one over families of tasks.
 """
 
 import functools
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 RESAMPLES = 4000
+COLUMNS = ("delta", "ci_low", "ci_high", "family_low", "family_high")  # see `of_mean`
 
 
 class Interval(NamedTuple):
@@ -56,7 +58,28 @@ def paired_bootstrap(
     return Interval(mean, float(low), float(high))
 
 
-@functools.lru_cache(maxsize=4)  # every level of a regime uses the same draws
+def of_mean(
+    values: Float[np.ndarray, " n"],
+    tasks: Shaped[np.ndarray, " n"],
+    families: Shaped[np.ndarray, " n"],
+) -> dict[str, float]:
+    """Returns the mean of paired differences with its 95 % intervals, as columns of a table.
+
+    Args:
+        values: one difference per cell.
+        tasks: the task of each.
+        families: the family of each task.
+
+    Returns:
+        `delta`; `ci_low` and `ci_high`, over tasks; `family_low` and `family_high`, over families.
+    """
+    delta, low, high = paired_bootstrap(values, tasks)
+    alone = len(np.unique(families)) == len(np.unique(tasks))
+    _, *apart = (delta, low, high) if alone else paired_bootstrap(values, families)
+    return dict(zip(COLUMNS, (delta, low, high, *apart), strict=True))
+
+
+@functools.lru_cache(maxsize=8)  # every level of a regime uses the same draws
 def task_draws(tasks: int, resamples: int, seed: int) -> Float[np.ndarray, "B T"]:
     """Returns how often each bootstrap draw takes each task."""
     rng = np.random.default_rng(seed)

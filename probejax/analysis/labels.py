@@ -93,7 +93,7 @@ def _short(sae: pd.Series) -> str:
     text = f"{width:g}" if width < 1e3 else f"{width // 1e3:g}k"
     text = text if width < 1e6 else f"{width // 1e5 / 10:g}m"
     kind = "random " if sae["sae_random"] else ""
-    return f"{kind}{text}" + ("" if pd.isna(l0) else f" L0 {l0:g}")
+    return f"{kind}{text}" + ("" if pd.isna(l0) else f" L0 {round(l0, 1):g}")
 
 
 _ARCHITECTURES = {

@@ -44,7 +44,8 @@ def multi_token(groups: Sequence[Group]) -> pd.DataFrame:
     Columns: `protocol, model, site, regime, panel, baseline, contender` (labels of both sides;
     `panel` is `method` for one method against last-token logreg), `sae_id, k`, `tasks`, `cells`
     and `unpaired` (cells where a side lacks a probe), mean test AUCs `baseline_auc` and
-    `contender_auc`, `delta` (contender minus baseline) with `ci_low, ci_high`; and tasks on which
+    `contender_auc`, `delta` (contender minus baseline) with its intervals (see
+    `intervals.of_mean`); and tasks on which
     either side is ahead by more than `MARGIN`, of all tasks compared: `wins`, `win_rate`,
     `win_low`, `win_high` of the contender, `losses`, `loss_rate`, `loss_low`, `loss_high`.
     """
@@ -110,8 +111,8 @@ def _side(table: Grid, regime: str, arrows: list[tuple[str, str]]) -> np.ndarray
 
 
 def _compared(table: Grid, regime: str, left: np.ndarray, right: np.ndarray) -> dict[str, Any]:
-    tasks = table.cells["task"].to_numpy(dtype=str)[table.in_regime(regime)]
-    found = compare(left, right, tasks, margin=MARGIN)
+    tasks, families = table.tasks(table.in_regime(regime))
+    found = compare(left, right, tasks, families, margin=MARGIN)
     count = len(np.unique(tasks[np.isfinite(left) & np.isfinite(right)]))
     row = {
         "tasks": count,
@@ -119,9 +120,7 @@ def _compared(table: Grid, regime: str, left: np.ndarray, right: np.ndarray) -> 
         "unpaired": found["unpaired"],
         "baseline_auc": found["left"],
         "contender_auc": found["right"],
-        "delta": found["delta"],
-        "ci_low": found["ci_low"],
-        "ci_high": found["ci_high"],
+        **{name: found[name] for name in intervals.COLUMNS},
     }
     for name, number in (("win", found["wins"]), ("loss", found["losses"])):
         low, high = intervals.wilson(number, count)

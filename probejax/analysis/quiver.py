@@ -31,8 +31,12 @@ COLUMNS = (
     "ci_high",
     "sae_chosen",
     # how sure: see `quiver`
+    "family_low",
+    "family_high",
     "band_low",
     "band_high",
+    "family_band_low",
+    "family_band_high",
     "p_value",
     "p_holm",
     "p_sign",
@@ -44,6 +48,7 @@ COLUMNS = (
     "smallest_effect",
     # beyond the comparison itself: what it rests on
     "tasks",
+    "families",
     "unpaired",
     "incomplete",
     "not_converged",
@@ -78,13 +83,16 @@ def quiver(
         `COLUMNS`. `level` is empty in a regime's overall row; `cells` counts the compared cells
         and `tied` those of them with several arrows at the best validation AUC; `baseline`,
         `with_sae` and `delta` are mean test AUCs over those cells; `ci_low` and `ci_high` bound
-        `delta` (95 %, paired, over tasks); `sae_chosen` counts the cells where an SAE was chosen
-        (empty for `neutral`, which chooses none). `unpaired` counts the cells left out for want
-        of a baseline or of an SAE, `incomplete` the compared ones that lack an arrow which other
-        cells of the regime have. `not_converged` counts fits (empty where no code is known).
+        `delta` (95 %, paired, over tasks), `family_low` and `family_high` the same over families of
+        tasks that share prompts, of which there are `families`; `sae_chosen` counts the cells where
+        an SAE was chosen (empty for `neutral`, which chooses none). `unpaired` counts the
+        cells left out for want of a baseline or of an SAE, `incomplete` the compared ones that lack
+        an arrow which other cells of the regime have. `not_converged` counts fits (empty where no
+        code is known).
 
         Each level is one of many looks. `band_low` and `band_high` bound the differences of all
-        levels of the regime at once (95 %); in the overall rows, those of all regimes. `p_value`
+        levels of the regime at once (95 %); in the overall rows, those of all regimes;
+        `family_band_low` and `family_band_high` are these over families. `p_value`
         is that of random signs of the tasks' mean differences, `p_holm` the same corrected for as
         many looks, `p_sign` that of the sign test. `wins` and `losses` count tasks whose mean
         difference is beyond `MARGIN`; `win_rate` is the share of wins, with Wilson's limits
@@ -143,7 +151,8 @@ def _prepare(results: pd.DataFrame, baseline_methods: Sequence[str] | None) -> _
 
     groups = rows.groupby(_CELL, sort=False, dropna=False)
     cell = groups.ngroup().to_numpy()
-    cells = rows.loc[~groups.cumcount().to_numpy().astype(bool), _CELL].reset_index(drop=True)
+    first = ~groups.cumcount().to_numpy().astype(bool)
+    cells = rows.loc[first, [*_CELL, "task_family"]].reset_index(drop=True)
     arrows = rows.groupby(_ARROW, sort=False, dropna=False)
     arrow = arrows.ngroup().to_numpy()
     names = rows.loc[~arrows.cumcount().to_numpy().astype(bool)]
@@ -285,16 +294,18 @@ def _corrected(rows: list[dict], cells: pd.DataFrame, look: str) -> list[dict]:
     """Fills in what depends on all the rows together, one row per value of the column `look`."""
     places = {row[look]: place for place, row in enumerate(rows)}
     paired = cells[cells["delta"].notna() & cells[look].isin(places)]
-    bands = simultaneous_bands(
-        paired["delta"].to_numpy(dtype=float),
-        paired["task"].to_numpy(dtype=str),
-        paired[look].map(places).to_numpy(dtype=int),
-    )
+    values = paired["delta"].to_numpy(dtype=float)
+    looks = paired[look].map(places).to_numpy(dtype=int)
+    bands = {
+        "band": simultaneous_bands(values, paired["task"].to_numpy(dtype=str), looks),
+        "family_band": simultaneous_bands(values, paired["task_family"].to_numpy(dtype=str), looks),
+    }
     p_values = holm(np.array([row["p_value"] for row in rows], dtype=float))
     for place, row in enumerate(rows):
-        inside = place < len(bands.low)  # the last looks may have no cell
-        row["band_low"] = bands.low[place] if inside else np.nan
-        row["band_high"] = bands.high[place] if inside else np.nan
+        for name, band in bands.items():
+            inside = place < len(band.low)  # the last looks may have no cell
+            row[f"{name}_low"] = band.low[place] if inside else np.nan
+            row[f"{name}_high"] = band.high[place] if inside else np.nan
         row["p_holm"] = p_values[place]
     return rows
 
@@ -313,7 +324,7 @@ def _matching(table: pd.DataFrame, group: dict) -> pd.DataFrame:
 def _row(part: pd.DataFrame, fits: pd.DataFrame, level: float, rule: str) -> dict:
     paired = part[part["delta"].notna()]
     values, tasks = paired["delta"].to_numpy(dtype=float), paired["task"].to_numpy(dtype=str)
-    delta, low, high = intervals.paired_bootstrap(values, tasks)
+    families = paired["task_family"].to_numpy(dtype=str)
     means = intervals.task_means(values, tasks)
     won = intervals.win_rate(means, margin=MARGIN)
     return {
@@ -323,9 +334,7 @@ def _row(part: pd.DataFrame, fits: pd.DataFrame, level: float, rule: str) -> dic
         "tied": int(paired["tied"].sum()),
         "baseline": paired["baseline"].mean(),
         "with_sae": paired["with_sae"].mean(),
-        "delta": delta,
-        "ci_low": low,
-        "ci_high": high,
+        **intervals.of_mean(values, tasks, families),
         "sae_chosen": pd.NA if rule == "neutral" else int(paired["sae_chosen"].sum()),
         "p_value": intervals.permutation_test(means),
         "p_sign": intervals.sign_test(means) if len(means) else np.nan,
@@ -336,6 +345,7 @@ def _row(part: pd.DataFrame, fits: pd.DataFrame, level: float, rule: str) -> dic
         "win_high": won.high,
         "smallest_effect": intervals.smallest_effect(values, tasks),
         "tasks": paired["task"].nunique(),
+        "families": paired["task_family"].nunique(),
         "unpaired": len(part) - len(paired),
         "incomplete": int(paired["incomplete"].sum()),
         "not_converged": int(fits["bad"].sum()) if fits["known"].sum() else pd.NA,

@@ -91,7 +91,8 @@ def _from_runs(
                 f"{folder} holds no finished units; run "
                 f"`python -m experiments.sweep --out={folder}` first."
             )
-    results = results_table(payload for run in runs for payload in run.payloads)
+    families = {task: family for run in runs for task, family in run.families.items()}
+    results = results_table((payload for run in runs for payload in run.payloads), families)
     first = runs[0]
     facts: dict[str, list[str]] = {}
     for run in runs:

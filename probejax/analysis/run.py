@@ -33,6 +33,7 @@ class Run(NamedTuple):
       expected: units that the configuration asks for, as far as it can be told; None if not.
       facts: what the report says of the run's origin, by name.
       latents: task -> SAE probe -> latents under standard conditions.
+      families: the family of each task of one's own, as far as the run has written it.
       left_out: a sentence for each task or regime that could not be had.
     """
 
@@ -42,6 +43,7 @@ class Run(NamedTuple):
     expected: int | None
     facts: dict[str, list[str]]
     latents: dict[str, dict[str, list[Latent]]]
+    families: dict[str, str]
     left_out: list[str]
 
     @property
@@ -108,8 +110,21 @@ def read_run(out: epath.PathLike) -> Run:
         f"{p['unit']['task']}: {_numbered(p['groups'])}" for p in payloads if "groups" in p
     ]:
         facts["groups, by number"] = sorted(set(groups))
+    families = _families(epath.Path(out))
+    alone = {p["unit"]["task"] for p in payloads} - {*tasks.STUDY_FAMILIES, *families}
+    if alone:
+        facts["families of tasks"] = [
+            f"{len(alone)} tasks: not known which share prompts, so each is a family of its own"
+        ]
     said = tasks.sentences(left_out)
-    return Run(payloads, config, len(units), expected, facts, latents, said)
+    return Run(payloads, config, len(units), expected, facts, latents, families, said)
+
+
+def _families(out: epath.Path) -> dict[str, str]:
+    path = out / "families.json"
+    if not path.exists():
+        return {}
+    return foreign.read_json(path, dict[str, str], "delete it; the next run writes it anew")
 
 
 def _left_out(out: epath.Path) -> tasks.LeftOut:

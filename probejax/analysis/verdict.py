@@ -54,10 +54,10 @@ def verdict(quiver: pd.DataFrame) -> Verdict:
     return Verdict(_answer(calls), _numbers(stated), calls, _caveats(stated, neutral, calls))
 
 
-def _sign(row: dict[Any, Any]) -> int:
-    if row["band_low"] > 0:
+def _sign(row: dict[Any, Any], band: str = "band") -> int:
+    if row[f"{band}_low"] > 0:
         return 1
-    return -1 if row["band_high"] < 0 else 0
+    return -1 if row[f"{band}_high"] < 0 else 0
 
 
 def _call(row: dict[Any, Any], neutral: dict[Any, Any] | None) -> str:
@@ -125,6 +125,15 @@ def _caveats(
             f"({signed(other['band_low'])} to {signed(other['band_high'])}) under the neutral one."
         )
     most = max(int(row["tasks"]) for row in stated.values())
+    for regime, row in stated.items():
+        if _sign(row) != _sign(row, "family_band"):
+            found.append(
+                f"Under {_listed([regime])} the {int(row['tasks'])} tasks are "
+                f"{int(row['families'])} families that share prompts. Drawn by family the band is "
+                f"{signed(row['family_band_low'])} to {signed(row['family_band_high'])}, drawn by "
+                f"task {signed(row['band_low'])} to {signed(row['band_high'])}: only "
+                f"{'the second' if _sign(row) else 'the first'} excludes zero."
+            )
     if most < FEW_TASKS:
         found.append(
             f"With {most} tasks the limits are rough: a bootstrap over so few tasks is too narrow."

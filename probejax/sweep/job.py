@@ -265,6 +265,11 @@ class Sweep:
         for cached in (self.data, self._lanes, self._selection):
             cached.cache_clear()
 
+    def families(self) -> dict[str, str]:
+        """Returns the family of each task of one's own; empty where all are the study's."""
+        own = [task for task in self.tasks if self.source.fingerprint(task)]
+        return tasks.find_families({task: self.prompts(task)[0].prompts for task in own})
+
     def prompts(self, task: str) -> list[tasks.Task]:
         """Returns the task, and its shifted test set if the run wants it and there is one."""
         return self.source.drawing(task).sets

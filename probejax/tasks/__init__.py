@@ -11,7 +11,8 @@ from probejax.tasks.catalog import (
 )
 from probejax.tasks.distinct import distinct_rows
 from probejax.tasks.draw import Drawing, LeftOut, draw, sentences
-from probejax.tasks.families import family
+from probejax.tasks.families import STUDY as STUDY_FAMILIES
+from probejax.tasks.families import find_families
 from probejax.tasks.own import Own
 from probejax.tasks.plans import IMBALANCE_FRACTIONS, NOISE_FRACTIONS, REGIMES, SCARCITY_SIZES
 from probejax.tasks.regimes import ALL_REGIMES
@@ -25,6 +26,7 @@ __all__ = [
     "NOISE_FRACTIONS",
     "REGIMES",
     "SCARCITY_SIZES",
+    "STUDY_FAMILIES",
     "Condition",
     "Drawing",
     "LeftOut",
@@ -33,7 +35,7 @@ __all__ = [
     "conditions",
     "distinct_rows",
     "draw",
-    "family",
+    "find_families",
     "fingerprint",
     "flip_labels",
     "load",

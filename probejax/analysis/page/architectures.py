@@ -55,6 +55,7 @@ def _study(study: Study, picture: str) -> str:
             figure(row["test_auc"]),
             change(row["delta"], 4, row["ci_low"], row["ci_high"]),
             limits(row["ci_low"], row["ci_high"]),
+            limits(row["family_low"], row["family_high"]),
             figure(test["l0"], 0),
             figure(test["test_auc"]),
         ]
@@ -63,7 +64,7 @@ def _study(study: Study, picture: str) -> str:
         )
     ]
     headings = ["architecture", "released", "L0", "validation AUC", "test AUC"]
-    headings += [f"minus {study.against}", "95 %", "L0 by test", "its test AUC"]
+    headings += [f"minus {study.against}", "95 %", "by family", "L0 by test", "its test AUC"]
     names = [architecture_name(name) for name in study.wins.columns]
     wins = [
         [name, *(Cell(percent(rate), None if np.isnan(rate) else rate, "num") for rate in row)]

@@ -42,7 +42,7 @@ def controls_block(results: pd.DataFrame) -> str:
         for _, row in rows.iterrows()
     ]
     headings = ["claim", "control", "regime", *where, "claim's AUC", "control's AUC"]
-    headings += ["claim minus control", "95 %", "cells", "no partner"]
+    headings += ["claim minus control", "95 %", "by family", "cells", "no partner"]
     text = (
         "<p>A control is a probe that should fail, or fall behind: shuffled training labels, "
         "latents drawn at random, an SAE with random weights. A claim that does not stand clear of "
@@ -67,7 +67,7 @@ def protocols_block(results: pd.DataFrame) -> str:
         line += [figure(row["paper"]), figure(row["strict"]), *_change(row)]
         (quivers if "quiver" in row["label"] else single).append(line)
     headings = ["method", "regime", *where, "paper", "strict"]
-    headings += ["strict minus paper", "95 %", "cells", "no partner"]
+    headings += ["strict minus paper", "95 %", "by family", "cells", "no partner"]
     text = (
         "<p>Mean test AUC under the study's rules and under rules without leakage: selection and "
         "scaling inside the fold, duplicate prompts on one side.</p>"
@@ -91,7 +91,13 @@ def _differing(results: pd.DataFrame) -> list[str]:
 def _change(row: pd.Series) -> list[Cell]:
     ends = (row["ci_low"], row["ci_high"])
     delta = change(row["delta"], 4, *ends)
-    return [delta, limits(*ends), count(row["cells"]), count(row["unpaired"])]
+    return [
+        delta,
+        limits(*ends),
+        limits(row["family_low"], row["family_high"]),
+        count(row["cells"]),
+        count(row["unpaired"]),
+    ]
 
 
 def unconverged_block(results: pd.DataFrame) -> str:

@@ -30,7 +30,7 @@ def multi_token_block(rows: pd.DataFrame) -> str:
         ]
         for row in rows[rows["panel"] != METHOD].to_dict("records")
     ]
-    rest = ["minus baseline", "95 %", "cells", "no partner"]
+    rest = ["minus baseline", "95 %", "by family", "cells", "no partner"]
     wins = ["SAE wins", "95 %", "baseline wins", "95 %"]
     first = table(["panel", "baseline", "SAE probe", *where, *wins, *rest], panels)
     text = (
@@ -50,4 +50,5 @@ def limits_of(row: dict, side: str) -> Cell:
 def _change(row: dict) -> list[Cell]:
     ends = (row["ci_low"], row["ci_high"])
     cells = [count(row["cells"]), count(row["unpaired"])]
-    return [change(row["delta"], 4, *ends), limits(*ends), *cells]
+    apart = limits(row["family_low"], row["family_high"])
+    return [change(row["delta"], 4, *ends), limits(*ends), apart, *cells]

@@ -147,10 +147,12 @@ def _method() -> str:
         "validation AUC, once among the baselines and once among baselines and SAE probes; the two "
         "picks are compared on test AUC. Only rows of the same task, condition, seed, protocol, "
         "model and site are compared.</p><p>Intervals are paired and drawn over tasks, with all "
-        "levels and seeds of a task together. Bands that hold at once are from the largest "
-        "studentised deviation over the same draws; p-values are from random signs of the tasks' "
-        "mean differences, corrected by Holm's method. The verdict calls a regime better or worse "
-        "only if the band over all regimes excludes zero both under the stated rule for ties and "
+        "levels and seeds of a task together. Tasks that share prompts (at least 20 % of the "
+        "smaller one's) are a family; intervals by family draw families of tasks. Bands that hold "
+        "at once are from the largest studentised deviation over the same draws; p-values are from "
+        "random signs of the tasks' mean differences, corrected by Holm's method. The verdict calls "
+        "a regime better or worse only if the band over all regimes excludes zero both under the "
+        "stated rule for ties and "
         "with ties averaged.</p>"
     )
     return f'<section id="method"><h2>How to read this</h2>{text}<dl>{rules}</dl></section>'

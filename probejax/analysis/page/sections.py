@@ -71,6 +71,7 @@ def _facts(group: Group, regime: str) -> str:
     facts = {
         "change of mean test AUC": signed(row["delta"]),
         "95 %, paired over tasks": interval(row["ci_low"], row["ci_high"]),
+        f"95 %, over {row['families']} families": interval(row["family_low"], row["family_high"]),
         "if ties are averaged": signed(neutral["delta"]) if neutral is not None else "",
         "cells with tied methods": f"{row['tied']} of {row['cells']}",
         "p, random signs": p_text(row["p_value"]),
@@ -112,7 +113,7 @@ def _methods(group: Group, regime: str) -> str:
     headings = ["method", "test AUC", "validation AUC"]
     headings += [{"test_tpr": "TPR at 1 % FPR", "test_ece": "calibration error"}[x] for x in has]
     headings += ["fits", "chosen"] + (
-        [f"minus {against}", "95 %", "won", "lost"] if against else []
+        [f"minus {against}", "95 %", "by family", "won", "lost"] if against else []
     )
     body = []
     for _, row in rows.iterrows():
@@ -125,9 +126,10 @@ def _methods(group: Group, regime: str) -> str:
         if against:
             ends = (row["ci_low"], row["ci_high"])
             if row["label"] == against:
-                body.append([*line, *[Cell("\N{EN DASH}", None, "num")] * 4])
+                body.append([*line, *[Cell("\N{EN DASH}", None, "num")] * 5])
                 continue
             line += [change(row["delta"], 4, *ends), limits(*ends)]
+            line += [limits(row["family_low"], row["family_high"])]
             line += [count(row["wins"]), count(row["losses"])]
         body.append(line)
     return f"<h3>Every method</h3>{table(headings, body, search='Find a method')}"
@@ -140,6 +142,7 @@ def _levels(group: Group, regime: str) -> str:
     neutral = group.levels(regime, NEUTRAL).set_index("level")["delta"]
     headings = [
         AXES.get(regime, "level"), "cells", "tied", "baselines", "with SAEs", "change", "95 %",
+        "by family",
         "95 %, all levels", "p (Holm)", "ties averaged", "SAE chosen", "smallest effect",
     ]  # fmt: skip
     body = [
@@ -151,6 +154,7 @@ def _levels(group: Group, regime: str) -> str:
             figure(row["with_sae"]),
             change(row["delta"], 4, row["band_low"], row["band_high"]),
             limits(row["ci_low"], row["ci_high"]),
+            limits(row["family_low"], row["family_high"]),
             limits(row["band_low"], row["band_high"]),
             figure(row["p_holm"], 3),
             change(neutral.get(row["level"], float("nan"))),
