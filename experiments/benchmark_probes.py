@@ -301,7 +301,7 @@ def problems(cache_dir: str | None) -> Problems:
             x, y = synthetic_activations.draw(_ROWS, int(name.removeprefix(_SYNTHETIC)))
             return Problem(x, tasks.conditions(y, tasks.REGIMES))
         config = sweep.Config(tasks=(name,), methods=("logreg",))
-        data = sweep.Sweep(config, cache_dir).data(name)
+        data = sweep.Execution(sweep.resolve(config, cache_dir)).data(name)
         return Problem(np.asarray(data.features), data.conditions)
 
     return problem

@@ -89,9 +89,9 @@ def _model() -> "tuple[px.models.Checkpoint | None, px.models.GemmaConfig, Token
 def _sites(config: "px.models.GemmaConfig") -> tuple[Site, ...]:
     """Returns the sites that the flags list, separated by commas."""
     given = common.chosen_site()
-    if given is None and config.name not in px.sweep.job.DEFAULT_LAYERS:
+    if given is None and config.name not in px.sweep.DEFAULT_LAYERS:
         raise ValueError(f"Give --site: {config.name} has no default.")
-    parts = [px.sweep.job.DEFAULT_LAYERS[config.name]] if given is None else given.split(",")
+    parts = [px.sweep.DEFAULT_LAYERS[config.name]] if given is None else given.split(",")
     found = tuple(dict.fromkeys(parse(part) for part in parts))
     config.check(found)
     return found

@@ -119,29 +119,30 @@ def main(_: list[str]) -> int:
     cache_dir = px.artifacts.cache_dir(common.CACHE_DIR.value)
     px.devices.compilation_cache(cache_dir)
     memory_gb = _MEMORY_GB.value or px.devices.memory_budget() / 1e9
-    job = px.sweep.Sweep(config, common.CACHE_DIR.value, memory_gb)
-    identity = dataclasses.asdict(config) | {"site": job.site_name, "methods": job.methods}
+    plan = px.sweep.resolve(config, common.CACHE_DIR.value)
+    job = px.sweep.Execution(plan, memory_gb)
+    identity = dataclasses.asdict(config) | {"site": plan.site_name, "methods": plan.methods}
     px.storage.write_config(_OUT.value, identity)
-    _say_what_is_left_out(job)
-    px.storage.write_atomic(f"{_OUT.value}/left_out.json", px.storage.encode_json(job.left_out))
-    if families := job.families():
+    _say_what_is_left_out(plan)
+    px.storage.write_atomic(f"{_OUT.value}/left_out.json", px.storage.encode_json(plan.left_out))
+    if families := plan.families():
         px.storage.write_atomic(f"{_OUT.value}/families.json", px.storage.encode_json(families))
     for folder in (_OUT.value, cache_dir / "activations"):
         px.storage.remove_leftovers(folder)
-    for note in job.notes:
+    for note in plan.notes:
         print(note, flush=True)
     if _VERBOSE.value:
-        for sae in job.saes.values():
+        for sae in plan.saes.values():
             print(f"{sae.sae_id}: {sae.description().get('quality', 'not measured')}")
         print(f"memory: at most {memory_gb:.1f} GB in each process")
     if _CHECK_SAE.value:
-        px.sweep.TokenDisk(job, _OUT.value, _KEEP_TOKENS.value).prepare(job.tasks[0])
+        px.sweep.TokenDisk(job, _OUT.value, _KEEP_TOKENS.value).prepare(plan.tasks[0])
         print("\n".join(job.check_saes()))
     store = px.storage.Store(_OUT.value)
-    units = job.units()
+    units = plan.units()
     done = store.done()
     px.sweep.check_done(_OUT.value, units, done)
-    by_task = {task: [unit for unit in units if unit.task == task] for task in job.tasks}
+    by_task = {task: [unit for unit in units if unit.task == task] for task in plan.tasks}
     mine = px.hosts.share(list(by_task.values()), rank, count)
     todo = [unit for group in mine for unit in group if unit.name not in done]
     left = list(dict.fromkeys(unit.task for unit in todo))
@@ -155,8 +156,8 @@ def main(_: list[str]) -> int:
         keep_tokens=_KEEP_TOKENS.value,
         compiled=cache_dir,
     )
-    if left and job.reads_tokens:
-        print(_disk(job, left, min(workers, len(left)), cache_dir), flush=True)
+    if left and plan.reads_tokens:
+        print(_disk(plan, left, min(workers, len(left)), cache_dir), flush=True)
     _watch(finished, [unit for group in mine for unit in group], done, store)
     missing = {unit.name for unit in units} - store.done()
     if missing:
@@ -164,12 +165,12 @@ def main(_: list[str]) -> int:
     else:
         print(_report(cache_dir))  # names what is left out, too
     # A regime that a task's rows cannot give is no failure: the same data never have it.
-    return 1 if any(isinstance(why, str) for why in job.left_out.values()) else 0
+    return 1 if any(isinstance(why, str) for why in plan.left_out.values()) else 0
 
 
-def _say_what_is_left_out(job: "px.sweep.Sweep") -> None:
+def _say_what_is_left_out(plan: "px.sweep.Plan") -> None:
     """Names the tasks and regimes that cannot be had, each with its reason."""
-    for why in px.tasks.sentences(job.left_out):
+    for why in px.tasks.sentences(plan.left_out):
         print(f"Left out: {why}", file=sys.stderr, flush=True)
 
 
@@ -191,11 +192,11 @@ def _report(cache_dir: Path) -> str:
     return report(_OUT.value, cache_dir=cache_dir)
 
 
-def _disk(job: "px.sweep.Sweep", left: list[str], workers: int, root: Path) -> str:
+def _disk(plan: "px.sweep.Plan", left: list[str], workers: int, root: Path) -> str:
     """Returns what the tokens of the tasks that are left take on the disk, in a line."""
     root.mkdir(parents=True, exist_ok=True)
     return px.sweep.forecast(
-        job,
+        plan,
         left,
         workers=workers,
         keep=_KEEP_TOKENS.value,

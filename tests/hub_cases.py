@@ -395,7 +395,7 @@ def a_run_that_cannot_be_fetches_no_weights(hub: Hub, cache: str) -> None:
         ),  # it is in the cache
     ):
         config = sweep.Config("me/gemma", site, (GEMMA,), ("87_glue_cola",), methods=("sae_k16",))
-        assert said in said_of(sweep.Sweep, config, cache, kind=ValueError)
+        assert said in said_of(sweep.resolve, config, cache, kind=ValueError)
         fetched = hub.fetched()
         assert [name for name in fetched if name.endswith((".npz", ".safetensors"))] == weights
 

@@ -58,7 +58,10 @@ ORDER = {
         "attention_newton", "pooled_logreg", "concat_pca", "sae_pooled", "token_methods",
         "baselines", "arrays", "saved", "fit",
     ),
-    "sweep": ("config", "source", "units", "data", "memory", "job", "token_disk", "workers"),
+    "sweep": (
+        "config", "source", "units", "data", "memory", "plan", "execute", "token_disk",
+        "workers",
+    ),
 }  # fmt: skip
 
 # Tests that some machines cannot run, and on what that depends.

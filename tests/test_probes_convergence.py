@@ -46,7 +46,7 @@ def test_ours_is_nowhere_above_the_study_s_own_settings(method):
     excess, auc, probe = [], [], []
     for name in tasks.names()[::5][:20]:
         config = sweep.Config(tasks=(name,), methods=(method,), max_length=256)
-        data = sweep.Sweep(config).data(name)
+        data = sweep.Execution(sweep.resolve(config)).data(name)
         x, one = np.asarray(data.features), data.conditions[0]
         assert one.regime == "standard"
         if penalty == "l1":

@@ -211,7 +211,7 @@ def test_twenty_tasks_agree_with_scikit_learn_as_well_as_it_does_with_itself():
     for name in tasks.names()[::5][:20]:
         regimes = ("standard", "label_noise")
         config = sweep.Config(tasks=(name,), methods=("mlp",), regimes=regimes, max_length=256)
-        data = sweep.Sweep(config).data(name)
+        data = sweep.Execution(sweep.resolve(config)).data(name)
         x, found = np.asarray(data.features), data.conditions[:1] + data.conditions[3:10:3]
         for (ours, _), one in zip(fitted(x, found, groups=(1024,)), found, strict=True):
             sets = (x[one.train], one.y_train, x[one.test], one.y_test)

@@ -131,14 +131,19 @@ def test_an_sae_of_the_base_model_is_noted_on_the_instructed_one(base, model):
 
 
 def test_a_run_keeps_the_notes_on_its_saes():
-    from probejax.sweep.job import Sweep
+    from probejax.sweep.plan import Plan, _check_saes
 
-    run = types.SimpleNamespace(saes={}, site=HERE, most_latents=4, notes=[])
-    run.checkpoint = types.SimpleNamespace(name="gemma-2-2b-it")
-    run.width, run.source = 2304, None
-    run.saes = {"a": FITS, "b": dataclasses.replace(FITS, model="gemma-2-2b-it")}
-    Sweep._check_saes(run)
-    assert len(run.notes) == 1 and "base model gemma-2-2b" in run.notes[0]
+    plan = object.__new__(Plan)  # as `resolve` has it when it asks
+    plan.__dict__.update(
+        checkpoint=types.SimpleNamespace(name="gemma-2-2b-it"),
+        site=HERE,
+        width=2304,
+        source=None,
+        methods=("sae_k4",),
+        saes={"a": FITS, "b": dataclasses.replace(FITS, model="gemma-2-2b-it")},
+    )
+    (note,) = _check_saes(plan)
+    assert "base model gemma-2-2b" in note
 
 
 @pytest.mark.parametrize(

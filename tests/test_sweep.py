@@ -71,7 +71,7 @@ def config(place):
 
 
 def make(config, place, **changes):
-    return sweep.Sweep(dataclasses.replace(config, **changes), place / "cache")
+    return sweep.Execution(sweep.resolve(dataclasses.replace(config, **changes), place / "cache"))
 
 
 # ---- the configuration --------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def test_the_default_configuration_is_the_main_job():
 
 
 def test_units_are_all_tasks_times_methods_with_unique_names(config, place):
-    units = make(config, place).units()
+    units = make(config, place).plan.units()
     assert [(u.task, u.method, u.k) for u in units] == [
         (task, method, k)
         for task in ("own_a", "own_b")
@@ -136,18 +136,18 @@ def test_units_are_all_tasks_times_methods_with_unique_names(config, place):
     assert len({unit.name for unit in units}) == 6
     assert [u.source for u in units[:2]] == ["resid", saes.find(config.sae[0]).sae_id]
     assert (units[0].sae_id, units[0].sae_weights, units[0].ranking) == ("", "", "")
-    assert [u.name for u in make(config, place).units()] == [u.name for u in units]
+    assert [u.name for u in make(config, place).plan.units()] == [u.name for u in units]
 
 
 def test_a_method_on_latents_runs_once_per_sae(config, place, tmp_path):
     both = (*config.sae, write_sae(tmp_path / "other", d_sae=9))
-    units = make(config, place, sae=both, tasks=("own_a",)).units()
+    units = make(config, place, sae=both, tasks=("own_a",)).plan.units()
     assert [u.method for u in units] == ["logreg", "sae_k2", "sae_k2", "sae_k5", "sae_k5"]
     assert len({u.source for u in units}) == 3 and len({u.name for u in units}) == 5
 
 
 def test_changing_any_field_changes_the_name(config, place):
-    unit = make(config, place).units()[1]
+    unit = make(config, place).plan.units()[1]
     changed = {
         name: (99 if isinstance(value, int) else (*value, "x") if isinstance(value, tuple) else "x")
         for name, value in unit._asdict().items()
@@ -170,26 +170,26 @@ def test_changing_any_field_changes_the_name(config, place):
 )
 def test_changing_a_setting_changes_the_names(config, place, changes):
     before, after = make(config, place), make(config, place, **changes)
-    baseline, latents = (before.units()[i].name != after.units()[i].name for i in (0, 1))
+    baseline, latents = (before.plan.units()[i].name != after.plan.units()[i].name for i in (0, 1))
     assert latents
     assert baseline == ("ranking" not in changes)  # which does not concern the residual stream
 
 
 def test_other_weights_change_the_names(config, place, tmp_path):
-    before = make(config, place).units()
+    before = make(config, place).plan.units()
     path = tmp_path / "inputs" / "sae"
     write_sae(path)
     content = bytearray((path / "params.npz").read_bytes())
     content[-1000] ^= 1
     (path / "params.npz").write_bytes(content)
-    after = make(config, place, sae=(str(path),)).units()
+    after = make(config, place, sae=(str(path),)).plan.units()
     assert after[0].name == before[0].name and after[1].sae_weights != before[1].sae_weights
 
 
 def test_a_site_has_one_text_however_it_was_given(config, place):
     for given, text in ((2, "resid_post.2"), ("embed", "resid_pre.0"), ("attn_z.1", "attn_z.1")):
         run = make(config, place, site=given)
-        assert str(run.site) == run.config.site == run.units()[0].site == text
+        assert str(run.plan.site) == run.plan.config.site == run.plan.units()[0].site == text
     with pytest.raises(ValueError, match=r"^--site=-1 is no site: give a kind and a zero-based"):
         make(config, place, site="-1")
     with pytest.raises(
@@ -200,9 +200,9 @@ def test_a_site_has_one_text_however_it_was_given(config, place):
 
 def test_the_site_is_the_sae_s_unless_it_is_given(config, place, tmp_path):
     at_two = write_sae(tmp_path / "two", record={"model": "tiny", "layer": 2})
-    assert str(make(config, place, site=None, sae=(at_two,)).site) == "resid_post.2"
+    assert str(make(config, place, site=None, sae=(at_two,)).plan.site) == "resid_post.2"
     mlp = write_sae(tmp_path / "mlp", record={"site": "mlp_out.0"})
-    assert str(make(config, place, site=None, sae=(mlp,)).site) == "mlp_out.0"
+    assert str(make(config, place, site=None, sae=(mlp,)).plan.site) == "mlp_out.0"
     with pytest.raises(
         ValueError, match=r"/two reads resid_post\.2, the run is at resid_post\.1; give"
     ):
@@ -226,21 +226,21 @@ def test_an_sae_with_fewer_latents_than_k_is_refused_at_once(config, place, tmp_
     small = write_sae(tmp_path / "small", d_sae=4)
     with pytest.raises(ValueError, match=r"asks for sae_k5, but .*/small has only 4 latents\.$"):
         make(config, place, sae=(small,))
-    assert len(make(config, place, sae=(small,), methods=("sae_k4",)).units()) == 2
+    assert len(make(config, place, sae=(small,), methods=("sae_k4",)).plan.units()) == 2
 
 
 def test_two_saes_of_one_name_are_refused(config, place, tmp_path):
     paths = [write_sae(tmp_path / top / "x" / "y" / "z", d_sae=9) for top in ("a", "b")]
     with pytest.raises(ValueError, match="would both be called x/y/z in the results"):
         make(config, place, sae=tuple(paths))
-    assert len(make(config, place, sae=(paths[0], paths[0])).saes) == 1
+    assert len(make(config, place, sae=(paths[0], paths[0])).plan.saes) == 1
 
 
 def test_a_model_without_an_sae_asks_for_one(config, place, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "_SHIPPED", tmp_path)
     with pytest.raises(ValueError, match="No SAE ships with probejax for tiny; give --sae, or"):
         make(config, place, sae=())
-    assert make(config, place, sae=(), methods=("logreg",)).saes == {}
+    assert make(config, place, sae=(), methods=("logreg",)).plan.saes == {}
 
 
 def test_tasks_that_cannot_run_are_left_out_before_anything_is_fetched(config, place, tmp_path):
@@ -253,11 +253,11 @@ def test_tasks_that_cannot_run_are_left_out_before_anything_is_fetched(config, p
     (tmp_path / "skewed.csv").write_text("\n".join([lines[0], *skewed]) + "\n")
     own = {"tasks": None, "data": str(tmp_path), "regimes": ("standard",)}
     job = make(config, place, **own)
-    assert job.tasks == ("a,b", "good", "my task", "v[2]")
-    assert set(job.left_out) == {"cut", "few", "skewed"}
-    assert "cut.csv has 3 fields on line 2" in job.left_out["cut"]
-    assert all(name in why for name, why in job.left_out.items())
-    assert {unit.task for unit in job.units()} == set(job.tasks)
+    assert job.plan.tasks == ("a,b", "good", "my task", "v[2]")
+    assert set(job.plan.left_out) == {"cut", "few", "skewed"}
+    assert "cut.csv has 3 fields on line 2" in job.plan.left_out["cut"]
+    assert all(name in why for name, why in job.plan.left_out.items())
+    assert {unit.task for unit in job.plan.units()} == set(job.plan.tasks)
     with pytest.raises(ValueError, match=r"^[^:]*cut\.csv has 3 fields"):
         make(config, place, **own | {"tasks": ("cut",), "model": "fetched/never"})
 
@@ -277,7 +277,7 @@ def job(config, place):
 
 @pytest.fixture(scope="module")
 def results(job):
-    return {unit: job.run(unit) for unit in job.units()}
+    return {unit: job.run(unit) for unit in job.plan.units()}
 
 
 def test_a_unit_holds_one_row_per_condition(job, results):
@@ -331,7 +331,7 @@ def test_the_features_are_the_residuals_of_the_last_token(job, place, config):
 
 
 def test_a_smaller_k_is_a_prefix_whatever_the_largest(job, results, config, place):
-    sae_id = next(iter(job.saes))
+    sae_id = next(iter(job.plan.saes))
     only = make(config, place, methods=("sae_k2",), tasks=("own_a",))
     large, small = (
         each._selection("own_a", sae_id, False, 0, "normalised") for each in (job, only)
@@ -339,7 +339,7 @@ def test_a_smaller_k_is_a_prefix_whatever_the_largest(job, results, config, plac
     # Twelve conditions are eleven fits: no noise is the standard one.
     assert large.latents.shape == (11, 5) and small.latents.shape == (11, 2)
     np.testing.assert_array_equal(large.latents[:, :2], small.latents)
-    (unit,) = only.units()
+    (unit,) = only.plan.units()
     assert unit in results
     ours, theirs = only.run(unit).payload["fits"], results[unit].payload["fits"]
     for name in ("val_auc", "test_auc", "hyperparameter"):
@@ -364,7 +364,7 @@ def test_a_user_s_shifted_prompts_are_the_test_set_of_covariate_shift(config, pl
     assert data.features.shape == (1024 + 40, CONFIG.d_model)  # the rows that are drawn
     assert condition.test.min() == 1024 and condition.train.max() < 1024
     # A task without a shifted test set has nothing to fit, and says so with empty columns.
-    payload = job.run(next(u for u in job.units() if u.task == "own_a")).payload
+    payload = job.run(next(u for u in job.plan.units() if u.task == "own_a")).payload
     assert {len(column) for column in payload["fits"].values()} == {0}
 
 
@@ -382,7 +382,7 @@ def test_a_unit_describes_the_latents_of_its_standard_condition(job, results):
     assert len(cards) == 2 and set(rest) == {None}
     condition = job.data(unit.task).conditions[0]
     x = np.asarray(job.data(unit.task).features)[condition.train]
-    z = np.asarray(saes.encode(saes.load(job.config.sae[0]), x))[:, cards[0]["index"]]
+    z = np.asarray(saes.encode(saes.load(job.plan.config.sae[0]), x))[:, cards[0]["index"]]
     np.testing.assert_allclose(cards[0]["mean"][1], z[condition.y_train == 1].mean(), rtol=1e-4)
     np.testing.assert_allclose(cards[0]["rate"][0], (z[condition.y_train == 0] != 0).mean())
 
@@ -402,13 +402,13 @@ def test_equal_conditions_are_fitted_once():
 def test_shuffled_labels_are_noise_and_random_latents_are_others(config, place):
     methods = ("sae_k5",)
     job = make(config, place, tasks=("own_b",), methods=methods, controls=True)
-    assert [u.method for u in job.units()] == [
+    assert [u.method for u in job.plan.units()] == [
         *("sae_k5", "sae_k5", "sae_k5_shuffled", "sae_k5_random_latents"),
     ]
-    assert [u.sae_id.startswith("random/") for u in job.units()] == [False, True, False, False]
-    found = {(u.method, u.sae_id): job.run(u).payload for u in job.units()}
+    assert [u.sae_id.startswith("random/") for u in job.plan.units()] == [False, True, False, False]
+    found = {(u.method, u.sae_id): job.run(u).payload for u in job.plan.units()}
     auc = {key: payload["fits"]["test_auc"][0] for key, payload in found.items()}
-    sae_id = job.units()[0].sae_id
+    sae_id = job.plan.units()[0].sae_id
     assert auc["sae_k5", sae_id] > 0.65 > auc["sae_k5_shuffled", sae_id]
     chosen = {
         name: {card["index"] for card in found[name, sae_id]["latents"][0]}
@@ -425,7 +425,7 @@ def test_a_second_task_of_the_same_size_compiles_nothing(config, place, results,
     job = make(config, place, tasks=("third",), data=str(tmp_path))
     job.prepare("third")
     with jax.log_compiles(), caplog.at_level("WARNING"):
-        for unit in job.units():
+        for unit in job.plan.units():
             job.run(unit)
     assert not [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
 
@@ -435,7 +435,7 @@ def test_programs_are_kept_few_after_every_unit(config, place, results, monkeypa
     calls = []
     monkeypatch.setattr(sweep.workers.devices, "limit_programs", lambda: calls.append(1))
     job = make(config, place, methods=("logreg", "sae_k5"), tasks=("own_a",))
-    for _ in sweep.run_units(job, job.units(), str(tmp_path)):
+    for _ in sweep.run_units(job, job.plan.units(), str(tmp_path)):
         pass
     assert len(calls) == 2
 
@@ -445,18 +445,20 @@ def test_an_edited_task_is_another_unit(config, place, tmp_path):
     for name in changes["tasks"]:
         write_task(tmp_path / f"{name}.csv", 200, 1)
     job = make(config, place, **changes)
-    first = job.units()
+    first = job.plan.units()
     done = [unit.name for unit in first]
     sweep.check_done("out", first, done[:1])
     for edit in ("twice.csv", "twice_OOD.csv"):
-        before = job.units()
+        before = job.plan.units()
         write_task(tmp_path / edit, 200, 2)
-        changed = [old.task for old, new in zip(before, job.units(), strict=True) if old != new]
+        changed = [
+            old.task for old, new in zip(before, job.plan.units(), strict=True) if old != new
+        ]
         assert changed == ["twice"]
     with pytest.raises(
         storage.ConfigMismatch, match=r"out holds 1 units .* units/[0-9a-f]{16}\.js"
     ):
-        sweep.check_done("out", job.units(), done)
+        sweep.check_done("out", job.plan.units(), done)
     assert tasks.fingerprint("87_glue_cola", data=str(tmp_path)) == ""
 
 
@@ -471,7 +473,7 @@ def test_strict_draws_from_distinct_prompts(config, place, tmp_path):
         for c in job.data("twice").conditions:
             train, test = ({prompts[row] for row in rows} for rows in (c.train, c.test))
             overlap[protocol] = overlap.get(protocol, 0) + len(train & test)
-        assert max(job.run(job.units()[0]).payload["fits"]["code"]) == 0
+        assert max(job.run(job.plan.units()[0]).payload["fits"]["code"]) == 0
     assert overlap["paper"] > 100 and overlap["strict"] == 0
 
 

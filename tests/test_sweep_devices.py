@@ -28,16 +28,16 @@ def job(tmp_path_factory):
         methods=METHODS,
         data=str(root / "tasks"),
     )
-    return sweep.Sweep(config, root / "cache")
+    return sweep.Execution(sweep.resolve(config, root / "cache"))
 
 
 def _groups(job):
-    return list(workers._by_task(job.units()).values())
+    return list(workers._by_task(job.plan.units()).values())
 
 
 def test_devices_share_the_tasks_and_find_what_one_finds(job, tmp_path, monkeypatch):
     used = {}
-    run = sweep.Sweep.run
+    run = sweep.Execution.run
 
     def watched(self, unit):
         used.setdefault(unit.task, set()).add(jax.config.jax_default_device)
@@ -45,13 +45,13 @@ def test_devices_share_the_tasks_and_find_what_one_finds(job, tmp_path, monkeypa
         assert place == {jax.config.jax_default_device}
         return run(self, unit)
 
-    one = list(sweep.run_units(job, job.units(), str(tmp_path / "one")))
-    monkeypatch.setattr(sweep.Sweep, "run", watched)
+    one = list(sweep.run_units(job, job.plan.units(), str(tmp_path / "one")))
+    monkeypatch.setattr(sweep.Execution, "run", watched)
     places = jax.local_devices()[1:]
     many = list(
         workers._on_devices(job, _groups(job), str(tmp_path / "many"), places, False, False)
     )
-    assert sorted(many) == sorted(one) == sorted(job.units())
+    assert sorted(many) == sorted(one) == sorted(job.plan.units())
     assert all(len(each) == 1 for each in used.values())
     assert len(set.union(*used.values())) > 1
     for unit in one:
@@ -65,7 +65,7 @@ def test_an_error_on_a_device_is_the_run_s(job, tmp_path, monkeypatch):
     def broken(self, unit):
         raise ValueError(f"{unit.task} is broken.")
 
-    monkeypatch.setattr(sweep.Sweep, "run", broken)
+    monkeypatch.setattr(sweep.Execution, "run", broken)
     with pytest.raises(ValueError, match=r"own_. is broken"):
         list(
             workers._on_devices(job, _groups(job), str(tmp_path), jax.local_devices(), False, False)

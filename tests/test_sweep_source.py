@@ -40,11 +40,11 @@ def config_of(vectors, **changes):
 
 
 def test_vectors_are_swept_without_a_model(vectors, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep.job.models, "find", lambda *a, **k: pytest.fail("looks for a model"))
+    monkeypatch.setattr("probejax.models.find", lambda *a, **k: pytest.fail("looks for a model"))
     sae = write_sae(tmp_path / "sae", d_model=D)
-    job = sweep.Sweep(config_of(vectors, sae=(sae,)), tmp_path / "cache")
-    assert job.tasks == ("mine",) and not job.notes
-    for _ in sweep.run_units(job, job.units(), str(tmp_path / "out")):
+    job = sweep.Execution(sweep.resolve(config_of(vectors, sae=(sae,)), tmp_path / "cache"))
+    assert job.plan.tasks == ("mine",) and not job.plan.notes
+    for _ in sweep.run_units(job, job.plan.units(), str(tmp_path / "out")):
         pass
     for payload in read_run(tmp_path / "out").payloads:
         assert stored_unit.checked(payload) == payload
@@ -78,15 +78,15 @@ def test_other_vectors_are_other_units(vectors, tmp_path):
     ):
         np.savez(tmp_path / "mine.npz", x=x, y=y)
         config = config_of(tmp_path / "mine.npz", methods=("logreg",), positive=positive)
-        (unit,) = sweep.Sweep(config, tmp_path / "cache").units()
+        (unit,) = sweep.resolve(config, tmp_path / "cache").units()
         names.add(unit.name)
     assert len(names) == 4
 
 
 def test_methods_that_need_what_vectors_lack_are_left_out_or_refused(vectors, tmp_path):
-    job = sweep.Sweep(config_of(vectors), tmp_path / "cache")
-    assert job.methods == ("logreg",)
-    assert job.notes == [
+    job = sweep.Execution(sweep.resolve(config_of(vectors), tmp_path / "cache"))
+    assert job.plan.methods == ("logreg",)
+    assert list(job.plan.notes) == [
         "Left out: sae_k2 read latents of an SAE: give one with --sae that reads vectors of width "
         "16."
     ]
@@ -99,7 +99,7 @@ def test_methods_that_need_what_vectors_lack_are_left_out_or_refused(vectors, tm
         ),
     ):
         with pytest.raises(ValueError, match=said):
-            sweep.Sweep(config_of(vectors, **changes), tmp_path / "cache")
+            sweep.resolve(config_of(vectors, **changes), tmp_path / "cache")
 
 
 def test_vectors_of_many_classes_are_tasks_against_the_rest(vectors, tmp_path):
@@ -148,11 +148,11 @@ def test_a_regime_that_cannot_be_had_is_left_out_and_the_others_run(place):
     config = sweep.Config(
         model=str(place / "tiny"), layer="1", methods=("mean_difference",), data=data
     )
-    job = sweep.Sweep(config, place / "cache")
-    assert job.tasks == ("reviews",) and set(job.left_out["reviews"]) == {"imbalance"}
-    (line,) = tasks.sentences(job.left_out)
+    job = sweep.Execution(sweep.resolve(config, place / "cache"))
+    assert job.plan.tasks == ("reviews",) and set(job.plan.left_out["reviews"]) == {"imbalance"}
+    (line,) = tasks.sentences(job.plan.left_out)
     assert line.startswith("reviews, imbalance: there are no two shares of 'good' among 40 rows")
-    fits = job.run(job.units()[0]).payload["fits"]
+    fits = job.run(job.plan.units()[0]).payload["fits"]
     assert [*dict.fromkeys(fits["regime"])] == ["standard", "scarcity", "label_noise"]
 
 
@@ -167,8 +167,8 @@ def test_group_shift_runs_and_its_groups_have_names(place, tmp_path):
         groups="language",
     )
     assert config.regimes == ("standard", "group_shift")
-    job = sweep.Sweep(config, place / "cache")
-    for _ in sweep.run_units(job, job.units(), str(tmp_path)):
+    job = sweep.Execution(sweep.resolve(config, place / "cache"))
+    for _ in sweep.run_units(job, job.plan.units(), str(tmp_path)):
         pass
     (payload,) = read_run(tmp_path).payloads
     assert payload["groups"] == ["de", "en", "fr"]

@@ -35,7 +35,9 @@ def config(place):
 
 def fresh(config, tmp_path, **changes):
     """A run with a cache of its own."""
-    return sweep.Sweep(dataclasses.replace(config, **changes), tmp_path / "cache")
+    return sweep.Execution(
+        sweep.resolve(dataclasses.replace(config, **changes), tmp_path / "cache")
+    )
 
 
 def token_folders(root):
@@ -84,7 +86,7 @@ def job(config, place):
 
 def test_one_harvest_serves_last_tokens_too(job, config, place, tmp_path):
     data, alone = job.data("own_a"), make(config, place, methods=("logreg",)).data("own_a")
-    assert job.recipe.positions == "all" and alone.tokens is None and data.tokens is not None
+    assert job.plan.recipe.positions == "all" and alone.tokens is None and data.tokens is not None
     assert data.tokens.counts.max() == 5 and data.tokens.counts.min() >= 2
     np.testing.assert_array_equal(data.features, alone.features)
     np.testing.assert_array_equal(data.features, probes.tokens.last(data.tokens))
@@ -96,10 +98,10 @@ def test_one_harvest_serves_last_tokens_too(job, config, place, tmp_path):
 def test_units_are_the_probes_numbers(job):
     data = job.data("own_a")
     ((_, rows),) = job._lanes("own_a", False).batches
-    found = {u.method: job.run(u).payload for u in job.units() if u.task == "own_a"}
+    found = {u.method: job.run(u).payload for u in job.plan.units() if u.task == "own_a"}
     direct = probes.TOKEN_METHODS["mean_pool"](data.tokens, rows, "paper").scores
     np.testing.assert_allclose(found["mean_pool"]["fits"]["test_auc"], direct.test_auc, rtol=5e-8)
-    sae = job._sae(next(iter(job.saes)), "own_a")
+    sae = job._sae(next(iter(job.plan.saes)), "own_a")
     chosen = probes.sae_pooled.select(data.tokens, rows, sae, 3, "max", "normalised", "paper")
     direct = probes.sae.fit(chosen, rows, 3).scores
     np.testing.assert_allclose(found["sae_max_k3"]["fits"]["test_auc"], direct.test_auc, rtol=5e-8)
@@ -151,13 +153,13 @@ def test_tokens_go_when_their_task_is_done(config, tmp_path):
     job = fresh(config, tmp_path)
     out = tmp_path / "out"
     seen = []
-    for unit in sweep.run_units(job, job.units(), str(out)):
+    for unit in sweep.run_units(job, job.plan.units(), str(out)):
         seen.append((unit.task, len(folders(tmp_path))))
     assert seen == [("own_a", 1)] * 3 + [("own_a", 0)] + [("own_b", 1)] * 3 + [("own_b", 0)]
     assert not list((out / "harvested").iterdir())
     # Kept on demand, with the same bytes.
     job = fresh(config, tmp_path)
-    list(sweep.run_units(job, job.units(), str(tmp_path / "kept"), keep_tokens=True))
+    list(sweep.run_units(job, job.plan.units(), str(tmp_path / "kept"), keep_tokens=True))
     assert len(folders(tmp_path)) == 2 and not (tmp_path / "kept" / "harvested").exists()
     assert units_of(tmp_path / "kept") == units_of(out) and len(units_of(out)) == 8
 
@@ -166,25 +168,25 @@ def test_what_was_there_before_is_never_deleted(config, tmp_path):
     job = fresh(config, tmp_path)
     job.prepare("own_b")
     mine = folders(tmp_path)
-    list(sweep.run_units(job, job.units(), str(tmp_path / "out")))
+    list(sweep.run_units(job, job.plan.units(), str(tmp_path / "out")))
     assert folders(tmp_path) == mine and len(mine) == 1
     # Neither are last-token activations, which take next to nothing.
     job = fresh(config, tmp_path, methods=("logreg",))
-    list(sweep.run_units(job, job.units(), str(tmp_path / "last")))
+    list(sweep.run_units(job, job.plan.units(), str(tmp_path / "last")))
     assert len(folders(tmp_path)) == 3
 
 
 def test_killed_and_run_again_loses_and_leaves_nothing(config, tmp_path):
     whole = fresh(config, tmp_path)
-    list(sweep.run_units(whole, whole.units(), str(tmp_path / "whole")))
+    list(sweep.run_units(whole, whole.plan.units(), str(tmp_path / "whole")))
     job, out = fresh(config, tmp_path), tmp_path / "out"
-    running = sweep.run_units(job, job.units(), str(out))
+    running = sweep.run_units(job, job.plan.units(), str(out))
     for _ in range(2):
         next(running)
     running.close()  # in the middle of a task: its tokens are there, and noted
     assert len(folders(tmp_path)) == 1 and len(list((out / "harvested").iterdir())) == 1
     again = fresh(config, tmp_path)
-    todo = [unit for unit in again.units() if unit.name not in storage.Store(out).done()]
+    todo = [unit for unit in again.plan.units() if unit.name not in storage.Store(out).done()]
     assert len(todo) == 6
     list(sweep.run_units(again, todo, str(out)))
     assert folders(tmp_path) == [] and units_of(out) == units_of(tmp_path / "whole")
@@ -197,7 +199,7 @@ def test_killed_and_run_again_loses_and_leaves_nothing(config, tmp_path):
     # But not what another process, which has units to do, is about to read.
     disk.prepare("own_a")
     next((out / "units").glob("*.json")).unlink()
-    (missing,) = [u for u in again.units() if u.name not in storage.Store(out).done()]
+    (missing,) = [u for u in again.plan.units() if u.name not in storage.Store(out).done()]
     disk.release_finished(storage.Store(out).done())
     assert len(folders(tmp_path)) == int(missing.task == "own_a")
 
@@ -236,7 +238,7 @@ def test_workers_bound_the_disk_and_find_the_same(config, place, tmp_path):
         write_task(place / "tasks" / f"six_{i}.csv", 120, 10 + i)
     changes = {"tasks": ("six_*",), "methods": ("mean_pool",)}
     alone = fresh(config, tmp_path, **changes)
-    list(sweep.run_units(alone, alone.units(), str(tmp_path / "alone")))
+    list(sweep.run_units(alone, alone.plan.units(), str(tmp_path / "alone")))
     job = fresh(config, tmp_path, **changes)
     most, stop = [0], threading.Event()
 
@@ -247,7 +249,7 @@ def test_workers_bound_the_disk_and_find_the_same(config, place, tmp_path):
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    list(sweep.run_units(job, job.units(), str(tmp_path / "out"), workers=2))
+    list(sweep.run_units(job, job.plan.units(), str(tmp_path / "out"), workers=2))
     stop.set()
     watcher.join()
     assert units_of(tmp_path / "out") == units_of(tmp_path / "alone")
@@ -269,12 +271,12 @@ def test_the_peak_is_what_lies_there_together():
 def test_the_forecast_is_exact_and_the_limit_is_kept(config, tmp_path):
     job = fresh(config, tmp_path)
     ask = lambda **more: sweep.forecast(
-        job,
-        job.tasks,
+        job.plan,
+        job.plan.tasks,
         **({"workers": 1, "keep": False, "allowed_gb": None, "free": 10**12} | more),
     )
     line = ask()
-    expected = token_disk.plans(job, job.tasks)
+    expected = token_disk.plans(job.plan, job.plan.tasks)
     job.prepare("own_a")
     (folder,) = (tmp_path / "cache" / "activations").iterdir()
     (a,) = expected["own_a"]
@@ -295,5 +297,5 @@ def test_the_forecast_is_exact_and_the_limit_is_kept(config, tmp_path):
 def test_token_probes_cannot_be_saved_and_the_run_says_so_at_once(config, tmp_path):
     job = fresh(config, tmp_path)
     with pytest.raises(ValueError, match="sae_max_k3, mean_pool read all tokens; run them without"):
-        sweep.run_units(job, job.units(), str(tmp_path / "out"), save_probes=True)
+        sweep.run_units(job, job.plan.units(), str(tmp_path / "out"), save_probes=True)
     assert not (tmp_path / "cache").exists() and not (tmp_path / "out").exists()

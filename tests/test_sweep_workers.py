@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from probejax.sweep import Sweep, Unit, workers
+from probejax.sweep import Execution, Unit, workers
 from tests.test_processes import TASKS, TIMEOUT, inputs, units
 
 __all__ = ["inputs"]  # a fixture
@@ -160,7 +160,7 @@ def test_one_task_left_is_fitted_as_many_are(workers_given, tmp_path, monkeypatc
     """In a process of one thread: with all threads the last digits are others."""
     began = []
     monkeypatch.setattr(workers, "_in_processes", lambda *given: began.append(given[3]) or iter(()))
-    job = object.__new__(Sweep)
-    job.reads_tokens = False
+    job = object.__new__(Execution)
+    job.plan = SimpleNamespace(reads_tokens=False)
     workers.run_units(job, [UNIT._replace(task="last")], str(tmp_path), workers=workers_given)
     assert began == [1] and set(workers._ONE_THREAD.values()) == {"1"}

@@ -12,7 +12,8 @@ from collections.abc import Collection, Sequence
 from etils import epath
 
 from probejax import activations, foreign, storage
-from probejax.sweep.job import Sweep
+from probejax.sweep.execute import Execution
+from probejax.sweep.plan import Plan
 from probejax.tasks import Task
 
 _GB = 1e9
@@ -26,16 +27,17 @@ def tasks_at_once(workers: int) -> int:
 class TokenDisk:
     """The tokens of one run; where no method reads tokens, nothing is noted and nothing deleted."""
 
-    def __init__(self, job: Sweep, out: epath.PathLike, keep: bool):
+    def __init__(self, job: Execution, out: epath.PathLike, keep: bool):
         """Reads nothing yet.
 
         Args:
-          job: the run.
+          job: harvests the run's activations.
           out: folder of its results.
           keep: whether the tokens stay when they have served.
         """
-        self.job = job
-        self.deletes = job.reads_tokens and not keep
+        self.plan = job.plan
+        self.harvest = job.prepare
+        self.deletes = job.plan.reads_tokens and not keep
         self.notes = epath.Path(out) / "harvested"
 
     def prepare(self, task: str) -> None:
@@ -45,20 +47,21 @@ class TokenDisk:
           StorageError, ValueError: as for `activations.harvest`; or the note cannot be written.
         """
         if self.deletes:
-            lists = {_key(self.job, each): each for each in self.job.prompts(task)}
+            lists = {_key(self.plan, each): each for each in self.plan.prompts(task)}
             missing = {key for key, each in lists.items() if not self._is_cached(each)}
             if missing - self._noted(task):
                 storage.write_atomic(self._note(task), json.dumps(sorted(missing)))
-        self.job.prepare(task)
+        self.harvest(task)
 
     def release(self, task: str) -> None:
         """Deletes what the run has harvested for a task."""
         if not self.deletes or not (noted := self._noted(task)):
             return
-        job = self.job
-        for each in job.prompts(task):
-            if _key(job, each) in noted:
-                activations.discard(each.prompts, [job.site], job.recipe, cache_dir=job.cache_dir)
+        plan = self.plan
+        where = ([plan.site], plan.recipe)
+        for each in plan.prompts(task):
+            if _key(plan, each) in noted:
+                activations.discard(each.prompts, *where, cache_dir=plan.cache_dir)
         self._note(task).unlink(missing_ok=True)
 
     def release_finished(self, done: Collection[str]) -> None:
@@ -69,14 +72,15 @@ class TokenDisk:
         """
         if not self.deletes:
             return
-        open_tasks = {unit.task for unit in self.job.units() if unit.name not in done}
-        for task in self.job.tasks:
+        open_tasks = {unit.task for unit in self.plan.units() if unit.name not in done}
+        for task in self.plan.tasks:
             if task not in open_tasks:
                 self.release(task)
 
     def _is_cached(self, each: Task) -> bool:
-        job = self.job
-        return activations.is_cached(job.recipe, job.site, each.prompts, cache_dir=job.cache_dir)
+        plan = self.plan
+        where = (plan.recipe, plan.site, each.prompts)
+        return activations.is_cached(*where, cache_dir=plan.cache_dir)
 
     def _note(self, task: str) -> epath.Path:
         return self.notes / f"{foreign.file_name(task)}.json"
@@ -88,19 +92,19 @@ class TokenDisk:
         return foreign.read_json(path, set[str], "delete it: what it names then stays in the cache")
 
 
-def _key(job: Sweep, each: Task) -> str:
-    return activations.key(job.recipe, job.site, each.prompts)
+def _key(plan: Plan, each: Task) -> str:
+    return activations.key(plan.recipe, plan.site, each.prompts)
 
 
-def plans(job: Sweep, tasks: Sequence[str]) -> dict[str, list[activations.Plan]]:
+def plans(plan: Plan, tasks: Sequence[str]) -> dict[str, list[activations.Plan]]:
     """Returns what the harvest of each task takes, exactly: it counts their tokens."""
-    tokenizer, config = job.checkpoint.tokenizer(), job.checkpoint.config
+    tokenizer, config = plan.checkpoint.tokenizer(), plan.checkpoint.config
     found = {}
     for task in tasks:
-        own, *shifted = job.prompts(task)
+        own, *shifted = plan.prompts(task)
         lists = {task: own.prompts} | {f"{task}, shifted": each.prompts for each in shifted}
         found[task] = activations.plan(
-            lists, [job.site], job.recipe, tokenizer, config, cache_dir=job.cache_dir
+            lists, [plan.site], plan.recipe, tokenizer, config, cache_dir=plan.cache_dir
         )
     return found
 
@@ -123,7 +127,7 @@ def peak(found: dict[str, list[activations.Plan]], at_once: int, keep: bool) -> 
 
 
 def forecast(
-    job: Sweep,
+    plan: Plan,
     tasks: Sequence[str],
     *,
     workers: int,
@@ -134,7 +138,7 @@ def forecast(
     """Returns in a line what the tokens of the tasks take on the disk.
 
     Args:
-      job: the run.
+      plan: the run.
       tasks: those that are not finished.
       workers: processes that fit.
       keep: whether the tokens stay.
@@ -144,7 +148,7 @@ def forecast(
     Raises:
       ValueError: the disk cannot hold them, or may not.
     """
-    found = plans(job, tasks)
+    found = plans(plan, tasks)
     every = [plan for lists in found.values() for plan in lists]
     at_once = min(tasks_at_once(workers), len(found))
     most = peak(found, at_once, keep)

@@ -28,13 +28,14 @@ from etils import epath
 
 from probejax import devices, probes, storage
 from probejax.sweep.config import Config
-from probejax.sweep.job import Sweep
+from probejax.sweep.execute import Execution
+from probejax.sweep.plan import resolve
 from probejax.sweep.token_disk import TokenDisk, tasks_at_once
 from probejax.sweep.units import Unit
 
 
 def run_units(
-    job: Sweep,
+    job: Execution,
     units: Sequence[Unit],
     out: str,
     *,
@@ -46,7 +47,7 @@ def run_units(
     """Runs units, writes each when it is finished, and returns an iterator over them that does it.
 
     Args:
-      job: the run they belong to.
+      job: of the run that they belong to.
       units: what to run; those of one task stand together.
       out: folder of the results.
       workers: processes that fit, or threads with a device each where there is an accelerator; 0
@@ -63,7 +64,7 @@ def run_units(
       RuntimeError: a worker died.
     """
     if save_probes:
-        _check_saving(job.methods)
+        _check_saving(job.plan.methods)
     groups = list(_by_task(units).values())
     disk = TokenDisk(job, out, keep_tokens)
     disk.release_finished(storage.Store(out).done())
@@ -84,7 +85,7 @@ def _check_saving(methods: Sequence[str]) -> None:
         )
 
 
-def _here(job: Sweep, groups, out: str, save_probes: bool, disk: TokenDisk) -> Iterator[Unit]:
+def _here(job: Execution, groups, out: str, save_probes: bool, disk: TokenDisk) -> Iterator[Unit]:
     for group in groups:
         disk.prepare(group[0].task)
         for unit in group:
@@ -102,7 +103,7 @@ def _by_task(units: Sequence[Unit]) -> dict[str, list[Unit]]:
     return groups
 
 
-def _run(job: Sweep, unit: Unit, out: str, save_probes: bool) -> None:
+def _run(job: Execution, unit: Unit, out: str, save_probes: bool) -> None:
     result = job.run(unit)
     if save_probes:
         job.save(unit, result, epath.Path(out) / "probes" / f"{unit.label}.safetensors")
@@ -111,11 +112,12 @@ def _run(job: Sweep, unit: Unit, out: str, save_probes: bool) -> None:
 
 
 def _in_processes(
-    job: Sweep, groups: list[list[Unit]], out, workers, save_probes, compiled, disk: TokenDisk
+    job: Execution, groups: list[list[Unit]], out, workers, save_probes, compiled, disk: TokenDisk
 ) -> Iterator[Unit]:
     context = multiprocessing.get_context("spawn")
     work, done = context.SimpleQueue(), context.SimpleQueue()
-    options = (job.config, job.cache_dir, job.memory_gb, out, save_probes, compiled)
+    plan = job.plan
+    options = (plan.config, plan.cache_dir, job.memory_gb, out, save_probes, compiled)
     processes = [
         context.Process(target=_work, args=(work, done, options), daemon=True)
         for _ in range(workers)
@@ -126,7 +128,7 @@ def _in_processes(
                 process.start()
         failure: list[Exception] = []
         ended: set[int] = set()
-        room = threading.Semaphore(tasks_at_once(workers) if job.reads_tokens else len(groups))
+        room = threading.Semaphore(tasks_at_once(workers) if plan.reads_tokens else len(groups))
         names = [group[0].task for group in groups]
         left = dict(zip(names, map(len, groups), strict=True))
         harvester = threading.Thread(
@@ -147,7 +149,7 @@ def _in_processes(
 
 
 def _on_devices(
-    job: Sweep, groups, out: str, places, save_probes: bool, keep_tokens: bool
+    job: Execution, groups, out: str, places, save_probes: bool, keep_tokens: bool
 ) -> Iterator[Unit]:
     """Runs tasks in a thread per device, each with weights, activations and SAEs of its own."""
     work: queue.SimpleQueue[list[Unit]] = queue.SimpleQueue()
@@ -158,7 +160,7 @@ def _on_devices(
     def serve(place) -> None:
         try:
             with jax.default_device(place):
-                own = Sweep(job.config, job.cache_dir, job.memory_gb)
+                own = Execution(job.plan, job.memory_gb)
                 disk = TokenDisk(own, out, keep_tokens)
                 while True:
                     for unit in _here(own, [work.get_nowait()], out, save_probes, disk):
@@ -247,7 +249,7 @@ def _work(work, done, options: tuple[Config, Any, float | None, str, bool, Any])
     try:
         if compiled is not None:
             devices.compilation_cache(compiled)
-        job = Sweep(config, cache_dir, memory_gb)
+        job = Execution(resolve(config, cache_dir), memory_gb)
         while (group := work.get()) is not None:
             for unit in group:
                 _run(job, unit, out, save_probes)

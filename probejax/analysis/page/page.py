@@ -150,8 +150,8 @@ def _method() -> str:
         "levels and seeds of a task together. Tasks that share prompts (at least 20 % of the "
         "smaller one's) are a family; intervals by family draw families of tasks. Bands that hold "
         "at once are from the largest studentised deviation over the same draws; p-values are from "
-        "random signs of the tasks' mean differences, corrected by Holm's method. The verdict calls "
-        "a regime better or worse only if the band over all regimes excludes zero both under the "
+        "random signs of the tasks' mean differences, corrected by Holm's method. The verdict "
+        "calls a regime better or worse only if the band over all regimes excludes zero both under the "
         "stated rule for ties and "
         "with ties averaged.</p>"
     )

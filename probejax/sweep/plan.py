@@ -1,0 +1,219 @@
+"""A configuration resolved: its tasks, its model, its site, its SAEs, and the units they make."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from probejax import activations, models, probes, saes, sites
+from probejax.saes import SaeFile
+from probejax.sites import EMBEDDING, GIVEN, Site
+from probejax.sweep.config import Config
+from probejax.sweep.source import Source, Vectors, left_out, methods, open_source
+from probejax.sweep.units import RECIPE, Unit
+from probejax.tasks import LeftOut, Task, find_families
+
+_USUAL_SHARE = 0.01  # of latents active in an SAE whose L0 nobody recorded
+DEFAULT_LAYERS = {"gemma-3-270m": 9, "gemma-2-9b": 20, "gemma-2-2b": 12}  # resid_post
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """What a configuration names, found; nothing slow is loaded yet.
+
+    Attributes:
+      config: the run.
+      cache_dir: where downloads and activations live.
+      source: where the vectors come from.
+      methods: names of all methods that run, lists and controls written out.
+      tasks: names of the tasks that run.
+      left_out: tasks and regimes that cannot be had, each with its reason.
+      checkpoint: the language model.
+      site: where it is read; the embedding, which they never have, of vectors of one's own.
+      width: of the vectors.
+      saes: SAE id -> its file; empty if no method reads latents.
+      notes: sentences for whoever starts the run.
+    """
+
+    config: Config
+    cache_dir: str | Path | None
+    source: Source
+    methods: tuple[str, ...]
+    tasks: tuple[str, ...]
+    left_out: LeftOut
+    checkpoint: models.Checkpoint
+    site: Site
+    width: int
+    saes: dict[str, SaeFile]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether any method reads all tokens of a prompt."""
+        return any(probes.parse(method).reads_tokens for method in self.methods)
+
+    @property
+    def recipe(self) -> activations.Recipe:
+        """What is harvested: all tokens if a method reads them, as the last one is among them."""
+        config, checkpoint = self.config, self.checkpoint
+        positions = "all" if self.reads_tokens else "last"
+        return activations.Recipe(
+            checkpoint.name, checkpoint.fingerprint, config.dtype, config.max_length, positions
+        )
+
+    @property
+    def site_name(self) -> str:
+        """The site as it stands in results."""
+        return GIVEN if isinstance(self.source, Vectors) else str(self.site)
+
+    @property
+    def most_latents(self) -> int:
+        """The largest k of the run; every smaller selection is a prefix of that one."""
+        return max(probes.parse(method).k for method in self.methods)
+
+    def units(self) -> list[Unit]:
+        """Returns all units, task by task, in the order of the configuration."""
+        found = []
+        for task in self.tasks:
+            for name in self.methods:
+                method = probes.parse(name)
+                for sae in self.saes.values() if method.k else (None,):
+                    if sae and method.control and sae.format == "random":
+                        continue  # a control of a control
+                    found.append(self._unit(task, name, sae))
+        return found
+
+    def _unit(self, task: str, method: str, sae: SaeFile | None) -> Unit:
+        config = self.config
+        given = self.source if isinstance(self.source, Vectors) else None
+        return Unit(
+            task=task,
+            source=sae.sae_id if sae else "resid",
+            method=method,
+            protocol=config.protocol,
+            model=self.checkpoint.name,
+            weights=self.checkpoint.fingerprint,
+            dtype=str(given.given.x.dtype) if given else config.dtype,
+            max_length=None if given else config.max_length,
+            site=self.site_name,
+            sae_id=sae.sae_id if sae else "",
+            sae_weights=_fingerprint(sae) if sae else "",
+            k=probes.parse(method).k or None,
+            ranking=config.ranking if sae else "",
+            regimes=config.regimes,
+            seeds=config.seeds,
+            task_files=self.source.fingerprint(task),
+            recipe=RECIPE,
+        )
+
+    def families(self) -> dict[str, str]:
+        """Returns the family of each task of one's own; empty where all are the study's."""
+        own = [task for task in self.tasks if self.source.fingerprint(task)]
+        return find_families({task: self.prompts(task)[0].prompts for task in own})
+
+    def prompts(self, task: str) -> list[Task]:
+        """Returns the task, and its shifted test set if the run wants it and there is one."""
+        return self.source.drawing(task).sets
+
+
+def resolve(config: Config, cache_dir: str | Path | None = None) -> Plan:
+    """Finds everything that a configuration names.
+
+    Tasks that cannot run are left out, each with its reason in `left_out`.
+
+    Args:
+      config: the run.
+      cache_dir: where downloads and activations live.
+
+    Raises:
+      ValueError, FileNotFoundError, ArtifactError: something does not exist or does not fit.
+    """
+    source = open_source(config, cache_dir)
+    names, notes = methods(source)
+    missing = left_out(source)
+    tasks = tuple(name for name in source.names() if not isinstance(missing.get(name), str))
+    site = EMBEDDING  # which no vectors of one's own have
+    if isinstance(source, Vectors):
+        checkpoint, width = source.checkpoint, source.d_model
+        found = _find_saes(config, cache_dir, names, checkpoint.name)
+    else:
+        checkpoint = models.find(config.model, cache_dir=cache_dir)
+        model = checkpoint.config
+        if config.site is not None:
+            model.check([sites.parse(config.site)])  # said before an SAE is fetched
+        found = _find_saes(config, cache_dir, names, checkpoint.name)
+        site = _find_site(config, checkpoint.name, found.values())
+        model.check([site])
+        width = model.width(site)
+    plan = Plan(
+        config=config,
+        cache_dir=cache_dir,
+        source=source,
+        methods=names,
+        tasks=tasks,
+        left_out=missing,
+        checkpoint=checkpoint,
+        site=site,
+        width=width,
+        saes=found,
+    )
+    return dataclasses.replace(plan, notes=(*notes, *_check_saes(plan)))
+
+
+def _find_saes(
+    config: Config, cache_dir: str | Path | None, names: Iterable[str], model: str
+) -> dict[str, SaeFile]:
+    if not any(probes.parse(method).k for method in names):
+        return {}
+    find = functools.partial(saes.find, cache_dir=cache_dir)
+    found = [find(spec) for spec in config.sae] or list(saes.shipped(model))
+    if not found:
+        raise ValueError(
+            f"No SAE ships with probejax for {model}; give --sae, or leave the sae_k methods out "
+            "of --methods."
+        )
+    if config.controls:
+        found += [find(f"random:{sae.d_sae}:{_l0(sae):g}") for sae in found]
+    paths = {sae.sae_id: sae.path for sae in found}
+    for sae in found:
+        if sae.path != paths[sae.sae_id]:
+            raise ValueError(
+                f"{sae.path} and {paths[sae.sae_id]} would both be called {sae.sae_id} in the "
+                "results; rename a folder of one of them."
+            )
+    return {sae.sae_id: sae for sae in found}
+
+
+def _find_site(config: Config, model: str, found: Iterable[SaeFile]) -> Site:
+    if config.site is not None:
+        return sites.parse(config.site)
+    known = {site for sae in found if (site := sae.default_site)}
+    if not known and model in DEFAULT_LAYERS:
+        known = {sites.parse(DEFAULT_LAYERS[model])}
+    if len(known) != 1:
+        names = ", ".join(sorted(map(str, known))) or "none"
+        raise ValueError(f"The site is not clear (the SAEs name {names}); give --site.")
+    return known.pop()
+
+
+def _check_saes(plan: Plan) -> Iterator[str]:
+    """Yields what is worth knowing of the SAEs; raises ValueError for one that does not fit."""
+    for sae in plan.saes.values():
+        if isinstance(plan.source, Vectors):
+            plan.source.check(sae)
+        elif note := sae.check(plan.checkpoint.name, plan.site, plan.width):
+            yield note
+        if plan.most_latents > sae.d_sae:
+            raise ValueError(
+                f"--methods asks for sae_k{plan.most_latents}, but {sae.sae_id} has only "
+                f"{sae.d_sae} latents."
+            )
+
+
+def _l0(sae: SaeFile) -> float:
+    return sae.l0 or max(1.0, _USUAL_SHARE * sae.d_sae)
+
+
+@functools.cache
+def _fingerprint(sae: SaeFile) -> str:
+    return sae.fingerprint()
