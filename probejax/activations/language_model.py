@@ -2,8 +2,9 @@
 
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, cast, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -41,10 +42,10 @@ class LanguageModel:
 
     def activations(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         site: str | int | Site,
         *,
-        positions: forward.Positions = "last",
+        positions: str = "last",
         max_length: int = 1024,
         batch_tokens: int = forward.BATCH_TOKENS,
     ) -> Activations:
@@ -79,15 +80,15 @@ class LanguageModel:
           Activations(2 texts, 2 rows of width 640, float32)
         """
         texts, site = _strings(texts), parse(site)
-        if positions not in ("last", "all"):
+        if positions not in get_args(forward.Positions):
             raise ValueError(f"positions is {positions!r}; choose 'last' or 'all'.")
         self.config.check([site])
         distinct = list(dict.fromkeys(texts))
         ids = _cut(tokens.encode(self.tokenizer, distinct, max_length + 1), max_length)
         batches = forward.batches(ids, batch_tokens)
-        parts = []
+        parts, keep = [], cast(forward.Positions, positions)
         with tqdm(total=sum(map(len, ids)), unit="tok", unit_scale=True, desc=str(site)) as bar:
-            for part in forward.run(self._up_to(site), batches, (site,), positions):
+            for part in forward.run(self._up_to(site), batches, (site,), keep):
                 parts.append(part)
                 bar.update(part.tokens)
         number = {text: i for i, text in enumerate(distinct)}
@@ -128,7 +129,7 @@ def load_model(
     return LanguageModel(checkpoint.find(spec, cache_dir=cache_dir), dtype)
 
 
-def _strings(texts: Sequence[str]) -> list[str]:
+def _strings(texts: Iterable[Any]) -> list[str]:
     if isinstance(texts, str):
         raise ValueError("texts is one string; give a list of strings, such as [text].")
     texts = list(texts)

@@ -81,7 +81,7 @@ class NamedSAE:
                 f"the activations are {tuple(given.shape)}; {self.file.sae_id} reads vectors of "
                 f"width {self.d_model}, [..., {self.d_model}]"
             )
-        flat = inputs.matrix(given.reshape(-1, self.d_model))
+        flat = jnp.asarray(inputs.matrix(given.reshape(-1, self.d_model)))
         if isinstance(self.sae, SAE):
             found = encode(self.sae, flat)
         else:
