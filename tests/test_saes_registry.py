@@ -58,7 +58,15 @@ def test_a_shipped_sae_is_found_by_its_id(shelf):
     path = shelf / "small" / "layer_1" / "params.npz"
     found = saes.find("small/layer_1")
     assert found == saes.SaeFile(
-        "small/layer_1", path, "m", 1, d_model=4, d_sae=6, l0=7.5, architecture="jumprelu"
+        "small/layer_1",
+        path,
+        "m",
+        1,
+        "resid_post",
+        d_model=4,
+        d_sae=6,
+        l0=7.5,
+        architecture="jumprelu",
     )
     assert found.description()["quality"] == {"l0": 7.5}
     sae = saes.load("small/layer_1")
