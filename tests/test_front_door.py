@@ -1,4 +1,4 @@
-"""The ten names: each with an example that runs, and the README's own, word for word."""
+"""The names of the front door: each with an example that runs, and the README's own, word for word."""
 
 import doctest
 import inspect
@@ -13,7 +13,7 @@ import probejax as px
 
 NAMES = (
     *("fit", "fit_lanes", "save", "load_probe", "load_model", "load_sae"),
-    *("top_latents", "compare", "run", "read"),
+    *("top_latents", "compare"),
 )
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
