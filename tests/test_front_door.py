@@ -1,4 +1,4 @@
-"""The names of the front door: each with an example that runs, and the README's own, word for word."""
+"""The names of the front door: each has an example that runs, as have the README's pages."""
 
 import doctest
 import inspect
