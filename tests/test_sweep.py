@@ -187,7 +187,7 @@ def test_other_weights_change_the_names(config, place, tmp_path):
 
 
 def test_a_site_has_one_text_however_it_was_given(config, place):
-    for given, text in ((2, "resid_post.2"), ("embed", "resid_pre.0"), ("attn_z.1", "attn_z.1")):
+    for given, text in ((2, "resid_post.2"), ("embed", "resid_pre.0"), ("mlp_out.1", "mlp_out.1")):
         run = make(config, place, site=given)
         assert str(run.plan.site) == run.plan.config.site == run.plan.units()[0].site == text
     with pytest.raises(ValueError, match=r"^--site=-1 is no site: give a kind and a zero-based"):
