@@ -8,6 +8,7 @@ from . import (
     models,
     probes,
     rules,
+    runs,
     saes,
     solvers,
     storage,
@@ -18,6 +19,8 @@ from .activations.language_model import load_model
 from .comparison import compare
 from .probes.fit import fit, fit_lanes
 from .probes.saved import load_probe, save
+from .runs.folder import read
+from .runs.start import run
 from .saes.named import load_sae
 from .saes.top import top_latents
 from .sweep.config import Config
@@ -38,7 +41,10 @@ __all__ = [
     "metrics",
     "models",
     "probes",
+    "read",
     "rules",
+    "run",
+    "runs",
     "saes",
     "save",
     "solvers",

@@ -1,7 +1,6 @@
 """What one process runs on: its devices, their memory and its compiled programs."""
 
 import contextlib
-import multiprocessing
 import os
 import pathlib
 import shutil
@@ -38,7 +37,7 @@ def own() -> list[Any]:
     return [default] if isinstance(default, jax.Device) else jax.local_devices()
 
 
-def compilation_cache(cache_dir: epath.PathLike) -> epath.Path | None:
+def compilation_cache(cache_dir: epath.PathLike, *, says: bool = True) -> epath.Path | None:
     """Keeps every compiled program in `<cache_dir>/compiled` and returns that folder.
 
     Programs are run, so none is read from where other users may write: the folder in the own home
@@ -55,7 +54,7 @@ def compilation_cache(cache_dir: epath.PathLike) -> epath.Path | None:
             said = ""  # what is in it is used
         elif chosen and shutil.disk_usage(chosen).free < _LEAST_FREE:
             writes, said = False, f"{chosen} has no room left, so new programs are not kept"
-        if said and multiprocessing.parent_process() is None:
+        if said and says:
             sys.stderr.write(f"{said}; choose another folder with --cache_dir\n")
     jax.config.update("jax_compilation_cache_dir", folder and os.fspath(folder))
     # The sweep runs many small programs: JAX's default would only keep those over a second.

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from safetensors.numpy import save_file
 
-from experiments import harvest
+from probejax.runs import fill
 from tests import tiny_models
 
 
@@ -89,10 +87,9 @@ def test_the_plan_the_limit_the_harvest_and_the_second_run(place):
 
 def test_wrong_sites(place):
     assert command(place)[1].endswith("Error: Give --site: tiny has no default.\n")
-    flags.FLAGS.mark_as_parsed()
     for given, message in (
-        ("3", "--site=resid_post.3 was asked for, but tiny-gemma-3 has layers 0 to 2"),
-        ("0,x", "--site=x is no site"),
+        (["3"], "--site=resid_post.3 was asked for, but tiny-gemma-3 has layers 0 to 2"),
+        (["0", "x"], "--site=x is no site"),
     ):
-        with flagsaver.flagsaver(site=given), pytest.raises(ValueError, match=message):
-            harvest._sites(tiny_models.GEMMA3)
+        with pytest.raises(ValueError, match=message):
+            fill.find_sites(tiny_models.GEMMA3, given)

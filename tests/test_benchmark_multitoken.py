@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import benchmark_multitoken
+from experiments.benchmarks import multitoken as benchmark_multitoken
 from tests.reference import study_attention
 
 assert study_attention  # imported here, as PyTorch sets an environment variable, see there

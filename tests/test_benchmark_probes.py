@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import benchmark_probes, probe_pieces, synthetic_activations
-from experiments.benchmark_probes import Costs
-from experiments.probe_pieces import Piece, Problem, Timing
+from experiments.benchmarks import probe_pieces, synthetic_activations
+from experiments.benchmarks import probes as bench_probes
+from experiments.benchmarks.probe_pieces import Piece, Problem, Timing
+from experiments.benchmarks.probes import Costs
 from probejax import saes, tasks
 from probejax.probes import xgboost
 from probejax.probes.logreg import STRENGTHS
@@ -46,7 +47,7 @@ def problem(name="some", d=24):
 
 @pytest.fixture
 def path(tmp_path):
-    bench = benchmark_probes.Bench(Inline(), str(tmp_path), problem, 1, 0)
+    bench = bench_probes.Bench(Inline(), str(tmp_path), problem, 1, 0)
     return bench.problem("some")[0]
 
 
@@ -110,12 +111,12 @@ def test_all_conditions_are_timed_apart_from_the_first_run(path):
 def test_a_sample_stands_for_all_conditions():
     y = np.arange(1300) % 2
     every = tasks.conditions(y, tasks.REGIMES)
-    drawn = benchmark_probes.drawing(every, 2, 0)
+    drawn = bench_probes.drawing(every, 2, 0)
     assert sum(drawn.values()) == pytest.approx(len(every)) and len(drawn) < 20
     noise = [i for i in drawn if every[i].regime == "label_noise"]
     assert len(noise) == 2 and all(drawn[i] == 5.5 for i in noise)
-    assert drawn != benchmark_probes.drawing(every, 2, 1)
-    everything = benchmark_probes.drawing(every, 0, 0)
+    assert drawn != bench_probes.drawing(every, 2, 1)
+    everything = bench_probes.drawing(every, 0, 0)
     assert everything == dict.fromkeys(range(len(every)), 1.0)
 
 
@@ -123,7 +124,7 @@ def test_a_ratio_is_the_median_over_repeats_and_then_over_tasks():
     def costs(*wall):
         return Costs(np.array(wall), np.array(wall) / 2, 7.0)
 
-    found = benchmark_probes.compare(
+    found = bench_probes.compare(
         [costs(1, 1, 1), costs(2, 2, 2), costs(1, 1, 1)],
         [costs(3, 9, 4), costs(2, 2, 2), costs(10, 30, 20)],
         tasks=["a"],
@@ -142,47 +143,47 @@ def test_sampled_costs_are_scaled_and_pieces_measured_once(tmp_path, monkeypatch
         x, y = synthetic_activations.draw(1300, 4)
         return Problem(x, tasks.conditions(y, ("standard", "label_noise")))
 
-    monkeypatch.setattr(benchmark_probes, "measure", measure)
+    monkeypatch.setattr(bench_probes, "measure", measure)
     workers = Inline()
-    bench = benchmark_probes.Bench(workers, str(tmp_path), many, 3, 0)
-    found = benchmark_probes.every(bench, "logreg", ["some"])
+    bench = bench_probes.Bench(workers, str(tmp_path), many, 3, 0)
+    found = bench_probes.every(bench, "logreg", ["some"])
     # Twelve conditions, 0 to 11, in one call of ours and one by one of theirs.
     assert (found["ours"], found["theirs"], found["ratio"]) == (67.0, 78.0, round(78 / 67, 2))
     assert found["compile"] == 0 and found["sampled"] is None
     assert [len(jobs) for _, jobs in workers.calls] == [2, 36]
-    assert benchmark_probes.every(bench, "logreg", ["some"]) == found
+    assert bench_probes.every(bench, "logreg", ["some"]) == found
     assert len(workers.calls) == 2
-    whole = benchmark_probes.whole(bench, ["some"], with_xgboost=False)
-    steps = len(benchmark_probes.methods.DEFAULT) + 1  # and what selects latents
+    whole = bench_probes.whole(bench, ["some"], with_xgboost=False)
+    steps = len(bench_probes.methods.DEFAULT) + 1  # and what selects latents
     assert whole["ours"] == steps * 67 and whole["theirs"] == steps * 78 + 1  # and what encodes
     assert whole["seconds"]["theirs"]["encode"] == 1
     count = len(workers.calls)
-    benchmark_probes.every(bench, "xgboost", ["some"])  # one by one on both sides
+    bench_probes.every(bench, "xgboost", ["some"])  # one by one on both sides
     assert [len(jobs) for _, jobs in workers.calls[count:]] == [36, 36]
 
 
 @pytest.mark.parametrize("method", ["logreg", "sae_k16"])
 def test_rivals_reach_the_accuracy_that_is_asked_for(tmp_path, a_small_sae, monkeypatch, method):
-    monkeypatch.setattr(benchmark_probes, "STRENGTHS", STRENGTHS[4:6])
+    monkeypatch.setattr(bench_probes, "STRENGTHS", STRENGTHS[4:6])
     monkeypatch.setattr(rival_solvers, "installed", lambda penalty: RIVALS[penalty])
     monkeypatch.setattr("tests.reference.study_probes.GRID", STRENGTHS[4:6])
-    bench = benchmark_probes.Bench(Inline(), str(tmp_path), problem, 1, 1)
-    found = benchmark_probes.at_equal_accuracy(bench, method, ["some"])
+    bench = bench_probes.Bench(Inline(), str(tmp_path), problem, 1, 1)
+    found = bench_probes.at_equal_accuracy(bench, method, ["some"])
     assert -1e-6 < found["worst_gap"] <= 1e-6
     assert found["solvers"] and found["ratio"] > 0 and found["left_out"] == []
     monkeypatch.setattr(rival_solvers, "installed", lambda penalty: [])
-    bench = benchmark_probes.Bench(Inline(), str(tmp_path), problem, 1, 1)
+    bench = bench_probes.Bench(Inline(), str(tmp_path), problem, 1, 1)
     with pytest.raises(ValueError, match=f"{method} on some: no solver .* at any C"):
-        benchmark_probes.at_equal_accuracy(bench, method, ["some"])
+        bench_probes.at_equal_accuracy(bench, method, ["some"])
 
 
 def test_strengths_that_no_rival_solves_are_left_out_of_theirs(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark_probes, "STRENGTHS", STRENGTHS[4:6])
+    monkeypatch.setattr(bench_probes, "STRENGTHS", STRENGTHS[4:6])
     monkeypatch.setattr("tests.reference.study_probes.GRID", STRENGTHS[4:6])
     solved = {float(STRENGTHS[4]): rival_solvers.Choice("lbfgs float64", 1e-4, 100, 0.1, 1e-7)}
     monkeypatch.setattr(rival_solvers, "fastest", lambda x, y, C, *rest: solved.get(C))
-    bench = benchmark_probes.Bench(Inline(), str(tmp_path), problem, 1, 1)
-    found = benchmark_probes.at_equal_accuracy(bench, "logreg", ["some"])
+    bench = bench_probes.Bench(Inline(), str(tmp_path), problem, 1, 1)
+    found = bench_probes.at_equal_accuracy(bench, "logreg", ["some"])
     assert found["left_out"] == [f"{STRENGTHS[5]:g}"]
     assert found["solvers"] == ["lbfgs float64 1e-04"]
 
@@ -226,9 +227,9 @@ def test_missing_references_are_one_sentence(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
         monkeypatch.delattr(name)
     with pytest.raises(FileNotFoundError, match="needs xgboost; run it in the root of a checkout"):
-        benchmark_probes.check_references()
+        bench_probes.check_references()
 
 
 def test_records_can_be_named():
-    names = list(benchmark_probes.records(("a",), ("a", "b")))
+    names = list(bench_probes.records(("a",), ("a", "b")))
     assert len(names) == 20 and "logreg/equal_accuracy/2304" in names

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted([*ROOT.glob("probejax/**/*.py"), *ROOT.glob("experiments/*.py")])
+FILES = sorted([*ROOT.glob("probejax/**/*.py"), *ROOT.glob("experiments/**/*.py")])
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
 # A room imports rooms of lower layers only.
@@ -19,7 +19,7 @@ LAYERS = (
     ("activations",),
     ("probes",),
     ("sweep", "analysis"),
-    ("comparison",),
+    ("comparison", "runs"),
     ("experiments",),
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
@@ -60,7 +60,7 @@ ORDER = {
     ),
     "sweep": (
         "config", "source", "units", "data", "memory", "plan", "execute", "token_disk",
-        "workers",
+        "processes", "workers",
     ),
 }  # fmt: skip
 

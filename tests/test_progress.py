@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from experiments import progress
+from probejax.runs import progress
 from probejax.sweep import Unit
 
 REGIMES = ("standard", "scarcity")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import benchmark_saes
+from experiments.benchmarks import saes as benchmark_saes
 from probejax import saes
 from probejax.saes.architectures import ARCHITECTURES
 

@@ -433,7 +433,7 @@ def test_a_second_task_of_the_same_size_compiles_nothing(config, place, results,
 def test_programs_are_kept_few_after_every_unit(config, place, results, monkeypatch, tmp_path):
     del results  # has compiled what runs here
     calls = []
-    monkeypatch.setattr(sweep.workers.devices, "limit_programs", lambda: calls.append(1))
+    monkeypatch.setattr(sweep.execute.devices, "limit_programs", lambda: calls.append(1))
     job = make(config, place, methods=("logreg", "sae_k5"), tasks=("own_a",))
     for _ in sweep.run_units(job, job.plan.units(), str(tmp_path)):
         pass

@@ -32,7 +32,7 @@ def job(tmp_path_factory):
 
 
 def _groups(job):
-    return list(workers._by_task(job.plan.units()).values())
+    return workers.by_task(job.plan.units())
 
 
 def test_devices_share_the_tasks_and_find_what_one_finds(job, tmp_path, monkeypatch):

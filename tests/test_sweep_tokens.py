@@ -1,17 +1,16 @@
 """Probes on all tokens in a run: one harvest, the disk they take, and what is deleted."""
 
 import dataclasses
-import queue
 import threading
 import time
-from types import SimpleNamespace
+from multiprocessing import connection
 
 import numpy as np
 import pytest
 
 from probejax import activations, probes, storage, sweep
 from probejax.probes import token_training
-from probejax.sweep import memory, token_disk, workers
+from probejax.sweep import memory, processes, token_disk
 from tests.test_sweep import make, place, write_task
 
 __all__ = ["place"]  # a fixture
@@ -216,21 +215,29 @@ class FakeDisk(sweep.TokenDisk):
 
 
 def test_the_harvest_is_not_further_ahead_than_there_are_workers():
-    disk, work = FakeDisk(), queue.Queue()
-    groups = [[SimpleNamespace(task=f"t{i}")] for i in range(12)]
+    disk, (harvested, says) = FakeDisk(), connection.Pipe(duplex=False)
+    names = [f"t{i}" for i in range(12)]
     room = threading.Semaphore(token_disk.tasks_at_once(2))
-    arguments = (disk, groups, work, 2, room, [])
-    thread = threading.Thread(target=workers._prepare, args=arguments, daemon=True)
+    arguments = (disk, names, says, room, [])
+    thread = threading.Thread(target=processes._harvest, args=arguments, daemon=True)
     thread.start()
     time.sleep(0.2)
     assert len(disk.live) == 4  # two in work, two ahead
     for _ in range(12):
-        (group,) = [work.get(timeout=5)]
+        number = processes._number(harvested, [])
         time.sleep(0.005)
-        disk.live.discard(group[0].task)
+        disk.live.discard(names[number])
         room.release()
     thread.join(5)
-    assert disk.most == 4 and [work.get(timeout=5) for _ in range(2)] == [None, None]
+    assert disk.most == 4
+
+
+def test_what_stops_the_harvest_stops_the_run():
+    disk, (harvested, says) = FakeDisk(), connection.Pipe(duplex=False)
+    disk.prepare = lambda task: (_ for _ in ()).throw(OSError(f"no room for {task}"))
+    processes._harvest(disk, ["a", "b"], says, threading.Semaphore(2), failure := [])
+    with pytest.raises(OSError, match="no room for a"):
+        processes._number(harvested, failure)
 
 
 def test_workers_bound_the_disk_and_find_the_same(config, place, tmp_path):
@@ -294,8 +301,10 @@ def test_the_forecast_is_exact_and_the_limit_is_kept(config, tmp_path):
         ask(free=100, workers=2)
 
 
-def test_token_probes_cannot_be_saved_and_the_run_says_so_at_once(config, tmp_path):
-    job = fresh(config, tmp_path)
-    with pytest.raises(ValueError, match="sae_max_k3, mean_pool read all tokens; run them without"):
-        sweep.run_units(job, job.plan.units(), str(tmp_path / "out"), save_probes=True)
-    assert not (tmp_path / "cache").exists() and not (tmp_path / "out").exists()
+def test_probes_on_all_tokens_are_saved_too(config, tmp_path):
+    job = fresh(config, tmp_path, tasks=("own_a",))
+    units = [unit for unit in job.plan.units() if unit.method in ("sae_max_k3", "mean_pool")]
+    list(sweep.run_units(job, units, str(tmp_path / "out"), save_probes=True))
+    for unit in units:
+        found = probes.saved.load_probe(tmp_path / "out" / "probes" / f"{unit.label}.safetensors")
+        assert found.origin["method"] == unit.method

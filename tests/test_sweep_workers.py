@@ -6,14 +6,14 @@ import pickle
 import signal
 import subprocess
 import sys
-import threading
 import time
+from multiprocessing import connection
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from probejax.sweep import Execution, Unit, workers
+from probejax.sweep import Execution, Unit, processes, workers
 from tests.test_processes import TASKS, TIMEOUT, inputs, units
 
 __all__ = ["inputs"]  # a fixture
@@ -70,13 +70,9 @@ def test_workers_find_what_one_process_finds(inputs, tmp_path):
     assert process.returncode == 1 and "holds 1 units that this run would not make" in errors
 
 
-def test_workers_begin_with_different_units(monkeypatch):
-    monkeypatch.setattr(workers.TokenDisk, "prepare", lambda self, task: None)
-    groups = [[SimpleNamespace(task=task, number=i) for i in range(4)] for task in "abc"]
-    work, disk = SimpleNamespace(put=(handed := []).append), object.__new__(workers.TokenDisk)
-    workers._prepare(disk, groups, work, 2, threading.Semaphore(3), [])
-    numbers = [[unit.number for unit in group] for group in handed[:3]]
-    assert numbers == [[0, 1, 2, 3], [2, 3, 0, 1], [0, 1, 2, 3]] and handed[3:] == [None, None]
+def test_workers_begin_with_different_units():
+    turns = [processes.in_turn("abcd", turn, 2) for turn in (0, 1)]
+    assert turns == [["a", "b", "c", "d"], ["c", "d", "a", "b"]]
 
 
 def test_an_error_in_a_worker_is_the_command_s(inputs, tmp_path):
@@ -110,36 +106,20 @@ def test_workers_end_with_the_command(inputs, tmp_path, number):
         time.sleep(0.1)
 
 
-class _Done:
-    """What workers have said, as a queue."""
-
-    def __init__(self, *said):
-        self.said = list(said)
-        self._reader = SimpleNamespace(fileno=lambda: 0)
-
-    def empty(self):
-        return not self.said
-
-    def get(self):
-        return self.said.pop(0)
-
-
 UNIT = Unit(*[None] * len(Unit._fields))
 
 
 @pytest.mark.parametrize("code", [0, 1, 130, -signal.SIGINT, -signal.SIGKILL])
 def test_a_worker_that_is_gone_is_an_error_however_it_went(code):
     """Code 0 too: a library may end a process, and the command would wait for ever."""
-    processes = [SimpleNamespace(exitcode=None, pid=1), SimpleNamespace(exitcode=code, pid=2)]
-    assert workers._next(_Done(UNIT), processes, set(), []) is UNIT  # what it said comes first
+    ours, theirs = connection.Pipe()
+    worker = processes._Worker(SimpleNamespace(wait=lambda: code), ours)
+    theirs.send(UNIT)
+    theirs.close()
+    assert processes.receive(worker) == UNIT  # what it said comes first
     with pytest.raises(RuntimeError, match=f"ended with exit code {code} before its work was done"):
-        workers._next(_Done(), processes, set(), [])
-
-
-def test_a_worker_that_has_no_more_work_may_go():
-    processes = [SimpleNamespace(exitcode=None, pid=1), SimpleNamespace(exitcode=0, pid=2)]
-    ended = set()
-    assert workers._next(_Done(2, UNIT), processes, ended, []) is UNIT and ended == {2}
+        processes.receive(worker)
+    processes._send(worker, "work for the dead")  # told when it is asked for what it has done
 
 
 class Odd(Exception):
@@ -151,7 +131,7 @@ class Odd(Exception):
 
 @pytest.mark.parametrize("error", [ValueError("x"), Odd(1, 2), OSError(28, "full", "/x")])
 def test_an_error_survives_the_way_to_the_command(error):
-    found = pickle.loads(pickle.dumps(workers._portable(error)))
+    found = pickle.loads(pickle.dumps(processes.portable(error)))
     assert str(error) in str(found) and isinstance(found, Exception)
 
 
@@ -159,8 +139,9 @@ def test_an_error_survives_the_way_to_the_command(error):
 def test_one_task_left_is_fitted_as_many_are(workers_given, tmp_path, monkeypatch):
     """In a process of one thread: with all threads the last digits are others."""
     began = []
-    monkeypatch.setattr(workers, "_in_processes", lambda *given: began.append(given[3]) or iter(()))
+    monkeypatch.setattr(processes, "run", lambda *given: began.append(given[2]) or iter(()))
     job = object.__new__(Execution)
-    job.plan = SimpleNamespace(reads_tokens=False)
+    job.plan = SimpleNamespace(reads_tokens=False, config=None, cache_dir=None)
+    job.memory_gb = None
     workers.run_units(job, [UNIT._replace(task="last")], str(tmp_path), workers=workers_given)
-    assert began == [1] and set(workers._ONE_THREAD.values()) == {"1"}
+    assert began == [1] and set(processes._ALONE.values()) == {"1", "cpu"}

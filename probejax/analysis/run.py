@@ -103,7 +103,7 @@ def read_run(out: epath.PathLike) -> Run:
         for task, method, chosen in _latents(payload):
             latents.setdefault(task, {})[method] = chosen
     units = [payload.get("unit", {}) for payload in payloads]
-    left_out = _left_out(epath.Path(out))
+    left_out = read_left_out(epath.Path(out))
     expected = _expected(config, units, left_out)
     facts = _facts(store, units)
     if groups := [
@@ -127,7 +127,8 @@ def _families(out: epath.Path) -> dict[str, str]:
     return foreign.read_json(path, dict[str, str], "delete it; the next run writes it anew")
 
 
-def _left_out(out: epath.Path) -> tasks.LeftOut:
+def read_left_out(out: epath.Path) -> tasks.LeftOut:
+    """Returns what a run could not have, as it is stored: tasks, or regimes of a task, and why."""
     path = out / "left_out.json"
     if not path.exists():
         return {}

@@ -1,11 +1,11 @@
-from . import workers
+from . import execute, processes, workers
 from .config import Config
 from .execute import Execution
 from .plan import DEFAULT_LAYERS, Plan, resolve
 from .source import open_source
 from .token_disk import TokenDisk, forecast
 from .units import Result, Unit, check_done
-from .workers import run_units
+from .workers import by_task, run_units
 
 __all__ = [
     "DEFAULT_LAYERS",
@@ -15,9 +15,12 @@ __all__ = [
     "Result",
     "TokenDisk",
     "Unit",
+    "by_task",
     "check_done",
+    "execute",
     "forecast",
     "open_source",
+    "processes",
     "resolve",
     "run_units",
     "workers",

@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from probejax import activations, devices, models, probes, saes, tasks
+from probejax import activations, devices, models, probes, saes, storage, tasks
 from probejax.sweep import data as task_data
 from probejax.sweep import memory
 from probejax.sweep.data import Lanes, TaskData
@@ -68,6 +69,25 @@ class Execution:
             payload["sae"] = self.plan.saes[unit.sae_id].facts()
         about = {"device": devices.own()[0].device_kind, "jax": jax.__version__}
         return Result(payload, {"seconds": seconds, "rows": len(features), **about}, fitted)
+
+    def write_all(self, group: Sequence[Unit], out: str, save_probes: bool) -> Iterator[Unit]:
+        """Runs the units of one task and yields each when it is written.
+
+        Args:
+          group: the units.
+          out: folder of the results.
+          save_probes: whether the final probes are written too, to
+            `probes/<task>__<source>__<method>.safetensors`.
+        """
+        for unit in group:
+            result = self.run(unit)
+            if save_probes:
+                self.save(unit, result, epath.Path(out) / "probes" / f"{unit.label}.safetensors")
+            storage.Store(out).put(unit.name, result.payload, result.timing)
+            devices.limit_programs()
+            if unit is group[-1]:
+                self.forget()  # before anybody deletes its files
+            yield unit
 
     def save(self, unit: Unit, result: Result, path: epath.PathLike) -> None:
         """Writes the final probes of a unit that has just run, see `probes.saved`."""

@@ -42,9 +42,9 @@ def suite(seconds: Callable[[Callable], float], *, d_model: int = 2304) -> Itera
         path.unlink()
         same = np.mean(np.array(ours.pop("chosen")) == np.array(theirs.pop("chosen")))
         name = "select 128 latents of 131,072 for 53 conditions vs encode, then rank"
-        yield _figure(name, ours["seconds"], theirs["seconds"], 3.0, "s", same=round(same, 4))
+        yield figure(name, ours["seconds"], theirs["seconds"], 3.0, "s", same=round(same, 4))
         name = "peak memory of the same"
-        yield _figure(name, ours["gib"], theirs["gib"], 10.0, "GiB")
+        yield figure(name, ours["gib"], theirs["gib"], 10.0, "GiB")
         write(path, d_model, 1 << 20)
         wide = _alone("ours", path)
         yield {
@@ -106,7 +106,7 @@ def _encoding(path: Path, seconds: Callable[[Callable], float]) -> Iterator[dict
     for side in sides:
         side()  # compiles
     ours, theirs, product = map(seconds, sides)
-    yield _figure(
+    yield figure(
         "encode 1,024 rows with 16,384 latents",
         *(_ROWS / ours, _ROWS / theirs, 1.0, "rows/s"),
         share_of_matmul=round(product / ours, 2),
@@ -156,7 +156,7 @@ def training(
 def _alone(side: str, path: Path) -> dict:
     """Runs one side in a process of its own."""
     found = subprocess.run(
-        [sys.executable, "-m", "experiments.benchmark_saes", side, str(path)],
+        [sys.executable, "-m", "experiments.benchmarks.saes", side, str(path)],
         capture_output=True,
         text=True,
         check=True,
@@ -175,7 +175,7 @@ def measure(side: str, path: Path) -> dict:
     found = saes.find(str(path.parent))
     x, train, mask, labels = problem(found.d_model or 0)
     rows = jax.block_until_ready(jnp.asarray(x))
-    before, began = _memory("VmRSS"), time.perf_counter()
+    before, began = memory("VmRSS"), time.perf_counter()
     if side == "ours":
         chosen = saes.top_latents(found.open(), rows, train, mask, labels, _K)
     else:
@@ -183,7 +183,7 @@ def measure(side: str, path: Path) -> dict:
         chosen = rank_latents.top_latents(
             latents, *(torch.tensor(each) for each in (train, mask, labels)), _K
         ).numpy()
-    took, peak = time.perf_counter() - began, _memory("VmHWM")
+    took, peak = time.perf_counter() - began, memory("VmHWM")
     return {
         "seconds": took,
         "gib": (peak - before) / _GIB,
@@ -192,7 +192,7 @@ def measure(side: str, path: Path) -> dict:
     }
 
 
-def _memory(field: str) -> int:
+def memory(field: str) -> int:
     """Returns the resident bytes now (VmRSS) or at most so far (VmHWM).
 
     Not getrusage: a process inherits that peak from the one that started it.
@@ -201,7 +201,7 @@ def _memory(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
 
 
-def _figure(name: str, ours: float, theirs: float, target: float, unit: str, **more) -> dict:
+def figure(name: str, ours: float, theirs: float, target: float, unit: str, **more) -> dict:
     """Returns one line; the ratio is above one where ours is better."""
     ratio = ours / theirs if unit.endswith("/s") else theirs / ours
     return {

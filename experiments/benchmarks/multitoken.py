@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmark_saes import _figure as figure
-from experiments.benchmark_saes import _memory as memory
+from experiments.benchmarks.saes import figure, memory
 from probejax import models, saes, tasks
 from probejax.models import tokens as texts
 from probejax.probes import aggregators, sae_pooled
@@ -128,7 +127,7 @@ def _attention(
 def _alone(side: str) -> dict:
     """Runs one side of the pooling in a process of its own."""
     found = subprocess.run(
-        [sys.executable, "-m", "experiments.benchmark_multitoken", side],
+        [sys.executable, "-m", "experiments.benchmarks.multitoken", side],
         capture_output=True,
         text=True,
         check=True,

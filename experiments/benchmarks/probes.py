@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from experiments import synthetic_activations
-from experiments.probe_pieces import (
+from experiments.benchmarks import synthetic_activations
+from experiments.benchmarks.probe_pieces import (
     Piece,
     Problem,
     Timing,

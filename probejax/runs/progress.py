@@ -1,9 +1,11 @@
 """What a person sees while a sweep runs: a bar per regime, and the verdict so far.
 
-In a terminal every regime has its bar of fits, with rate, time left and what SAEs add so far; the
-line below says what would be concluded now. In a log a line is written for every finished task.
+In a terminal or a notebook every regime has its bar of fits, with rate, time left and what SAEs add
+so far; the line below says what would be concluded now. In a log a line is written for every
+finished task.
 """
 
+import importlib.util
 import json
 import sys
 import time
@@ -37,10 +39,22 @@ def watch(
       payloads: of those of earlier runs, by name.
       read: returns the payload of a finished unit.
     """
-    if sys.stderr.isatty():
-        _bars(finished, units, dict(payloads), read)
+    if (bar := _bar()) is not None:
+        _bars(bar, finished, units, dict(payloads), read)
     else:
         _lines(finished, units, dict(payloads), read)
+
+
+def _bar() -> type[tqdm] | None:
+    """Returns what a bar is here: in a terminal, in a notebook with widgets, None in a log."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if hasattr(shell, "kernel"):
+        if importlib.util.find_spec("ipywidgets") is None:
+            return None
+        from tqdm.notebook import tqdm as widget
+
+        return widget
+    return tqdm if sys.stderr.isatty() else None
 
 
 def log(finished: Iterable[sweep.Unit]) -> None:
@@ -48,17 +62,23 @@ def log(finished: Iterable[sweep.Unit]) -> None:
     began = time.time()
     for unit in finished:
         fields = {"task": unit.task, "source": unit.source, "method": unit.method}
-        print(json.dumps({**fields, "seconds": round(time.time() - began, 1)}), flush=True)
+        say(json.dumps({**fields, "seconds": round(time.time() - began, 1)}))
 
 
-def _bars(finished, units, payloads, read) -> None:
+def say(line: str) -> None:
+    """Writes a line to the standard output, at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _bars(kind: type[tqdm], finished, units, payloads, read) -> None:
     regimes = units[0].regimes if units else ()
     with ExitStack() as stack:
         bars = {
-            regime: stack.enter_context(tqdm(desc=regime, unit="fit", bar_format=_BAR))
+            regime: stack.enter_context(kind(desc=regime, unit="fit", bar_format=_BAR))
             for regime in regimes
         }
-        line = stack.enter_context(tqdm(bar_format="{desc}"))
+        line = stack.enter_context(kind(bar_format="{desc}"))
         before = fits(payloads.values())
         for regime, bar in bars.items():
             bar.initial = bar.n = before.get(regime, 0)
@@ -86,7 +106,7 @@ def _lines(finished, units, payloads, read) -> None:
         left = took / (len(payloads) - before) * (len(units) - len(payloads))
         clock = f"{tqdm.format_interval(took)}<{tqdm.format_interval(left)}"
         now = f": {rolling(table)}" if table is not None else ""
-        print(f"{done} of {every} tasks [{clock}]{now}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{done} of {every} tasks [{clock}]{now}\n")
 
 
 def _verdicts(finished, units, payloads, read) -> Iterator[pd.DataFrame | None]:

@@ -1,0 +1,1 @@
+"""What `experiments.benchmark` measures; it needs the repository's tests, so no wheel has it."""

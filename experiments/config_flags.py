@@ -1,0 +1,68 @@
+"""The flags that decide a run's results: each is a field of `Config`."""
+
+from absl import flags
+
+import probejax as px
+from experiments import flags as common
+from probejax.rules import PROTOCOLS, RANKINGS
+from probejax.tasks import REGIMES
+
+_SAE = flags.DEFINE_multi_string(
+    "sae",
+    [],
+    "SAE: an id that ships with probejax or of a known release, a file, a folder, or "
+    "random:<width>:<l0>. Repeatable.",
+)
+_SAE_SUITE = flags.DEFINE_string(
+    "sae_suite", None, "Also all SAEs of a suite: saebench-gemma-2-2b, or a folder of SAEs."
+)
+_REGIMES = flags.DEFINE_list("regimes", list(REGIMES), "Regimes.")
+_METHODS = flags.DEFINE_list(
+    "methods",
+    ["default"],
+    "Methods; `default` is all on the last token but the slow ones, `all` is all of these; "
+    "`multitoken` is those on all tokens and what the study compares them with.",
+)
+_SEEDS = flags.DEFINE_list("seeds", ["42"], "One set of draws for each; the study's is 42.")
+_AS_THEY_ARE = (
+    common.MODEL,
+    *common.OWN,
+    common.DTYPE,
+    common.MAX_LENGTH,
+    flags.DEFINE_string(
+        "groups",
+        None,
+        "Column of --data: each group in it is held out once, as regime group_shift.",
+    ),
+    flags.DEFINE_string(
+        "activations",
+        None,
+        "Vectors of your own in place of a model: x [N, d] as .npy, or x and y in a .npz or "
+        ".safetensors file.",
+    ),
+    flags.DEFINE_string("labels", None, "The labels y [N] of --activations, as .npy."),
+    flags.DEFINE_bool(
+        "controls", False, "Also shuffled labels, random latents and a random SAE, as methods."
+    ),
+    flags.DEFINE_enum("ranking", "normalised", list(RANKINGS), "How latents are ranked."),
+    flags.DEFINE_enum(
+        "protocol", "paper", list(PROTOCOLS), "Rules: the study's, or without any leak."
+    ),
+)
+ALL = (
+    *(*_AS_THEY_ARE, common.SITE, common.LAYER, common.TASKS),
+    *(_SAE, _SAE_SUITE, _REGIMES, _METHODS, _SEEDS),
+)
+
+
+def config() -> "px.Config":
+    """Returns the run that the flags describe."""
+    values = {flag.name: flag.value for flag in _AS_THEY_ARE}
+    values |= {flag.name: tuple(flag.value) for flag in (_SAE, _REGIMES, _METHODS)}
+    if _SAE_SUITE.value:
+        values["sae"] += px.saes.suites.resolve(_SAE_SUITE.value)
+    if wrong := [seed for seed in _SEEDS.value if not (seed.isascii() and seed.isdigit())]:
+        raise ValueError(f"--seeds={wrong[0]} is not a whole number.")
+    values["seeds"] = tuple(map(int, _SEEDS.value))
+    values["tasks"] = None if common.TASKS.value is None else tuple(common.TASKS.value)
+    return px.Config(**values, site=common.chosen_site())

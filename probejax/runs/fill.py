@@ -1,0 +1,148 @@
+"""The activations of many tasks, fetched into the cache ahead of any run, and what that takes."""
+
+import dataclasses
+import functools
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from probejax import activations, artifacts, devices, models, sites, storage, sweep, tasks
+from probejax.sites import Site
+from probejax.tasks import Own
+
+_ALL_TOKENS = 256  # the study's limit where it keeps all tokens of a prompt
+_LAST_TOKEN = 1024
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Filling:
+    """A harvest that is planned; its text is a table of what it takes.
+
+    Attributes:
+      model: as for `probejax.models.find`.
+      sites: where it is read.
+      prompts: name of each list of prompts -> the prompts.
+      recipe: how they are read.
+      plans: of each list: tokens, bytes, whether it is in the cache.
+      seconds: what it takes on this machine, roughly.
+      cache_dir: the cache.
+    """
+
+    model: str
+    sites: tuple[Site, ...]
+    prompts: Mapping[str, tuple[str, ...]]
+    recipe: activations.Recipe
+    plans: list[activations.Plan]
+    seconds: float
+    cache_dir: Path
+
+    def __repr__(self) -> str:
+        table = activations.table(self.plans, self.seconds)
+        if self.recipe.fingerprint:
+            return table
+        how = f"Without weights: {self.model} by its published sizes, tokens as gemma-3-270m cuts"
+        return f"{how} them.\n{table}"
+
+
+def plan_filling(
+    model: str = "gemma-3-270m",
+    names: Sequence[str] = ("demo",),
+    at: Sequence[Site | str | int] | None = None,
+    *,
+    data: Own | None = None,
+    positions: Literal["last", "all"] = "last",
+    dtype: str = "float32",
+    max_length: int | None = None,
+    weights: bool = True,
+    cache_dir: str | Path | None = None,
+) -> Filling:
+    """Counts what the activations of tasks take, exactly, before any is made.
+
+    Args:
+      model: see `probejax.models.find`.
+      names: tasks, see `probejax.tasks.match`; their shifted test sets are taken along.
+      at: where the model is read, see `sites.parse`; None is the study's site for the model.
+      data: one's own tasks.
+      positions: `last` token of a prompt or `all`.
+      dtype: of the model.
+      max_length: tokens kept of a prompt; None is 1024 for the last, 256 for all tokens.
+      weights: False takes the published sizes of a Gemma model, and gemma-3-270m's tokenizer.
+      cache_dir: the cache.
+
+    Raises:
+      ValueError, ArtifactError: a task, the model or a site does not exist.
+    """
+    lists = _prompts(names, data, cache_dir)  # before the model: a mistake costs no download
+    if not weights and model in models.PRESETS and model != "gemma-3-270m":
+        config, fingerprint = models.PRESETS[model], ""
+        tokenizer = models.find("gemma-3-270m", cache_dir=cache_dir).tokenizer()
+    else:
+        checkpoint = models.find(model, cache_dir=cache_dir)
+        config, fingerprint = checkpoint.config, checkpoint.fingerprint
+        tokenizer = checkpoint.tokenizer()
+    chosen = find_sites(config, at)
+    length = max_length or (_ALL_TOKENS if positions == "all" else _LAST_TOKEN)
+    recipe = activations.Recipe(config.name, fingerprint, dtype, length, positions)
+    plans = activations.plan(lists, chosen, recipe, tokenizer, config, cache_dir=cache_dir)
+    todo = sum(each.tokens for each in plans if not each.cached)
+    flops = todo * activations.flops_per_token(config, chosen)
+    seconds = flops / activations.measured_flops(dtype)
+    root = Path(artifacts.cache_dir(cache_dir))
+    return Filling(model, chosen, lists, recipe, plans, seconds, root)
+
+
+def fill_cache(filling: Filling, *, disk_gb: float | None = None) -> Path:
+    """Makes the activations that are not there; killed at any moment, the same call goes on.
+
+    Args:
+      filling: what `plan_filling` has planned.
+      disk_gb: what they may take; None is no limit.
+
+    Returns:
+      The folder of the cache that they are in.
+
+    Raises:
+      ValueError: the disk cannot hold them, or may not; or it was planned without weights.
+    """
+    recipe, root = filling.recipe, filling.cache_dir
+    if not recipe.fingerprint:
+        raise ValueError(f"{filling.model} was planned without its weights; plan it with them.")
+    root.mkdir(parents=True, exist_ok=True)
+    allowed = None if disk_gb is None else int(disk_gb * 1e9)
+    activations.check_disk(filling.plans, allowed, shutil.disk_usage(root).free)
+    devices.compilation_cache(root)
+    storage.remove_leftovers(root / "activations")
+    load = functools.cache(
+        lambda: models.load(filling.model, filling.sites, dtype=recipe.dtype, cache_dir=root)
+    )
+    for number, (name, prompts) in enumerate(filling.prompts.items(), start=1):
+        label = f"{name} ({number} of {len(filling.prompts)})"
+        activations.harvest(prompts, filling.sites, recipe, load, cache_dir=root, label=label)
+    return root / "activations"
+
+
+def find_sites(
+    config: models.GemmaConfig, at: Sequence[Site | str | int] | None
+) -> tuple[Site, ...]:
+    """Returns distinct sites of a model, or the study's.
+
+    Raises:
+      ValueError: the model has no such site, or none is named and the study has none.
+    """
+    if at is None and config.name not in sweep.DEFAULT_LAYERS:
+        raise ValueError(f"Give --site: {config.name} has no default.")
+    named = [sweep.DEFAULT_LAYERS[config.name]] if at is None else at
+    found = tuple(dict.fromkeys(sites.parse(each) for each in named))
+    config.check(found)
+    return found
+
+
+def _prompts(names: Sequence[str], data: Own | None, cache_dir) -> dict[str, tuple[str, ...]]:
+    """Returns the lists of prompts: every task's, and its shifted test set's where it has one."""
+    where, shifted, found = {"data": data, "cache_dir": cache_dir}, tasks.shifted_names(data), {}
+    for name in tasks.match(names, data=data):
+        found[name] = tasks.load(name, **where).prompts
+        if name in shifted:
+            found[f"{name}, shifted"] = tasks.load_shifted(name, **where).prompts
+    return found

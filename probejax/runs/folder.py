@@ -1,0 +1,111 @@
+"""A run's folder, read back: its results, one row per fit, and its units."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from etils import epath
+
+from probejax import storage, tasks
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """A run as its folder holds it, finished or not.
+
+    Attributes:
+      out: the folder.
+      config: what of the run's configuration is read back; empty where the folder has none.
+      payloads: of the finished units, as they are stored.
+      left_out: task -> why it could not run, or regime of it -> why that could not be had.
+      status: how far it is, in a sentence.
+    """
+
+    out: epath.Path
+    config: Mapping[str, Any]
+    payloads: list[dict[str, Any]]
+    left_out: tasks.LeftOut
+    status: str
+
+    @functools.cached_property
+    def results(self) -> pd.DataFrame:
+        """One row per fit: task, regime, level, seed, method, SAE, AUCs, hyperparameter, gap, ..."""
+        from probejax.analysis import results_table
+
+        return results_table(self.payloads)
+
+    @property
+    def units(self) -> pd.DataFrame:
+        """One row per finished unit: the fields that decide its numbers, and how many fits it has."""
+        counts = [len(each["fits"]["regime"]) for each in self.payloads]
+        table = pd.DataFrame([each["unit"] for each in self.payloads]).assign(fits=counts)
+        by = [name for name in ("task", "source", "method") if name in table]
+        return table.sort_values(by, ignore_index=True) if by else table
+
+    def quiver(self, **settings: Any) -> pd.DataFrame:
+        """Returns what choosing among all probes is worth beside those without SAEs, per regime.
+
+        Args:
+          **settings: see `probejax.analysis.quiver`.
+        """
+        from probejax.analysis import quiver
+
+        return quiver(self.results, **settings)
+
+    @property
+    def ran(self) -> bool:
+        """Whether no task had to be left out; a regime that its rows cannot give is no failure."""
+        return not any(isinstance(why, str) for why in self.left_out.values())
+
+    @property
+    def probes(self) -> list[epath.Path]:
+        """Files of saved probes, `<task>__<source>__<method>.safetensors`, see `load_probe`."""
+        folder = self.out / "probes"
+        return sorted(folder.glob("*.safetensors")) if folder.exists() else []
+
+    def __repr__(self) -> str:
+        lines = [f"Run in {self.out}. {self.status}."]
+        if self.payloads:
+            found = self.results
+            parts = [
+                f"{count} {name}{'s' * (count != 1)}"
+                for name in ("task", "method", "regime")
+                if (count := found[name].nunique())
+            ]
+            lines.append(f"{len(found):,} fits ({', '.join(parts)}); mean test AUC:")
+            means = found.groupby(["method", "regime"], sort=False)["test_auc"].mean()
+            lines.append(means.unstack().round(4).to_string())
+        lines += [f"Left out: {why}" for why in tasks.sentences(self.left_out)]
+        return "\n".join(lines)
+
+
+def read(out: epath.PathLike) -> Run:
+    """Reads a run's folder as it stands, while a sweep is running too.
+
+    Args:
+      out: what `run` was given, a folder or a gs:// prefix.
+
+    Raises:
+      FileNotFoundError: no run has written there.
+      StorageError: a unit is damaged or cannot be read.
+      DamagedFile: `config.json` is damaged.
+
+    ```python
+    found = px.read("runs/demo")
+    found                             # how far it is, mean test AUC by method and regime
+    found.results                     # pandas, one row per fit
+    found.quiver()                    # with SAEs and without, per regime
+    px.load_probe(found.probes[0])    # where the run has saved its probes
+    ```
+    """
+    from probejax.analysis.run import read_left_out, read_run
+
+    storage.check_place(str(out))
+    folder = epath.Path(out)
+    known = read_run(folder)
+    if not known.done and not (folder / "config.json").exists():
+        raise FileNotFoundError(f"{folder} holds no run: it has neither config.json nor units/.")
+    left_out = read_left_out(folder)
+    return Run(folder, known.config, known.payloads, left_out, known.status)

@@ -1,0 +1,87 @@
+"""An SAE trained on token activations of tasks' prompts, measured on held-out tokens and saved."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from probejax import activations, models, saes, sites, storage, tasks
+from probejax.saes import fit, train
+from probejax.saes.formats import gemma_scope, sae_lens
+from probejax.saes.quality import Quality
+from probejax.sites import Site
+from probejax.tasks import Own
+
+
+def train_sae(
+    out: str | Path,
+    options: train.TrainOptions,
+    *,
+    model: str = "gemma-3-270m",
+    site: Site | str | int = "resid_post.9",
+    names: Sequence[str] = ("demo",),
+    data: Own | None = None,
+    tokens: int = 1_000_000,
+    dtype: str = "float32",
+    max_length: int = 1024,
+    cache_dir: str | Path | None = None,
+    command: str = "probejax.runs.train_sae",
+) -> Quality:
+    """Harvests tokens, trains an SAE, measures and saves it; killed, the same call goes on.
+
+    Writes `params.npz` in Gemma Scope's layout (a top-k SAE in SAELens') and `training.json`.
+
+    Args:
+      out: folder for the SAE and its checkpoints; `saes.find` reads it.
+      options: architecture, size and optimiser.
+      model: see `probejax.models.find`.
+      site: where it is read, see `sites.parse`.
+      names: tasks, see `probejax.tasks.match`.
+      data: one's own tasks.
+      tokens: how many to harvest, over all tasks.
+      dtype: of the model.
+      max_length: tokens kept of a prompt.
+      cache_dir: where downloads and activations live.
+      command: what `training.json` says that made the SAE.
+
+    Returns:
+      What was measured on held-out tokens.
+
+    Raises:
+      ValueError, ArtifactError: a task, the model or the site does not exist, or the tokens are
+        fewer than a batch.
+    """
+    out, site = Path(out), sites.parse(site)
+    chosen = tasks.match(names, data=data)
+    checkpoint = models.find(model, cache_dir=cache_dir)
+    checkpoint.config.check([site])
+    name = checkpoint.name
+    recipe = activations.Recipe(name, checkpoint.fingerprint, dtype, max_length, positions="all")
+    load = functools.cache(lambda: models.load(model, (site,), dtype=dtype, cache_dir=cache_dir))
+    loaded = [tasks.load(task, data=data, cache_dir=cache_dir) for task in chosen]
+    x, held_out = activations.sample_tokens(loaded, tokens, site, recipe, load, cache_dir=cache_dir)
+    params, scale = fit.fit(x, options, out / "checkpoints")
+    if options.architecture == "topk":
+        written = sae_lens.to_files(
+            train.fold(params, scale, unit=False),
+            round(options.target_l0),
+            model_name=name,
+            hook_name=site.hook,
+        )
+    else:
+        written = {"params.npz": gemma_scope.to_bytes(train.fold(params, scale))}
+    for file, content in written.items():
+        storage.write_atomic(out / file, content)
+    measured = saes.quality(saes.find(str(out)).open(), held_out)
+    provenance = {
+        "model": name,
+        "site": str(site),
+        "training_tokens": len(x),
+        "device": jax.devices()[0].device_kind,
+        "command": command,
+    }
+    storage.write_atomic(
+        out / "training.json", fit.report_json(measured._asdict(), options, **provenance)
+    )
+    return measured

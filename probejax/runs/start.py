@@ -1,0 +1,144 @@
+"""A run from its configuration to its report: what is left to do, by whom, and what is said."""
+
+import collections
+import dataclasses
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from etils import epath
+
+from probejax import artifacts, hosts, storage, sweep, tasks
+from probejax.runs.folder import Run, read
+from probejax.sweep.config import Config
+
+SHOWS = ("bars", "json", "nothing")
+
+
+def run(
+    config: Config,
+    out: epath.PathLike,
+    *,
+    cache_dir: str | Path | None = None,
+    workers: int | None = None,
+    memory_gb: float | None = None,
+    disk_gb: float | None = None,
+    rank: int = 0,
+    count: int = 1,
+    save_probes: bool = False,
+    keep_tokens: bool = False,
+    check_sae: bool = False,
+    verbose: bool = False,
+    show: str = "bars",
+) -> Run:
+    """Fits every probe of every task in every regime, and writes the report.
+
+    Killed at any moment, the same call finishes the rest; several processes may share one `out`.
+    Works from a notebook and from a script as it stands: workers never run the caller's code.
+
+    Args:
+      config: what is run; see `Config`.
+      out: folder or gs:// prefix for the results; one configuration each.
+      cache_dir: where downloads and activations live, see `probejax.artifacts.cache_dir`.
+      workers: tasks at a time; None is one per core of a CPU, one per GPU or TPU chip.
+      memory_gb: memory for one process; None is half of the machine's, shared.
+      disk_gb: what all-token activations may take; None is no limit.
+      rank: which share of the tasks is this process's, from 0.
+      count: how many processes share the tasks.
+      save_probes: whether the final probes are written too, to `out/probes`.
+      keep_tokens: whether all-token activations stay when the units of their task are written.
+      check_sae: whether L0, explained variance and dead latents of every SAE are measured first.
+      verbose: whether what is known of the SAEs and the memory is said.
+      show: `bars` (in a log lines), `json` (a line for each unit) or `nothing`.
+
+    Returns:
+      The run as `read(out)` has it. Its report is in `out/report.html` when no unit is missing.
+
+    Raises:
+      ValueError: the configuration names what does not exist or does not fit, nothing can run, or
+        the tokens need more disk than there is.
+      ConfigMismatch: `out` holds another run.
+      StorageError, ArtifactError: a place cannot be written, or a download fails.
+      RuntimeError: a worker process died.
+
+    ```python
+    px.run(px.Config(tasks=("all",)), out="runs/all")
+    ```
+    """
+    place = os.fspath(out)
+    if show not in SHOWS:
+        raise ValueError(f"show={show} does not exist; choose from {', '.join(SHOWS)}.")
+    storage.check_place(place)
+    hosts.share((), rank, count)
+    if config.activations is None:
+        tasks.match(config.tasks or (), config.own)
+    from probejax import devices  # imports JAX: after what can be told without it
+
+    root = artifacts.cache_dir(cache_dir)
+    devices.compilation_cache(root)
+    memory_gb = memory_gb or devices.memory_budget() / 1e9
+    plan = sweep.resolve(config, cache_dir)
+    job, units, store = sweep.Execution(plan, memory_gb), plan.units(), storage.Store(place)
+    identity = dataclasses.asdict(config) | {"site": plan.site_name, "methods": plan.methods}
+    storage.write_config(place, identity)
+    storage.write_atomic(f"{place}/left_out.json", storage.encode_json(plan.left_out))
+    if families := plan.families():
+        storage.write_atomic(f"{place}/families.json", storage.encode_json(families))
+    for folder in (place, root / "activations"):
+        storage.remove_leftovers(folder)
+    from probejax.runs import progress  # slow to import
+
+    says = (lambda line: None) if show == "nothing" else progress.say
+    for why in tasks.sentences(plan.left_out):
+        sys.stderr.write(f"Left out: {why}\n")
+    for note in plan.notes:
+        says(note)
+    if verbose:
+        for sae in plan.saes.values():
+            says(f"{sae.sae_id}: {sae.description().get('quality', 'not measured')}")
+        says(f"memory: at most {memory_gb:.1f} GB in each process")
+    if check_sae:
+        sweep.TokenDisk(job, place, keep_tokens).prepare(plan.tasks[0])
+        says("\n".join(job.check_saes()))
+    done = store.done()
+    sweep.check_done(place, units, done)
+    ours = [unit for group in hosts.share(sweep.by_task(units), rank, count) for unit in group]
+    todo = [unit for unit in ours if unit.name not in done]
+    workers = workers or devices.workers()
+    finished = sweep.run_units(
+        job,
+        todo,
+        place,
+        workers=workers,
+        save_probes=save_probes,
+        keep_tokens=keep_tokens,
+        compiled=root,
+    )
+    left = list(dict.fromkeys(unit.task for unit in todo))
+    if left and plan.reads_tokens:
+        root.mkdir(parents=True, exist_ok=True)
+        at_once, free = min(workers, len(left)), shutil.disk_usage(root).free
+        limits = {"workers": at_once, "keep": keep_tokens, "allowed_gb": disk_gb, "free": free}
+        says(sweep.forecast(plan, left, **limits))
+    _watch(finished, ours, done, store, show)
+    if missing := len({unit.name for unit in units} - store.done()):
+        says(f"{missing} of {len(units)} units are still missing; other processes run them.")
+    else:
+        from probejax.analysis.report import report  # slow to import, and only the last needs it
+
+        says(report(place, cache_dir=root))
+    return read(place)
+
+
+def _watch(finished, ours, done: set[str], store: storage.Store, show: str) -> None:
+    """Shows units as they are finished."""
+    from probejax.runs import progress
+
+    if show == "bars":
+        before = {unit.name: store.read(unit.name) for unit in ours if unit.name in done}
+        progress.watch(finished, ours, before, store.read)
+    elif show == "json":
+        progress.log(finished)
+    else:
+        collections.deque(finished, maxlen=0)

@@ -1,0 +1,164 @@
+"""A whole run as a Python caller has it: from a script, from standard input, and read back."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+import probejax as px
+from probejax import storage
+from tests.test_layers import imports
+from tests.test_sweep import place, write_task
+
+__all__ = ["place"]  # a fixture
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def config(place):
+    return px.Config(
+        model=str(place / "tiny"),
+        site=1,
+        sae=(str(place / "sae"),),
+        tasks=("own_a", "own_b"),
+        data=str(place / "tasks"),
+        regimes=("standard", "label_noise"),
+        methods=("mean_difference", "sae_k2"),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(config, place):
+    """The folder of a run, and what the call has returned."""
+    out = place.parent / "out"
+    settings = {"cache_dir": place / "cache", "workers": 1, "show": "nothing"}
+    return out, px.run(config, out, save_probes=True, **settings)
+
+
+def test_a_run_returns_its_results(finished):
+    out, found = finished
+    assert len(found.units) == 4 and set(found.units["task"]) == {"own_a", "own_b"}
+    assert len(found.results) == found.units["fits"].sum() == 4 * 12
+    assert set(found.quiver()["regime"]) == {"standard", "label_noise"}
+    assert (out / "report.html").exists() and found.ran and found.left_out == {}
+    for path in found.probes:
+        assert px.load_probe(path).origin["task"] in ("own_a", "own_b")
+    assert len(found.probes) == 4
+    said = repr(found)
+    assert said.startswith(f"Run in {out}. Complete: 4 units.\n48 fits (2 tasks, 2 methods, 2 regi")
+    assert "mean_difference" in said and "label_noise" in said
+
+
+def test_a_run_that_is_there_is_not_made_again(config, place, finished):
+    out, first = finished
+    before = {path: path.stat().st_mtime_ns for path in (out / "units").iterdir()}
+    again = px.run(config, out, cache_dir=place / "cache", show="nothing")
+    assert before == {path: path.stat().st_mtime_ns for path in (out / "units").iterdir()}
+    assert again.results.equals(first.results) and repr(again) == repr(first)
+
+
+def test_an_unfinished_run_is_read_as_it_stands(finished, tmp_path):
+    out, whole = finished
+    for name in ("units", "timings"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "config.json").write_bytes((out / "config.json").read_bytes())
+    assert "0 of 4 units" in repr(px.read(tmp_path)) and px.read(tmp_path).units.empty
+    for path in sorted((out / "units").iterdir())[:3]:
+        (tmp_path / "units" / path.name).write_bytes(path.read_bytes())
+    found = px.read(tmp_path)
+    assert found.status.startswith("Unfinished: 3 of 4 units") and len(found.results) == 36
+    assert set(found.results.columns) == set(whole.results.columns) and found.probes == []
+
+
+def test_a_folder_without_a_run_is_no_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no run: it has neither config"):
+        px.read(tmp_path / "absent")
+    with pytest.raises(storage.StorageError, match="no place for results"):
+        px.read("s3://bucket/run")
+
+
+def test_a_share_is_a_run_that_others_finish(config, place, tmp_path, capsys):
+    settings = {"cache_dir": place / "cache", "workers": 1, "count": 2}
+    config = dataclasses.replace(config, methods=("mean_difference",), regimes=("standard",))
+    assert len(px.run(config, tmp_path, rank=1, **settings).units) == 1
+    assert "1 of 2 units are still missing; other processes run them." in capsys.readouterr().out
+    assert len(px.run(config, tmp_path, rank=0, **settings).units) == 2
+    assert "Complete: 2 units" in capsys.readouterr().out
+
+
+def test_what_cannot_run_is_left_out_and_said(config, place, tmp_path, capsys):
+    for name, rows in (("good", 130), ("few", 3)):
+        write_task(tmp_path / f"{name}.csv", rows, 1)
+    changes = {"data": str(tmp_path), "tasks": None, "methods": ("mean_difference",)}
+    config = dataclasses.replace(config, **changes, regimes=("standard",))
+    found = px.run(config, tmp_path / "out", cache_dir=place / "cache", show="nothing")
+    assert not found.ran and set(found.left_out) == {"few"} and set(found.units["task"]) == {"good"}
+    said = capsys.readouterr()
+    assert said.err.startswith("Left out: ") and "few" in said.err and said.out == ""
+    assert "Left out: " in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "message"),
+    [
+        ({}, {"show": "bar"}, "show=bar does not exist; choose from bars, json, nothing"),
+        ({}, {"rank": 2, "count": 2}, "Process 2 of 2 does not exist"),
+        ({}, {"out": "s3://x"}, "no place for results"),
+        ({"tasks": ("own_c",)}, {}, "there is no task 'own_c'"),
+    ],
+)
+def test_a_mistake_is_told_before_any_work(config, tmp_path, changes, settings, message):
+    arguments = {"out": tmp_path / "out", "cache_dir": tmp_path / "cache"} | settings
+    with pytest.raises((ValueError, storage.StorageError), match=message):
+        px.run(dataclasses.replace(config, **changes), **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+SCRIPT = """
+import probejax as px
+print("begins")
+found = px.run(px.Config({config}), {out!r}, cache_dir={cache!r}, workers=2)
+print(len(found.units), "units")
+"""
+
+
+@pytest.mark.parametrize("how", ["a file", "standard input"])
+def test_a_script_needs_no_main_guard(config, place, tmp_path, how):
+    """Workers are no copies of the caller: its code runs once, and it may have no file."""
+    config = dataclasses.replace(config, methods=("mean_difference",), regimes=("standard",))
+    fields = ", ".join(f"{name}={value!r}" for name, value in vars(config).items())
+    out, cache = str(tmp_path / "out"), str(place / "cache")
+    text = SCRIPT.format(config=fields, out=out, cache=cache)
+    (tmp_path / "script.py").write_text(text)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py") if how == "a file" else "-"],
+        input=text,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("begins") == 1 and done.stdout.endswith("2 units\n")
+
+
+def test_the_wheel_carries_no_code_that_needs_the_repository():
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    wheel = wheel["targets"]["wheel"]
+    left_out = [f"{pattern}*" for pattern in wheel["exclude"]]
+    files = [path for each in wheel["packages"] for path in (ROOT / each).rglob("*.py")]
+    names = {path.relative_to(ROOT).as_posix(): path for path in files}
+    shipped = {n: p for n, p in names.items() if not any(fnmatch(n, each) for each in left_out)}
+    for command in ("sweep", "harvest", "report", "train_sae"):
+        assert f"experiments/{command}.py" in shipped
+    for name, path in shipped.items():
+        for found in imports(path):
+            assert not found.startswith(("tests", "experiments.bench")), f"{name} imports {found}"
+    assert not any(name.startswith("experiments/bench") for name in shipped)
