@@ -31,14 +31,14 @@ class Run:
 
     @functools.cached_property
     def results(self) -> pd.DataFrame:
-        """One row per fit: task, regime, level, seed, method, SAE, AUCs, hyperparameter, gap, ..."""
+        """One row per fit: task, regime, level, seed, method, SAE, AUCs, gap, ..."""
         from probejax.analysis import results_table
 
         return results_table(self.payloads)
 
     @property
     def units(self) -> pd.DataFrame:
-        """One row per finished unit: the fields that decide its numbers, and how many fits it has."""
+        """One row per finished unit: what decides its numbers, and how many fits it has."""
         counts = [len(each["fits"]["regime"]) for each in self.payloads]
         table = pd.DataFrame([each["unit"] for each in self.payloads]).assign(fits=counts)
         by = [name for name in ("task", "source", "method") if name in table]
