@@ -11,10 +11,7 @@ import pytest
 
 import probejax as px
 
-NAMES = (
-    *("fit", "fit_lanes", "save", "load_probe", "load_model", "load_sae"),
-    *("top_latents", "compare"),
-)
+NAMES = (*("fit", "fit_lanes", "save", "load_probe", "compare"),)
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 

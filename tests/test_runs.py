@@ -79,7 +79,7 @@ def test_an_unfinished_run_is_read_as_it_stands(finished, tmp_path):
 def test_a_folder_without_a_run_is_no_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run: it has neither config"):
         px.read(tmp_path / "absent")
-    with pytest.raises(storage.StorageError, match="no place for results"):
+    with pytest.raises(ValueError, match="no place for results"):
         px.read("s3://bucket/run")
 
 
