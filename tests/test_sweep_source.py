@@ -56,7 +56,7 @@ def test_vectors_are_swept_without_a_model(vectors, tmp_path, monkeypatch):
         )
         assert (fits["num_train"], fits["num_test"]) == ([90], [30])
         assert fits["test_auc"][0] > (0.9 if unit["method"] == "logreg" else 0.4)
-    assert "activations, layer given, paper protocol" in report(tmp_path / "out")
+    assert "activations, given, paper protocol" in report(tmp_path / "out")
     # The vectors are those of the rows.
     x, y = np.load(vectors)["x"], np.load(vectors)["y"]
     data = job.data("mine")
@@ -146,7 +146,7 @@ def write_reviews(path, rows, classes=("bad", "good")):
 def test_a_regime_that_cannot_be_had_is_left_out_and_the_others_run(place):
     data = write_reviews(place / "reviews.csv", 40)
     config = sweep.Config(
-        model=str(place / "tiny"), layer="1", methods=("mean_difference",), data=data
+        model=str(place / "tiny"), site="resid_post.1", methods=("mean_difference",), data=data
     )
     job = sweep.Execution(sweep.resolve(config, place / "cache"))
     assert job.plan.tasks == ("reviews",) and set(job.plan.left_out["reviews"]) == {"imbalance"}
@@ -160,7 +160,7 @@ def test_group_shift_runs_and_its_groups_have_names(place, tmp_path):
     data = write_reviews(place / "grouped.csv", 90)
     config = sweep.Config(
         model=str(place / "tiny"),
-        layer="1",
+        site="resid_post.1",
         regimes=("standard",),
         methods=("mean_difference",),
         data=data,
