@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probejax.analysis import intervals, multi_token
+from probejax.analysis import intervals, multi_token, overview_figures
 from probejax.analysis.facts import with_facts
 from probejax.analysis.grid import grid
 from probejax.analysis.group import groups
@@ -124,9 +124,9 @@ def test_the_report_shows_them(tmp_path):
 
 
 def test_the_figure_has_the_shares(rows):
-    ((name, draw),) = multi_token.figures(found_in(table())[0]).items()
-    figure = draw()
-    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    found = multi_token.multi_token(found_in(table()))
+    ((name, picture),) = overview_figures.token_panels(found).items()
+    widths = [bar.get_width() for bar in picture.axes[0].patches]
     assert name == "multi_token"
     np.testing.assert_allclose(widths, [-60, 20, 0, 100, -25, 50], atol=1e-9)
 

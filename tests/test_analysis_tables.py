@@ -7,6 +7,7 @@ import pytest
 
 from probejax import analysis
 from probejax.analysis.group import groups
+from probejax.analysis.quiver import quiver as quiver_of
 from probejax.analysis.tables import (
     COLUMNS,
     as_results,
@@ -102,8 +103,9 @@ def test_units_go_through_the_store_into_the_files(tmp_path):
     for i, unit in enumerate(UNITS):
         store.put(f"u{i}", unit, timing={"seconds": i})
     results = results_table(store.read_all())
-    table = write_tables(tmp_path, results)
-    csv = pd.read_csv(tmp_path / "results.csv", keep_default_na=True)
+    table = quiver_of(results, tie_rule=tuple(TIE_RULES))
+    write_tables(tmp_path, results, table)
+    csv = pd.read_csv(tmp_path / "results.csv", dtype={"layer": str}, keep_default_na=True)
     assert (tmp_path / "results.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
     pd.testing.assert_frame_equal(as_results(csv), results)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "results.parquet"), results)
@@ -126,7 +128,8 @@ def test_units_go_through_the_store_into_the_files(tmp_path):
 
 def test_files_of_the_same_results_have_the_same_bytes(tmp_path):
     for name, units in (("a", UNITS), ("b", UNITS[::-1])):
-        write_tables(tmp_path / name, results_table(units))
+        results = results_table(units)
+        write_tables(tmp_path / name, results, quiver_of(results))
     for name in ("results.parquet", "results.csv", "quiver.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -136,7 +139,7 @@ def test_an_unwritable_folder_is_one_sentence(tmp_path):
     with pytest.raises(
         StorageError, match=r"Cannot write .*results\.parquet: a file is where a folder should be"
     ):
-        write_tables(tmp_path / "file", results_table(UNITS))
+        write_tables(tmp_path / "file", results_table(UNITS), quiver_of(results_table(UNITS)))
 
 
 def test_the_summary_says_what_was_compared():

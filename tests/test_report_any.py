@@ -197,9 +197,7 @@ RENAMED = {NARROW: "first", WIDE: "second", "": ""}
                 _table(UNKNOWN, ["standard"]).assign(sae_id=lambda x: x["sae_id"].map(RENAMED)),
                 {name: {"architecture": name, "l0": None} for name in ("first", "second")},
             ),
-            ["Left out: figures/architectures (the L0 of no SAE is known).",
-             "Left out: AUC against L0: sae_k16, gemma-3-270m, resid_post.9, paper protocol (the "
-             "L0 of no SAE is known)."],
+            ["Left out: figures/architectures (the L0 of no SAE is known)."],
             id="no L0 is known",
         ),
         pytest.param(
@@ -229,18 +227,18 @@ def test_reports_that_once_failed(table, lines):
 def test_a_figure_that_fails_costs_a_line_and_a_full_disk_the_report(tmp_path, monkeypatch):
     table = _table(UNKNOWN, ["standard", "scarcity"])
 
-    def fail(results, regime):
+    def fail(group, regime):
         raise RuntimeError("of no  reason\nat all")
 
-    monkeypatch.setattr(figures, "draw", fail)
+    monkeypatch.setitem(figures._OF_REGIME, "", ("Change", fail))
     assert _reported(table) == [
         f"Left out: figures/{regime} (of no reason at all)." for regime in ("standard", "scarcity")
     ]
 
-    def full(results, regime):
+    def full(group, regime):
         raise storage.StorageError("Cannot write: no space is left")
 
-    monkeypatch.setattr(figures, "draw", full)
+    monkeypatch.setitem(figures._OF_REGIME, "", ("Change", full))
     with pytest.raises(storage.StorageError, match="no space is left"), quick_figures():
         report(tmp_path, table)
 

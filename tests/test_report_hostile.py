@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from probejax import storage
 from probejax.analysis.examples import Example
-from probejax.analysis.page.axes import link
+from probejax.analysis.page.elements import link
 from probejax.analysis.page.page import Story
 from probejax.analysis.report import report
 from probejax.analysis.run import Latent

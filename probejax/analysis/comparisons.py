@@ -80,10 +80,10 @@ def _beside(arrows: pd.DataFrame) -> list[tuple[int, int]]:
     """Returns pairs (claim, control) of arrows."""
     found = []
     method = ["family", "k", "pooling", "binarised"]
-    same = arrows.fillna({"k": 0}).groupby(method, sort=False).ngroup()
-    kind = same.to_dict()
-    for control, row in arrows[arrows["is_control"]].iterrows():
-        claims = arrows[(same == kind[control]) & ~arrows["is_control"]]
+    same = arrows.fillna({"k": 0}).groupby(method, sort=False).ngroup().to_numpy()
+    for control in map(int, np.flatnonzero(arrows["is_control"])):
+        row = arrows.iloc[control]
+        claims = arrows[(same == same[control]) & ~arrows["is_control"]]
         if row["sae_random"]:
             twins = claims[
                 (claims["sae_width"] == row["sae_width"]) & (claims["sae_l0"] == row["sae_l0"])

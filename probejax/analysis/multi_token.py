@@ -8,13 +8,11 @@ shows attention without it.
 """
 
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from probejax.analysis import intervals
 from probejax.analysis.grid import GROUP, Grid, compare
@@ -202,41 +200,3 @@ def _difference(row: Mapping[Any, Any]) -> str:
 
 def _left_out(row: Mapping[Any, Any]) -> str:
     return f"; {row['unpaired']} cells lack a partner" if row["unpaired"] else ""
-
-
-_ORANGE, _BLUE, _GREY = "#D55E00", "#0072B2", "#666666"
-
-
-def figures(group: Group) -> dict[str, Callable[[], Figure]]:
-    """Returns what draws the panels, in the form of the study's figure 11, by the figure's name."""
-    rows = multi_token([group])
-    if rows.empty:
-        return {}
-    rows = rows[(rows["panel"] != METHOD) & (rows["tasks"] > 0)]
-    return {
-        "multi_token" if regime == "standard" else f"multi_token_{regime}": partial(_draw, part)
-        for regime, part in rows.groupby("regime", sort=False)
-    }
-
-
-def _draw(rows: pd.DataFrame) -> Figure:
-    several = rows["sae_id"].nunique() * rows["k"].nunique() > 1
-    figure = Figure(figsize=(7.0, 1.2 + 0.55 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    names = []
-    for i, row in enumerate(rows.to_dict("records")):
-        for sign, side, colour in ((-1, "loss", _ORANGE), (1, "win", _BLUE)):
-            rate, low, high = (100 * row[f"{side}_{what}"] for what in ("rate", "low", "high"))
-            axes.barh(i, sign * rate, 0.6, color=colour)
-            axes.plot([sign * low, sign * high], [i, i], color=_GREY, linewidth=1)
-            count = row["wins" if sign > 0 else "losses"]
-            away = "left" if sign > 0 else "right"
-            axes.text(sign * (high + 2), i, str(count), ha=away, va="center")
-        names.append(PANELS[row["panel"]] + (f"\n{row['sae_id']}, k {row['k']}" if several else ""))
-    axes.axvline(0, color=_GREY, linewidth=0.8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlim(-115, 115)
-    axes.set_xticks([-100, -50, 0, 50, 100], ["100", "50", "0", "50", "100"])
-    axes.set_xlabel(f"% of {rows['tasks'].max()} tasks: baseline ahead | SAE probe ahead")
-    return figure

@@ -14,7 +14,7 @@ import pandas as pd
 
 from probejax.analysis import intervals
 from probejax.analysis.facts import is_control, with_facts
-from probejax.analysis.looks import holm, simultaneous_bands
+from probejax.analysis.multiplicity import holm, simultaneous_bands
 from probejax.analysis.ties import TIE_RULES, TOLERANCE, tie_orders
 from probejax.solvers import codes
 

@@ -13,7 +13,7 @@ from probejax.analysis import architectures, case_studies, multi_token, publishe
 from probejax.analysis.examples import examples
 from probejax.analysis.faults import faults
 from probejax.analysis.figures import write_figures
-from probejax.analysis.group import groups
+from probejax.analysis.findings import find
 from probejax.analysis.left_out import attempt
 from probejax.analysis.page import page
 from probejax.analysis.page.page import Story
@@ -56,25 +56,21 @@ def report(
     if results is None:
         results, story = _from_runs([out, *also], cache_dir)
     story = story or Story()
-    table = write_tables(out, results)
-    found = groups(results, table)
     left_out = list(story.left_out)
-    tokens = attempt(left_out, "probes on all tokens", lambda: multi_token.multi_token(found))
-    studies = attempt(left_out, "SAE architectures", lambda: architectures.studies(found))
-    tokens, studies = pd.DataFrame() if tokens is None else tokens, studies or []
-    beside = {} if tokens.empty else {"multi_token": tokens}
-    for name, part in (beside | architectures.tables(studies)).items():
+    found = find(results, left_out)
+    write_tables(out, found.results, found.quiver)
+    for name, part in found.tables.items():
         storage.write_atomic(out / f"{name}.csv", spreadsheet.encode_csv(part))
-    write_figures(out, results, found, studies, left_out)
-    attempt(left_out, "study/", lambda: write_study(out, results))
+    pictures = write_figures(out, found, left_out)
+    attempt(left_out, "study/", lambda: write_study(out, found.results))
     millis = int(time.time() * 1000)
-    attempt(left_out, "saebench/", lambda: write_saebench(out, results, millis=millis))
-    html = page(results, found, story, studies, left_out)
-    storage.write_atomic(out / "report.html", html)
+    attempt(left_out, "saebench/", lambda: write_saebench(out, found.results, millis=millis))
+    storage.write_atomic(out / "report.html", page(found, story, pictures, left_out))
     storage.remove_leftovers(out)
-    parts = [summary(table) if table["cells"].any() else means(results, found)]
-    parts += [multi_token.summary(tokens)]
-    parts += [architectures.summary(studies)] if studies else []
+    compared = found.quiver["cells"].any()
+    parts = [summary(found.quiver) if compared else means(found.results, found.groups)]
+    parts += [multi_token.summary(found.tokens)]
+    parts += [architectures.summary(found.studies)] if found.studies else []
     parts += ["\n".join(left_out)]
     status = f"{story.status}.\n" if story.status else ""
     where = f"{status}Tables, figures and report.html are in {out}."

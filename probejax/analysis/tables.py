@@ -14,7 +14,6 @@ from probejax import sites, spreadsheet, storage
 from probejax.analysis import facts
 from probejax.analysis.grid import GROUP
 from probejax.analysis.group import Group
-from probejax.analysis.quiver import quiver
 from probejax.analysis.ties import TIE_RULES
 from probejax.tasks import ALL_REGIMES
 
@@ -119,21 +118,16 @@ def as_results(
     return table if known else facts.with_facts(table, saes or {}, families)[list(COLUMNS)]
 
 
-def write_tables(out: epath.PathLike, results: pd.DataFrame) -> pd.DataFrame:
-    """Writes `results.parquet`, `results.csv` and `quiver.csv` (all tie rules) into a folder.
-
-    Returns:
-        The table of `quiver.csv`.
+def write_tables(out: epath.PathLike, results: pd.DataFrame, quiver: pd.DataFrame) -> None:
+    """Writes `results.parquet`, `results.csv` and `quiver.csv` into a folder.
 
     Raises:
         StorageError: the folder is unwritable; each file is there whole or not at all.
     """
     out = epath.Path(out)
-    table = quiver(results, tie_rule=tuple(TIE_RULES))
     storage.write_atomic(out / "results.parquet", _parquet(results))
     storage.write_atomic(out / "results.csv", spreadsheet.encode_csv(results, quoted=True))
-    storage.write_atomic(out / "quiver.csv", spreadsheet.encode_csv(table))
-    return table
+    storage.write_atomic(out / "quiver.csv", spreadsheet.encode_csv(quiver))
 
 
 def _parquet(table: pd.DataFrame) -> bytes:

@@ -5,25 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from probejax.analysis.architectures import Study, slope_text
-from probejax.analysis.labels import architecture_name, number, percent
-from probejax.analysis.left_out import attempt
-from probejax.analysis.page import charts
-from probejax.analysis.page.axes import esc
-from probejax.analysis.page.charts import Series
-from probejax.analysis.page.extras import block
+from probejax.analysis.labels import architecture_name, percent
+from probejax.analysis.page.elements import block, esc
 from probejax.analysis.page.tables import Cell, change, figure, limits, table
 from probejax.analysis.quiver import MARGIN
 
-_STYLES = ("s0", "s1", "s2", "s3", "s4", "s5", "b0", "b1", "b2", "b3")
 
-
-def architectures_block(studies: Sequence[Study], left_out: list[str]) -> str:
-    """Returns the section on architectures, nothing without two of them.
-
-    Args:
-        studies: one per group and method.
-        left_out: gets a line for every chart that cannot be drawn.
-    """
+def architectures_block(studies: Sequence[Study], pictures: str) -> str:
+    """Returns the section on architectures, nothing without two of them."""
     if not studies:
         return ""
     text = (
@@ -31,21 +20,11 @@ def architectures_block(studies: Sequence[Study], left_out: list[str]) -> str:
         "conditions. The study chose on test AUC, which flatters; that choice is in the last two "
         "columns. Intervals are paired and drawn over tasks, the choice held fixed.</p>"
     )
-    parts = [_study(study, _picture(study, left_out)) for study in studies]
-    return block("architectures", "SAE architectures", text, *parts)
+    parts = [_study(study) for study in studies]
+    return block("architectures", "SAE architectures", text, pictures, *parts)
 
 
-def _picture(study: Study, left_out: list[str]) -> str:
-    what = f"AUC against L0: {study.method}, {study.group}"
-    chart = attempt(left_out, what, lambda: _chart(study))
-    if not chart:
-        return ""
-    return (
-        f'<div class="grid"><figure><figcaption>AUC against L0</figcaption>{chart}</figure></div>'
-    )
-
-
-def _study(study: Study, picture: str) -> str:
+def _study(study: Study) -> str:
     lines = [
         [
             architecture_name(row["architecture"]),
@@ -73,25 +52,6 @@ def _study(study: Study, picture: str) -> str:
     return (
         f"<h3>{esc(study.method)}, {study.tasks} tasks ({esc(study.group)})</h3>"
         f"{table(headings, lines)}<p>{esc(slope_text(study))}</p>"
-        f"{picture}<p>Share of tasks on which the row is ahead of the column by more than "
+        f"<p>Share of tasks on which the row is ahead of the column by more than "
         f"{MARGIN:g} AUC.</p>{table(['', *names], wins, plain=True)}"
-    )
-
-
-def _chart(study: Study) -> str:
-    series = []
-    known = study.saes[study.with_l0]
-    if known.empty:
-        raise ValueError("the L0 of no SAE is known")
-    for i, (key, part) in enumerate(known.groupby("architecture", sort=False)):
-        name, x, y = architecture_name(str(key)), part["l0"].tolist(), part["test_auc"].tolist()
-        tips = [
-            f"{name}, L0 {l0:.0f}\n{number(auc)}{', chosen' if chosen else ''}"
-            for l0, auc, chosen in zip(x, y, part["chosen"], strict=True)
-        ]
-        series.append(Series(name, _STYLES[i % len(_STYLES)], x, y, tips))
-    text = lambda l0: f"{l0:.0f}"
-    label = f"Mean test AUC of {study.method} against the SAE's L0, by architecture"
-    return charts.lines(
-        series, "mean active latents of the SAE (L0)", "mean test AUC", label, log=True, x_text=text
     )

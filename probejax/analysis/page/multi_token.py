@@ -4,12 +4,11 @@ import pandas as pd
 
 from probejax.analysis.labels import title
 from probejax.analysis.multi_token import METHOD, PANELS, RULE
-from probejax.analysis.page.axes import esc
-from probejax.analysis.page.extras import block
+from probejax.analysis.page.elements import block, esc
 from probejax.analysis.page.tables import Cell, change, count, limits, table
 
 
-def multi_token_block(rows: pd.DataFrame) -> str:
+def multi_token_block(rows: pd.DataFrame, pictures: str) -> str:
     """Returns the panels of `multi_token`, nothing where it is empty."""
     if rows.empty:
         return ""
@@ -38,7 +37,7 @@ def multi_token_block(rows: pd.DataFrame) -> str:
         "baseline, where one side alone reads all tokens; and both sides with the choice to pool. "
         f"{esc(RULE)}</p>"
     )
-    return block("multi_token", "Probes on all tokens", text, first)
+    return block("multi_token", "Probes on all tokens", text, pictures, first)
 
 
 def limits_of(row: dict, side: str) -> Cell:

@@ -7,22 +7,21 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from probejax.analysis.architectures import Study
 from probejax.analysis.examples import Example
-from probejax.analysis.group import Group
+from probejax.analysis.figures import Shown
+from probejax.analysis.findings import Findings
 from probejax.analysis.labels import title
 from probejax.analysis.left_out import attempt
-from probejax.analysis.multi_token import multi_token
-from probejax.analysis.page import extras
+from probejax.analysis.page import sections
 from probejax.analysis.page.architectures import architectures_block
-from probejax.analysis.page.axes import esc
-from probejax.analysis.page.first import first
+from probejax.analysis.page.elements import block, esc
 from probejax.analysis.page.multi_token import multi_token_block
-from probejax.analysis.page.sections import section
+from probejax.analysis.page.regime import gallery, section
 from probejax.analysis.page.tasks import tasks_block
+from probejax.analysis.page.verdict import first_screen
 from probejax.analysis.run import Latent
 from probejax.analysis.ties import TIE_RULES
-from probejax.analysis.verdict import STATED, verdict
+from probejax.analysis.verdict import STATED
 
 _WITH_TASKS = 3  # groups whose tasks are shown one by one; the rest are in results.csv
 
@@ -50,57 +49,53 @@ class Story(NamedTuple):
 
 
 def page(
-    results: pd.DataFrame,
-    found: Sequence[Group],
-    story: Story,
-    studies: Sequence[Study] = (),
-    left_out: list[str] | None = None,
+    found: Findings, story: Story, pictures: Sequence[Shown] = (), left_out: list[str] | None = None
 ) -> str:
     """Returns the report as one HTML document that needs no network.
 
     Args:
-        results: the results table.
-        found: its groups.
+        found: what the results say.
         story: what is told beside.
-        studies: of SAE architectures.
+        pictures: the figures.
         left_out: what could not be made so far; gets a line for every part of the page that cannot.
     """
     left_out = [] if left_out is None else left_out
-    shown = [group for group in found if group.compared_regimes] or found[:1]
-    head = shown[0]
+    shown = [i for i, group in enumerate(found.groups) if group.compared_regimes] or [0]
     links, parts = [], []
-    for i, group in enumerate(shown):
-        prefix = "" if i == 0 else f"g{i}-"
-        links += [(prefix + regime, title(regime)) for regime in group.regimes] if i == 0 else []
-        body = "".join(
-            section(group, regime, prefix + regime, left_out) for regime in group.regimes
-        )
-        if i < _WITH_TASKS:
+    for place, i in enumerate(shown):
+        group, prefix = found.groups[i], "" if place == 0 else f"g{place}-"
+        if place == 0:
+            links += [(regime, title(regime)) for regime in group.regimes]
+        body = "" if place == 0 else _other(found, i, place)
+        body += sections.overview_block(_at(pictures, i, "overview")) if place == 0 else ""
+        for regime in group.regimes:
+            rows, here = found.methods[i, regime], _at(pictures, i, regime)
+            body += section(group, regime, prefix + regime, rows, here, left_out)
+        if place < _WITH_TASKS:
             make = partial(tasks_block, group, f"{prefix}tasks", story.examples, story.latents)
             body += attempt(left_out, f"the tasks of {group.name}", make) or ""
-        if i:
-            body = _other(group, i) + body
-        parts.append(f'<div class="group" id="group-{i}">{body}</div>')
-    probes, disagreement = story.cola or (None, None)
+        parts.append(f'<div class="group" id="group-{place}">{body}</div>')
+    at = lambda name: gallery(_at(pictures, -1, name))
     blocks: dict[str, Callable[[], str]] = {
-        "multi_token": lambda: multi_token_block(multi_token(found)),
-        "architectures": lambda: architectures_block(studies, left_out),
-        "controls": lambda: extras.controls_block(results),
-        "protocols": lambda: extras.protocols_block(results),
-        "fits": lambda: extras.unconverged_block(results),
-        "layers": lambda: extras.layers_block(results),
-        "faults": lambda: extras.faults_block(story.faults),
-        "cola": lambda: extras.cola_block(probes, disagreement),
+        "multi_token": lambda: multi_token_block(found.tokens, at("multi_token")),
+        "architectures": lambda: architectures_block(found.studies, at("architectures")),
+        "controls": lambda: sections.controls_block(found.controls),
+        "protocols": lambda: sections.protocols_block(found.protocols),
+        "fits": lambda: sections.unconverged_block(found.unconverged, found.results),
+        "layers": lambda: block("layers", "Baselines by layer", at("layers")),
+        "faults": lambda: sections.faults_block(story.faults),
+        "cola": lambda: sections.cola_block(*(story.cola or (None, None))),
         "method": _method,
-        "provenance": lambda: extras.provenance_block(story.facts),
+        "provenance": lambda: sections.provenance_block(story.facts),
     }
     beside = {
         name: attempt(left_out, f"section {name}", make) or "" for name, make in blocks.items()
     }
-    beside["left_out"] = extras.left_out_block(left_out)
+    beside["left_out"] = sections.left_out_block(left_out)
     names = {"tasks": "Tasks", "multi_token": "All tokens", "architectures": "Architectures",
              "controls": "Controls", "protocols": "Paper or strict", "fits": "Fits",
              "faults": "Faults", "provenance": "Provenance", "left_out": "Left out"}  # fmt: skip
+    head = found.groups[shown[0]]
     there = {name for name, body in beside.items() if body}
     there |= {"tasks"} if head.compared_regimes else set()
     links += [(key, name) for key, name in names.items() if key in there]
@@ -115,26 +110,36 @@ def page(
         '<link rel="icon" href="data:,">'  # else browsers ask a server for one
         f"<title>Do SAE probes help? {esc(head.name)}</title><style>{style}</style></head><body>"
         f'<header id="verdict"><p class="kicker">Do SAE probes help? · {esc(head.name)}</p>'
-        f"{first(head, verdict(head.quiver))}{status}{_others(shown)}</header>"
+        f"{_screen(found, shown[0])}{status}{_others(found, shown)}</header>"
         f"<nav>{menu}</nav><main>{''.join(parts)}{''.join(beside.values())}</main>"
         f'<div id="tip" role="status"></div><script>{script}</script></body></html>\n'
     )
 
 
-def _others(shown: Sequence[Group]) -> str:
+def _at(pictures: Sequence[Shown], group: int, section: str) -> list[Shown]:
+    return [each for each in pictures if (each.group, each.section) == (group, section)]
+
+
+def _screen(found: Findings, i: int) -> str:
+    methods = {regime: rows for (group, regime), rows in found.methods.items() if group == i}
+    return first_screen(found.groups[i], found.verdicts[i], methods)
+
+
+def _others(found: Findings, shown: Sequence[int]) -> str:
     """Returns the verdicts on every other group, each a link."""
     rows = [
-        f'<li><a href="#group-{i}">{esc(group.name)}</a>: {esc(verdict(group.quiver).answer)}</li>'
-        for i, group in enumerate(shown)
-        if i
+        f'<li><a href="#group-{place}">{esc(found.groups[i].name)}</a>: '
+        f"{esc(found.verdicts[i].answer)}</li>"
+        for place, i in enumerate(shown)
+        if place
     ]
     return f'<ul class="others">{"".join(rows)}</ul>' if rows else ""
 
 
-def _other(group: Group, number: int) -> str:
-    found = verdict(group.quiver)
-    screen = first(group, found).replace('href="#', f'href="#g{number}-')
-    return f'<section class="other"><p class="kicker">{esc(group.name)}</p>{screen}</section>'
+def _other(found: Findings, i: int, place: int) -> str:
+    screen = _screen(found, i).replace('href="#', f'href="#g{place}-')
+    name = esc(found.groups[i].name)
+    return f'<section class="other"><p class="kicker">{name}</p>{screen}</section>'
 
 
 def _method() -> str:

@@ -1,166 +1,188 @@
-"""One section per regime: what changed, who was chosen, every method, every level."""
+"""What stands beside the verdict: controls, protocols, failed fits, faults, where it comes from."""
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from probejax.analysis.comparisons import methods
-from probejax.analysis.group import Group
-from probejax.analysis.labels import (
-    AXES,
-    interval,
-    level_text,
-    number,
-    p_text,
-    percent,
-    signed,
-    title,
-)
-from probejax.analysis.left_out import attempt
-from probejax.analysis.page import views
-from probejax.analysis.page.axes import esc
+from probejax.analysis.figures import Shown
+from probejax.analysis.labels import Value, arrow_labels, level_text, number, title
+from probejax.analysis.page.elements import block, esc
+from probejax.analysis.page.regime import gallery
 from probejax.analysis.page.tables import Cell, change, count, figure, limits, table
-from probejax.analysis.quiver import MARGIN
-from probejax.analysis.verdict import NEUTRAL
-
-_PICTURES: dict[str, Callable[[Group, str], str]] = {
-    "Change of test AUC": views.delta_chart,
-    "Both quivers": views.means_chart,
-    "Task by task": views.scatter_chart,
-    "Who was chosen": views.chosen_chart,
-    "AUC against k": views.by_k,
-    "AUC against L0": views.by_l0,
-    "AUC against width": views.by_width,
-}
 
 
-def section(group: Group, regime: str, anchor: str, left_out: list[str]) -> str:
-    """Returns the section of one regime; `left_out` gets a line for every part that fails."""
-    where = f"{title(regime)}, {group.name}"
-
-    def part(name: str, make: Callable[[Group, str], str]) -> str:
-        return attempt(left_out, f"{name}: {where}", lambda: make(group, regime)) or ""
-
-    pictures = [_figure(name, part(name, make)) for name, make in _PICTURES.items()]
-    heat = "Every task at every level"
-    return (
-        f'<section id="{esc(anchor)}"><h2>{esc(title(regime))}</h2>'
-        f"{part('Numbers', _facts)}"
-        f'<div class="grid">{"".join(pictures)}</div>'
-        f"{_figure(heat, part(heat, views.heat_chart), 'full')}"
-        f"{part('Every method', _methods)}{part('Level by level', _levels)}</section>"
-    )
+def overview_block(pictures: Sequence[Shown]) -> str:
+    """Returns the figures over all regimes."""
+    return block("overview", "All regimes", gallery(pictures))
 
 
-def _figure(caption: str, body: str, style: str = "") -> str:
-    if not body:
-        return ""
-    return f'<figure class="{style}"><figcaption>{esc(caption)}</figcaption>{body}</figure>'
-
-
-def _facts(group: Group, regime: str) -> str:
-    """Returns the numbers of a regime, and what is missing from it."""
-    if regime in group.head_to_head:
-        base, sae = group.head_to_head[regime]
-        text = f"{base} against {sae}: without validation AUCs nothing could be chosen."
-        return f"<p>{esc(text)}</p>"
-    row, neutral = group.row(regime), group.row(regime, NEUTRAL)
-    if row is None:
-        return ""
-    facts = {
-        "change of mean test AUC": signed(row["delta"]),
-        "95 %, paired over tasks": interval(row["ci_low"], row["ci_high"]),
-        f"95 %, over {row['families']} families": interval(row["family_low"], row["family_high"]),
-        "if ties are averaged": signed(neutral["delta"]) if neutral is not None else "",
-        "cells with tied methods": f"{row['tied']} of {row['cells']}",
-        "p, random signs": p_text(row["p_value"]),
-        "p, all regimes (Holm)": p_text(row["p_holm"]),
-        "p, sign test": p_text(row["p_sign"]),
-        f"tasks beyond ±{MARGIN:g}": f"{row['wins']} gain, {row['losses']} lose, of {row['tasks']}",
-        "win rate": f"{percent(row['win_rate'])} ({100 * row['win_low']:.0f} to "
-        f"{percent(row['win_high'])})",
-        "found with 80 % power": f"± {number(row['smallest_effect'])}",
-    }
-    tiles = (f"<div><dt>{esc(k)}</dt><dd>{esc(v)}</dd></div>" for k, v in facts.items() if v)
-    return f'<dl class="stats">{"".join(tiles)}</dl>{_missing(group, regime, row)}'
-
-
-def _missing(group: Group, regime: str, row: pd.Series) -> str:
-    notes = []
-    known = np.isfinite(group.table.values["val_auc"][group.table.in_regime(regime)])
-    here = np.any(known, axis=0) & group.table.baselines()
-    present = group.table.arrows["label"].to_numpy(dtype=object)[here]
-    if len(present) == 1:
-        notes.append(f"The only baseline here is {present[0]}.")
-    if row["unpaired"]:
-        notes.append(f"{row['unpaired']} cells lack a baseline or an SAE and are left out.")
-    if row["incomplete"]:
-        notes.append(f"{row['incomplete']} cells lack a method that others have.")
-    if pd.notna(row["not_converged"]) and row["not_converged"]:
-        notes.append(f"{row['not_converged']} fits did not converge.")
-    return f'<p class="note">{esc(" ".join(notes))}</p>' if notes else ""
-
-
-def _methods(group: Group, regime: str) -> str:
-    rows = methods(group.table, regime).reset_index(drop=True)
-    if rows.empty:
-        raise ValueError("no fit has a test AUC")
-    chosen = group.compared(regime)
-    picked = chosen["chosen_label"].value_counts() if len(chosen) else pd.Series(dtype=int)
-    has = [name for name in ("test_tpr", "test_ece") if rows[name].notna().any()]
-    against = rows["against"].iloc[0] if "against" in rows else ""
-    headings = ["method", "test AUC", "validation AUC"]
-    headings += [{"test_tpr": "TPR at 1 % FPR", "test_ece": "calibration error"}[x] for x in has]
-    headings += ["fits", "chosen"] + (
-        [f"minus {against}", "95 %", "by family", "won", "lost"] if against else []
-    )
-    body = []
-    for _, row in rows.iterrows():
-        kind = "control" if row["control"] else "SAE" if row["is_sae"] else ""
-        mark = f' <small class="kind">{kind}</small>' if kind else ""
-        name = Cell(row["label"], row["label"], html=f"{esc(row['label'])}{mark}")
-        line = [name, figure(row["test_auc"]), figure(row["val_auc"])]
-        line += [figure(row[x]) for x in has]
-        line += [count(row["fits"]), count(picked.get(row["label"], 0), len(chosen) or None)]
-        if against:
-            ends = (row["ci_low"], row["ci_high"])
-            if row["label"] == against:
-                body.append([*line, *[Cell("\N{EN DASH}", None, "num")] * 5])
-                continue
-            line += [change(row["delta"], 4, *ends), limits(*ends)]
-            line += [limits(row["family_low"], row["family_high"])]
-            line += [count(row["wins"]), count(row["losses"])]
-        body.append(line)
-    return f"<h3>Every method</h3>{table(headings, body, search='Find a method')}"
-
-
-def _levels(group: Group, regime: str) -> str:
-    rows = group.levels(regime)
+def controls_block(rows: pd.DataFrame) -> str:
+    """Returns claims beside their controls, see `comparisons.controls`."""
     if rows.empty:
         return ""
-    neutral = group.levels(regime, NEUTRAL).set_index("level")["delta"]
-    headings = [
-        AXES.get(regime, "level"), "cells", "tied", "baselines", "with SAEs", "change", "95 %",
-        "by family",
-        "95 %, all levels", "p (Holm)", "ties averaged", "SAE chosen", "smallest effect",
-    ]  # fmt: skip
+    where = _differing(rows, "model", "site", "protocol")
     body = [
-        [
-            Cell(level_text(regime, row["level"]), row["level"], "num"),
-            count(row["cells"]),
-            count(row["tied"]),
-            figure(row["baseline"]),
-            figure(row["with_sae"]),
-            change(row["delta"], 4, row["band_low"], row["band_high"]),
-            limits(row["ci_low"], row["ci_high"]),
-            limits(row["family_low"], row["family_high"]),
-            limits(row["band_low"], row["band_high"]),
-            figure(row["p_holm"], 3),
-            change(neutral.get(row["level"], float("nan"))),
-            count(row["sae_chosen"], row["cells"]),
-            figure(row["smallest_effect"]),
-        ]
+        (
+            row["regime"],
+            [
+                row["claim"],
+                row["control"],
+                title(row["regime"]),
+                *(str(row[name]) for name in where),
+                figure(row["claimed"]),
+                figure(row["controlled"]),
+                *_change(row),
+            ],
+        )
         for _, row in rows.iterrows()
     ]
-    return f"<details><summary>Level by level</summary>{table(headings, body)}</details>"
+    headings = ["claim", "control", "regime", *where, "claim's AUC", "control's AUC"]
+    headings += ["claim minus control", "95 %", "by family", "cells", "no partner"]
+    text = (
+        "<p>A control is a probe that should fail, or fall behind: shuffled training labels, "
+        "latents drawn at random, an SAE with random weights. A claim that does not stand clear of "
+        "its control says nothing about the SAE. Controls are never in a quiver.</p>"
+    )
+    first = body[0][0]
+    shown = [line for regime, line in body if regime == first]
+    rest = [line for regime, line in body if regime != first]
+    more = _folded(f"Other regimes ({len(rest)} rows)", headings, rest)
+    return block("controls", "Controls beside claims", text, table(headings, shown), more)
+
+
+def protocols_block(rows: pd.DataFrame) -> str:
+    """Returns what the strict protocol changes, see `comparisons.protocols`."""
+    if rows.empty:
+        return ""
+    where = _differing(rows, "model", "site")
+    quivers, single = [], []
+    for _, row in rows.iterrows():
+        line = [row["label"], title(row["regime"]), *(str(row[name]) for name in where)]
+        line += [figure(row["paper"]), figure(row["strict"]), *_change(row)]
+        (quivers if "quiver" in row["label"] else single).append(line)
+    headings = ["method", "regime", *where, "paper", "strict"]
+    headings += ["strict minus paper", "95 %", "by family", "cells", "no partner"]
+    text = (
+        "<p>Mean test AUC under the study's rules and under rules without leakage: selection and "
+        "scaling inside the fold, duplicate prompts on one side.</p>"
+    )
+    more = _folded(f"Method by method ({len(single)} rows)", headings, single)
+    return block("protocols", "Paper against strict", text, table(headings, quivers), more)
+
+
+def _folded(summary: str, headings: Sequence[str], rows: Sequence[Sequence[Cell | str]]) -> str:
+    if not rows:
+        return ""
+    body = table(headings, rows, search="Find")
+    return f"<details><summary>{esc(summary)}</summary>{body}</details>"
+
+
+def _differing(rows: pd.DataFrame, *names: str) -> list[str]:
+    """Returns which of the columns have several values."""
+    return [name for name in names if rows[name].nunique() > 1]
+
+
+def _change(row: pd.Series) -> list[Cell]:
+    ends = (row["ci_low"], row["ci_high"])
+    delta = change(row["delta"], 4, *ends)
+    return [
+        delta,
+        limits(*ends),
+        limits(row["family_low"], row["family_high"]),
+        count(row["cells"]),
+        count(row["unpaired"]),
+    ]
+
+
+def unconverged_block(rows: pd.DataFrame, results: pd.DataFrame) -> str:
+    """Returns the fits that did not converge, see `comparisons.unconverged`."""
+    if results["code"].isna().all():
+        text = "<p>These results do not say which fits converged.</p>"
+        return block("fits", "Fits that did not converge", text)
+    if rows.empty:
+        text = f"<p>None: all {len(results)} fits converged.</p>"
+        return block("fits", "Fits that did not converge", text)
+    labels = arrow_labels(rows)
+    body = [
+        [
+            label,
+            title(row["regime"]),
+            f"{row['model']}, {row['site']}, {row['protocol']}",
+            count(row["fits"]),
+            count(row["max_trips"]),
+            count(row["non_finite"]),
+            count(row["degenerate"]),
+            Cell("" if pd.isna(row["gap"]) else f"{row['gap']:.1e}", row["gap"], "num"),
+        ]
+        for label, (_, row) in zip(labels, rows.iterrows(), strict=True)
+    ]
+    headings = ["method", "regime", "model, site, protocol", "fits", "out of steps", "not finite",
+                "degenerate", "largest gap"]  # fmt: skip
+    text = (
+        "<p>Out of steps: stopped before the certified gap was small. Degenerate: one class, or "
+        "nothing that varies, so that there is no optimum.</p>"
+    )
+    return block("fits", "Fits that did not converge", text, table(headings, body))
+
+
+def faults_block(faults: pd.DataFrame | None) -> str:
+    """Returns the known faults of the published analysis beside the corrected values."""
+    if faults is None or faults.empty:
+        return ""
+    body = [
+        [
+            row["fault"],
+            row["figure"],
+            row["quantity"],
+            Cell(level_text("label_noise", row["level"]), row["level"], "num"),
+            _plain(row["published"]),
+            _plain(row["corrected"]),
+            row["explanation"],
+        ]
+        for _, row in faults.iterrows()
+    ]
+    headings = ["fault", "figure", "quantity", "flipped", "published", "corrected", "why"]
+    text = (
+        "<p>What the study's own rule gives on its own files, beside what it should be. Everything "
+        "else on this page uses the corrected rules.</p>"
+    )
+    return block("faults", "Known faults of the published analysis", text, table(headings, body))
+
+
+def _plain(value: Value) -> Cell:
+    digits = 0 if float(value).is_integer() else 4
+    return Cell(number(value, digits), value, "num")
+
+
+def cola_block(probes: pd.DataFrame | None, disagreement: pd.Series | None) -> str:
+    """Returns the study's case of GLUE CoLA."""
+    if probes is None or disagreement is None:
+        return ""
+    body = [
+        [row["test"], row["method"], figure(row["test_auc"]), figure(row["test_acc"])]
+        for _, row in probes.iterrows()
+    ]
+    share = disagreement.get("ensemble", np.nan)
+    text = (
+        f"<p>Language models dispute {100 * share:.0f} % of 1000 labels of GLUE CoLA by majority. "
+        "Probes trained on the original labels, tested on both; the one latent was picked by hand, "
+        "and duplicates of the judged rows are in the training set.</p>"
+    )
+    headings = ["labels", "probe", "test AUC", "accuracy"]
+    return block("cola", "Wrong labels in GLUE CoLA", text, table(headings, body))
+
+
+def provenance_block(facts: Mapping[str, str | Sequence[str]]) -> str:
+    """Returns where the numbers come from."""
+    parts = []
+    for name, value in facts.items():
+        values = [value] if isinstance(value, str) else value
+        parts.append(f"<dt>{esc(name)}</dt><dd>{'<br>'.join(map(esc, values))}</dd>")
+    return block("provenance", "Where the numbers come from", f"<dl>{''.join(parts)}</dl>")
+
+
+def left_out_block(left_out: Sequence[str]) -> str:
+    """Returns what could not be made and why, a line for each."""
+    lines = "".join(f"<li>{esc(line)}</li>" for line in left_out)
+    return block("left_out", "Left out of this report", f"<ul>{lines}</ul>") if lines else ""

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from probejax.analysis.labels import Value, number, percent, signed
-from probejax.analysis.page.axes import esc
+from probejax.analysis.page.elements import esc
 
 
 class Cell(NamedTuple):

@@ -6,12 +6,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from probejax.analysis.drawing import ENDS
 from probejax.analysis.examples import Example
 from probejax.analysis.group import Group
-from probejax.analysis.labels import AXES, level_text, number, signed, tasks_in_order, title
-from probejax.analysis.page import charts
-from probejax.analysis.page.axes import esc, link
-from probejax.analysis.page.charts import Series
+from probejax.analysis.labels import level_text, number, signed, tasks_in_order, title
+from probejax.analysis.page.elements import esc, link
 from probejax.analysis.page.tables import Cell, change, figure, table
 from probejax.analysis.run import Latent
 from probejax.tasks import ALL_REGIMES
@@ -93,17 +92,16 @@ def _task(
     examples: Sequence[Example],
     latents: Mapping[str, Sequence[Latent]],
 ) -> str:
-    chips, curves = [], []
+    chips = []
     for regime in sorted(spots, key=_place):
         base = float(np.mean([spot.baseline for spot in spots[regime]]))
         sae = float(np.mean([spot.with_sae for spot in spots[regime]]))
         text = f"{title(regime)}: {number(base)} → {number(sae)}"
         chips.append(
-            f'<span class="chip {charts.shade(sae - base)}" data-t="{esc(text)}">'
+            f'<span class="chip {_shade(sae - base)}" data-t="{esc(text)}">'
             f"{esc(_WORDS.get(regime, regime))} {signed(sae - base, 3)}</span>"
         )
-        curves.append(_curve(spots[regime], regime))
-    body = [_prompts(examples), f'<div class="grid">{"".join(curves)}</div>']
+    body = [_prompts(examples), _levels(spots)]
     if standard:
         body.append(_reached(standard))
     names = {example.label: example.name for example in examples}
@@ -119,28 +117,31 @@ def _place(regime: str) -> int:
     return known.index(regime) if regime in known else len(known)
 
 
-def _curve(spots: Sequence[_Spot], regime: str) -> str:
-    if len(spots) < 2:
-        return ""
-    x = [spot.level for spot in spots]
-    tips = [
-        f"{level_text(regime, spot.level)}: {number(spot.baseline, 3)} → "
-        f"{number(spot.with_sae, 3)}\nchosen: {spot.chosen}"
-        for spot in spots
-    ]
-    body = charts.lines(
+def _shade(change: float) -> str:
+    """Returns the class of a change in the colours of the heat maps: `p3`, `n1`, `z` for none."""
+    step = int(np.searchsorted(ENDS, abs(change), side="left"))
+    return ("p" if change > 0 else "n") + str(step) if step else "z"
+
+
+def _levels(spots: Mapping[str, Sequence[_Spot]]) -> str:
+    """Returns what was chosen at every level of the regimes that have several."""
+    rows = [
         [
-            Series("baselines", "base", x, [spot.baseline for spot in spots]),
-            Series("with SAEs", "accent", x, [spot.with_sae for spot in spots], tips),
-        ],
-        AXES.get(regime, "level"),
-        "test AUC",
-        f"Test AUC against {AXES.get(regime, 'level')}",
-        log=regime == "scarcity",
-        x_text=lambda level: level_text(regime, level),
-        height=220,
-    )
-    return f"<figure><figcaption>{esc(title(regime))}</figcaption>{body}</figure>"
+            title(regime),
+            Cell(level_text(regime, spot.level), spot.level, "num"),
+            figure(spot.baseline),
+            figure(spot.with_sae),
+            change(spot.with_sae - spot.baseline),
+            spot.chosen,
+        ]
+        for regime in sorted(spots, key=_place)
+        if len(spots[regime]) > 1
+        for spot in spots[regime]
+    ]
+    if not rows:
+        return ""
+    body = table(["regime", "level", "baselines", "with SAEs", "change", "chosen"], rows)
+    return f"<details><summary>Level by level</summary>{body}</details>"
 
 
 def _prompts(examples: Sequence[Example]) -> str:

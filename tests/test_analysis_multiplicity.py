@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from probejax.analysis import intervals
-from probejax.analysis.looks import holm, simultaneous_bands
+from probejax.analysis.multiplicity import holm, simultaneous_bands
 
 
 def _columns(table):

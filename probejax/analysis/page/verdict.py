@@ -1,16 +1,15 @@
 """The first screen: the verdict in two sentences, and one figure with the numbers behind it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from probejax.analysis import intervals
-from probejax.analysis.comparisons import methods
 from probejax.analysis.group import Group
 from probejax.analysis.labels import Value, interval, number, percent, signed, title
-from probejax.analysis.page.axes import esc, nice_ticks, tip
-from probejax.analysis.page.charts import legend
+from probejax.analysis.page.elements import esc, legend
 from probejax.analysis.verdict import NEUTRAL, Verdict
 
 _WORDS = {
@@ -28,22 +27,28 @@ _TERMS = (
 )
 
 
-def first(group: Group, found: Verdict) -> str:
-    """Returns the verdict on a group, its caveats and the figure of all regimes."""
+def first_screen(group: Group, found: Verdict, methods: Mapping[str, pd.DataFrame]) -> str:
+    """Returns the verdict on a group, its caveats and the figure of all regimes.
+
+    Args:
+        group: what the verdict is on.
+        found: the verdict.
+        methods: per regime, a row for each method.
+    """
     caveats = "".join(f"<li>{esc(text)}</li>" for text in found.caveats)
     caveats = f'<ul class="caveats">{caveats}</ul>' if caveats else ""
-    numbers = found.numbers if found.calls else f"{found.numbers} {_highest(group)}"
+    numbers = found.numbers if found.calls else f"{found.numbers} {_highest(group, methods)}"
     return (
         f'<p class="answer">{esc(found.answer)}</p><p class="numbers">{esc(numbers)}</p>'
         f"{_TERMS if found.calls else ''}{_forest(group, found)}{caveats}"
     )
 
 
-def _highest(group: Group) -> str:
+def _highest(group: Group, methods: Mapping[str, pd.DataFrame]) -> str:
     """Returns the best method of every regime, where no quivers are compared."""
     parts = []
     for regime in group.regimes:
-        rows = methods(group.table, regime)
+        rows = methods[regime]
         rows = rows if rows.empty else rows[~rows["control"].astype(bool)]
         if rows.empty:
             continue
@@ -66,7 +71,8 @@ def _forest(group: Group, found: Verdict) -> str:
     body = "".join(_line(row, at, bool(low <= row["delta"] <= high)) for row in rows)
     ticks = "".join(
         f'<text x="{at(v)}" y="12" class="xtick">{signed(v, 3) if v else "0"}</text>'
-        for v in nice_ticks(low + room, high - room, 4)  # the page would cut one at its edge
+        for v in MaxNLocator(4).tick_values(low, high)
+        if low + room <= v <= high - room  # the page would cut one at its edge
     )
     keys = legend(
         [
@@ -159,7 +165,7 @@ def _line(row: dict, at: Callable[[Value], str], inside: bool) -> str:
         marks = [f'<text x="{x}" y="19" style="text-anchor: {side}">{word}</text>']
     if np.isfinite(row["neutral"]):
         marks.append(f'<circle class="ring" cx="{at(row["neutral"])}" cy="27" r="4"/>')
-    marks.append(f'<rect class="hit" width="100%" height="34"{tip(text)}/>')
+    marks.append(f'<rect class="hit" width="100%" height="34" data-t="{esc(text)}"/>')
     limits = interval(*row["ci"])
     word = _WORDS.get(row["call"], "")
     word = f'<i class="call {row["call"]}">{word}</i>, ' if word else ""

@@ -1,0 +1,85 @@
+"""Every table of the analysis, computed once: figures, page, exports and summary read these."""
+
+from functools import partial
+from typing import NamedTuple
+
+import pandas as pd
+
+from probejax.analysis import architectures, comparisons
+from probejax.analysis.facts import with_facts
+from probejax.analysis.group import Group, groups
+from probejax.analysis.left_out import attempt
+from probejax.analysis.multi_token import multi_token
+from probejax.analysis.quiver import quiver
+from probejax.analysis.ties import TIE_RULES
+from probejax.analysis.verdict import Verdict, verdict
+
+
+class Findings(NamedTuple):
+    """What the results say.
+
+    Attributes:
+      results: one row per fit.
+      quiver: one row per regime, level and tie rule, see `quiver`.
+      groups: one per protocol, model and site.
+      verdicts: one per group.
+      methods: per group and regime, a row for each method, see `comparisons.methods`.
+      tokens: probes on all tokens, see `multi_token`.
+      studies: of SAE architectures.
+      controls: claims beside their controls.
+      protocols: `paper` beside `strict`.
+      unconverged: fits that did not converge.
+    """
+
+    results: pd.DataFrame
+    quiver: pd.DataFrame
+    groups: list[Group]
+    verdicts: list[Verdict]
+    methods: dict[tuple[int, str], pd.DataFrame]
+    tokens: pd.DataFrame
+    studies: list[architectures.Study]
+    controls: pd.DataFrame
+    protocols: pd.DataFrame
+    unconverged: pd.DataFrame
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The tables that are saved beside `results` and `quiver`, by the names of their files."""
+        tokens = {} if self.tokens.empty else {"multi_token": self.tokens}
+        return tokens | architectures.tables(self.studies)
+
+
+def find(results: pd.DataFrame, left_out: list[str] | None = None) -> Findings:
+    """Computes the tables of a results table; one that cannot be costs a line in `left_out`.
+
+    Raises:
+        ValueError: as for `quiver`.
+    """
+    left_out = [] if left_out is None else left_out
+    results = with_facts(results)
+    table = quiver(results, tie_rule=tuple(TIE_RULES))
+    found = groups(results, table)
+
+    def made(what, make):
+        rows = attempt(left_out, what, make)
+        return pd.DataFrame() if rows is None else rows
+
+    return Findings(
+        results,
+        table,
+        found,
+        [verdict(group.quiver) for group in found],
+        {
+            (i, regime): made(
+                f"methods under {regime}, {group.name}",
+                partial(comparisons.methods, group.table, regime),
+            )
+            for i, group in enumerate(found)
+            for regime in group.regimes
+        },
+        made("probes on all tokens", lambda: multi_token(found)),
+        attempt(left_out, "SAE architectures", lambda: architectures.studies(found)) or [],
+        made("controls", lambda: comparisons.controls(results)),
+        made("protocols", lambda: comparisons.protocols(results)),
+        made("fits that did not converge", lambda: comparisons.unconverged(results)),
+    )
