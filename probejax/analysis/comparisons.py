@@ -1,11 +1,13 @@
 """Methods against a baseline, claims against their controls, `paper` against `strict`."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
-from probejax.analysis.facts import is_control, with_facts
-from probejax.analysis.grid import ARROW, CELL, GROUP, METRICS, Grid, compare, grid
-from probejax.analysis.quiver import choices
+from probejax.analysis.facts import with_facts
+from probejax.analysis.grid import ARROW, CELL, GROUP, METRICS, Grid, compare
+from probejax.analysis.group import Group
 from probejax.solvers import codes
 
 _PAIRED = [*CELL, "task_family"]
@@ -42,37 +44,34 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else float("nan")
 
 
-def controls(results: pd.DataFrame) -> pd.DataFrame:
+def controls(found: Sequence[Group]) -> pd.DataFrame:
     """Returns one row per regime, control and the claim it stands beside.
 
     An SAE with random weights stands beside the SAEs of its width and L0, or beside all with the
     same method where there is none.
 
     Columns: `protocol, model, site, regime, claim, control` (labels), mean test AUCs `claimed` and
-    `controlled`, `delta` (claim minus control) with its
-    intervals (see `intervals.of_mean`), `cells`, `unpaired`.
+    `controlled`, `delta` (claim minus control) with its intervals (see `intervals.of_mean`),
+    `cells`, `unpaired`.
     """
     rows = []
-    results = with_facts(results)
-    if not is_control(results).any():
-        return pd.DataFrame(rows)
-    for key, part in results.groupby(GROUP, sort=False, dropna=False):
-        table = grid(part)
-        auc = table.values["test_auc"]
+    for group in found:
+        table, auc = group.table, group.table.values["test_auc"]
+        where = dict(zip(GROUP, (group.protocol, group.model, group.site), strict=True))
         for claim, control in _beside(table.arrows):
             for regime in table.cells["regime"].unique():
                 here = table.in_regime(regime)
-                found = compare(auc[here, control], auc[here, claim], *table.tasks(here))
-                if not found["cells"] and not found["unpaired"]:
+                pair = compare(auc[here, control], auc[here, claim], *table.tasks(here))
+                if not pair["cells"] and not pair["unpaired"]:
                     continue
                 names = {
                     "regime": regime,
                     "claim": table.arrows.loc[claim, "label"],
                     "control": table.arrows.loc[control, "label"],
-                    "claimed": found.pop("right"),
-                    "controlled": found.pop("left"),
+                    "claimed": pair.pop("right"),
+                    "controlled": pair.pop("left"),
                 }
-                rows.append(dict(zip(GROUP, key, strict=True)) | names | found)
+                rows.append(where | names | pair)
     return pd.DataFrame(rows)
 
 
@@ -95,7 +94,7 @@ def _beside(arrows: pd.DataFrame) -> list[tuple[int, int]]:
     return found
 
 
-def protocols(results: pd.DataFrame, first: str = "paper", second: str = "strict") -> pd.DataFrame:
+def protocols(found: Sequence[Group], first: str = "paper", second: str = "strict") -> pd.DataFrame:
     """Returns what the second protocol changes, per model, site, regime and method.
 
     Cells and arrows are matched by name; a fit that one protocol lacks is counted in `unpaired`.
@@ -103,44 +102,42 @@ def protocols(results: pd.DataFrame, first: str = "paper", second: str = "strict
 
     Columns: `model, site, regime, label`, mean test AUCs (of the quivers' rows: what they chose)
     named as the protocols, `delta` (second minus first) with its intervals, `cells, unpaired`.
-    Empty where a table has one protocol only.
+    Empty where there is one protocol only.
     """
     rows = []
-    for key, part in results.groupby(GROUP[1:], sort=False, dropna=False):
-        sides = [part[part["protocol"] == name] for name in (first, second)]
-        if any(side.empty for side in sides):
+    by_key = {(group.model, group.site, group.protocol): group for group in found}
+    for model, site in dict.fromkeys(key[:2] for key in by_key):
+        sides = [by_key.get((model, site, name)) for name in (first, second)]
+        if None in sides:
             continue
-        tables = [_long(side) for side in sides]
-        both = tables[0].merge(
-            tables[1], how="outer", on=["label", *_PAIRED], suffixes=("_1", "_2")
-        )
-        order = {label: i for i, label in enumerate(tables[0]["label"].unique())}
-        for regime in part["regime"].unique():
+        long = [_long(side) for side in sides if side]
+        both = long[0].merge(long[1], how="outer", on=["label", *_PAIRED], suffixes=("_1", "_2"))
+        order = {label: i for i, label in enumerate(long[0]["label"].unique())}
+        for regime in dict.fromkeys(regime for side in sides if side for regime in side.regimes):
             here = both[both["regime"] == regime]
             labels = sorted(here["label"].unique(), key=lambda label: order.get(label, len(order)))
             for label in labels:
                 cells = here[here["label"] == label]
-                found = compare(
+                pair = compare(
                     cells["auc_1"].to_numpy(dtype=float),
                     cells["auc_2"].to_numpy(dtype=float),
                     cells["task"].to_numpy(dtype=str),
                     cells["task_family"].to_numpy(dtype=str),
                 )
-                names = dict(zip(GROUP[1:], key, strict=True)) | {"regime": regime, "label": label}
-                rows.append(names | {first: found.pop("left"), second: found.pop("right")} | found)
+                names = {"model": model, "site": site, "regime": regime, "label": label}
+                rows.append(names | {first: pair.pop("left"), second: pair.pop("right")} | pair)
     return pd.DataFrame(rows)
 
 
-def _long(results: pd.DataFrame) -> pd.DataFrame:
-    """Returns one row per cell and arrow, and per cell and quiver: `label`, `CELL`, `auc`."""
-    table = grid(results)
-    fits = with_facts(results)[_PAIRED].assign(
-        label=table.arrows["label"].to_numpy()[table.arrow], auc=results["test_auc"]
-    )
-    fits = fits.sort_values("label", key=lambda x: x.map(_places(table)), kind="stable")
-    chosen = choices(results)
+def _long(group: Group) -> pd.DataFrame:
+    """Returns one row per cell and arrow, and per cell and quiver: `label`, `_PAIRED`, `auc`."""
+    auc = group.table.values["test_auc"]
+    arrow, cell = np.nonzero(np.isfinite(auc.T))
+    labels = group.table.arrows["label"].to_numpy()
+    fits = group.table.cells[_PAIRED].iloc[cell].assign(label=labels[arrow], auc=auc[cell, arrow])
+    chosen = group.cells[~group.cells["regime"].isin(list(group.head_to_head))]
     quivers = [
-        chosen[_PAIRED].assign(label=label, auc=chosen[column])
+        chosen[_PAIRED].assign(label=label, auc=chosen[column].astype(float))
         for label, column in (
             ("quiver of baselines", "baseline"),
             ("quiver with SAEs", "with_sae"),
@@ -148,10 +145,6 @@ def _long(results: pd.DataFrame) -> pd.DataFrame:
         )
     ]
     return pd.concat([fits, *quivers], ignore_index=True)
-
-
-def _places(table: Grid) -> dict[str, int]:
-    return {label: place for place, label in enumerate(table.arrows["label"])}
 
 
 def unconverged(results: pd.DataFrame) -> pd.DataFrame:

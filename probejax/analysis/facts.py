@@ -13,6 +13,7 @@ from probejax.probes import methods
 OF_METHOD = ("family", "pooling", "binarised", "control", "reads_tokens", "rank_in_ties")
 OF_SAE = ("sae_width", "sae_l0", "sae_architecture", "sae_released", "sae_random")
 FACTS = (*OF_METHOD, *OF_SAE, "task_family")
+CONTROL = ("control", "sae_random")  # what makes a row a control
 TEXT = ("family", "pooling", "control", "sae_architecture", "sae_released", "task_family")
 FLAGS = ("binarised", "reads_tokens", "sae_random")
 

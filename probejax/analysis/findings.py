@@ -79,7 +79,7 @@ def find(results: pd.DataFrame, left_out: list[str] | None = None) -> Findings:
         },
         made("probes on all tokens", lambda: multi_token(found)),
         attempt(left_out, "SAE architectures", lambda: architectures.studies(found)) or [],
-        made("controls", lambda: comparisons.controls(results)),
-        made("protocols", lambda: comparisons.protocols(results)),
+        made("controls", lambda: comparisons.controls(found)),
+        made("protocols", lambda: comparisons.protocols(found)),
         made("fits that did not converge", lambda: comparisons.unconverged(results)),
     )

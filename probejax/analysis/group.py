@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from probejax.analysis.grid import CELL, GROUP, Grid, grid
+from probejax.analysis.grid import CELL, GROUP, Grid, compared, grid
 from probejax.analysis.head_to_head import pairs
 from probejax.analysis.labels import TITLES
 from probejax.analysis.quiver import choices
@@ -77,7 +77,7 @@ class Group(NamedTuple):
 def groups(results: pd.DataFrame, quiver: pd.DataFrame) -> list[Group]:
     """Returns the groups of a table: those with most comparisons first, `paper` before others."""
     found = []
-    for key, part in results.groupby(GROUP, sort=False, dropna=False):
+    for key, part in compared(results).groupby(GROUP, sort=False, dropna=False):
         part = part.reset_index(drop=True)
         table = grid(part)
         cells, head_to_head = _cells(part, table)

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from probejax.analysis import intervals
-from probejax.analysis.facts import is_control, with_facts
+from probejax.analysis.facts import CONTROL, is_control, with_facts
 from probejax.analysis.multiplicity import holm, simultaneous_bands
-from probejax.analysis.ties import TIE_RULES, TOLERANCE, tie_orders
+from probejax.analysis.ties import ORDERED_BY, TIE_RULES, TOLERANCE, tie_orders
 from probejax.solvers import codes
 
 COLUMNS = (
@@ -142,7 +142,8 @@ def _prepare(results: pd.DataFrame, baseline_methods: Sequence[str] | None) -> _
     missing = sorted({*_CELL, *_ARROW, "val_auc", "test_auc"} - set(results.columns))
     if missing:
         raise ValueError(f"The results table lacks the columns {', '.join(missing)}.")
-    results = with_facts(results)
+    used = [*_CELL, *_ARROW, "val_auc", "test_auc", "task_family", *ORDERED_BY, *CONTROL]
+    results = with_facts(results)[list(dict.fromkeys(used))]  # copies of a million rows are slow
     is_sae = (results["sae_id"].fillna("") != "").to_numpy(dtype=bool)
     control = is_control(results)
     arrows = _in_quiver(results["method"], is_sae, control, baseline_methods)

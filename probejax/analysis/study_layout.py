@@ -9,7 +9,7 @@ import pandas as pd
 from etils import epath
 
 from probejax import foreign, spreadsheet, storage
-from probejax.analysis.facts import is_control, with_facts
+from probejax.analysis.facts import CONTROL, is_control, with_facts
 from probejax.sites import known
 
 _SEED = 42  # the study's
@@ -21,6 +21,9 @@ _PLACES = {
     "label_noise": ("corrupt", "ratio", "label_noise", "corrupt_frac"),
     "covariate_shift": ("ood", None, "ood", None),
 }
+
+_USED = ("task", "regime", "level", "method", "seed", "protocol", "model", "site", "sae_id", "k",
+         "num_train", *_METRICS, "family", "binarised", "reads_tokens", *CONTROL)  # fmt: skip
 
 
 def write_study(out: epath.PathLike, results: pd.DataFrame) -> list[epath.Path]:
@@ -40,7 +43,7 @@ def write_study(out: epath.PathLike, results: pd.DataFrame) -> list[epath.Path]:
         StorageError: the folder is unwritable.
     """
     written = []
-    results = with_facts(results)
+    results = with_facts(results)[[*_USED]]
     left_out = is_control(results) | results["reads_tokens"].to_numpy(bool)
     for model, part in results[~left_out].groupby("model", sort=False):
         protocols = sorted(part["protocol"].unique(), key=lambda name: (name != "paper", name))

@@ -12,6 +12,7 @@ TIE_RULES = {
     "neutral": "the mean test AUC of all methods within 1e-9 of the best validation AUC",
 }
 TOLERANCE = 1e-9
+ORDERED_BY = ("sae_width", "k", "sae_id", "rank_in_ties", "method")
 
 
 def tie_orders(arrows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
