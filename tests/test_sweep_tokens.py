@@ -4,6 +4,7 @@ import dataclasses
 import threading
 import time
 from multiprocessing import connection
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
