@@ -11,13 +11,13 @@ from jaxtyping import Array, Float, Shaped
 from scipy import stats
 
 from probejax import inputs
+from probejax.activations.ragged import Activations
 from probejax.analysis.quiver import choices
 from probejax.probes import baselines
 from probejax.probes import sae as on_latents
 from probejax.probes.methods import DEFAULT, Method, parse
 from probejax.probes.rows import batches
 from probejax.probes.scores import Protocol
-from probejax.probes.tokens import last, read
 from probejax.saes import stream
 from probejax.saes.named import NamedSAE
 from probejax.tasks.regimes import ALL_REGIMES, Pool
@@ -110,8 +110,8 @@ def compare(
     Raises:
       ValueError: the arrays, the labels, a method or the SAE will not do; the message says why.
     """
-    tokens = read(x)
-    features = inputs.matrix(x) if tokens is None else last(tokens)
+    tokens = x if isinstance(x, Activations) else None
+    features = inputs.matrix(x) if tokens is None else tokens.last()
     sae = sae.sae if isinstance(sae, NamedSAE) else sae
     labels, names = inputs.two_classes(y)
     if labels.shape != (len(features),):

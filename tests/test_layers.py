@@ -47,11 +47,11 @@ ORDER = {
         "ridge",
     ),
     "activations": (
-        "packing", "npz", "stored", "shared", "forward", "cache", "language_model", "forecast",
-        "sample",
+        "ragged", "packing", "npz", "stored", "shared", "forward", "cache", "language_model",
+        "forecast", "sample",
     ),
     "probes": (
-        "methods", "folds", "rows", "tokens", "scale", "tiles", "aggregators", "token_chunks",
+        "methods", "folds", "rows", "scale", "tiles", "aggregators", "token_chunks",
         "token_scores", "nearest", "pooled_latents", "families", "scores", "given",
         "logreg", "ridge", "closed_form", "mean_difference", "lda", "knn", "pca", "logreg_l1",
         "minibatch", "mlp", "xgboost", "sae", "token_training", "attention",

@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from probejax import probes
+from probejax.activations import ragged
 from probejax.probes import aggregators, attention, pooled_logreg, token_scores
 from probejax.probes.attention import Design
 from tests import probe_cases, token_cases
@@ -102,7 +103,7 @@ def test_pooled_residuals_equal_the_loop(pooling, monkeypatch):
     monkeypatch.setattr(pooled_logreg, "_TOGETHER", 64)
     counts = np.r_[1, np.arange(1, 60), 300, 2]
     tokens = token_cases.shuffled(token_cases.tokens(counts, counts % 2))
-    found = probes.tokens.pool(tokens, pooling)
+    found = ragged.pool(tokens, pooling)
     for row, start, n in zip(found, tokens.starts, counts, strict=True):
         x = tokens.x[start : start + n]
         expected = x.mean(axis=0) if pooling == "mean" else x.max(axis=0)
@@ -143,7 +144,7 @@ def test_probes_of_every_aggregator_learn(name, vectors, settings, best):
     if best is not None:
         assert found.scores.hyperparameter[0] == best == found.probe.setting[0]
     probe = found.probe
-    without = probes.tokens.without_bos(TOKENS)
+    without = ragged.without_bos(TOKENS)
     test = ROWS.test[0][ROWS.test_mask[0]]
     logits = token_scores.logits(without, test, probe.w, probe.b, probe.setting, design.aggregate)
     expected = roc_auc_score(ROWS.y_test[0][ROWS.test_mask[0]], logits[0])

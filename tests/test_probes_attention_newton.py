@@ -5,8 +5,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from probejax import probes
+from probejax.activations import ragged
 from probejax.probes import attention, attention_newton, token_methods
-from probejax.probes import tokens as ragged
 from probejax.solvers import codes
 from tests import probe_cases, token_cases
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from probejax import inputs, metrics, probes, saes
 from probejax.probes import attention, folds, given, sae_pooled
 from probejax.probes.sae import Selection
-from probejax.probes.tokens import Tokens
 from probejax.solvers import few, l1, l2
 from tests import probe_cases, token_cases
 
@@ -126,7 +125,10 @@ def test_tokens_that_are_used_must_be_finite_and_there(method):
         (TOKENS._replace(counts=counts), "prompt 5 has 0 tokens"),
         (TOKENS._replace(starts=starts), "prompt 7 has [12] tokens from row .* where there"),
         (TOKENS._replace(starts=starts[:9]), r"starts \(9,\) and counts \(400,\)"),
-        (Tokens(TOKENS.x, TOKENS.starts[:20], TOKENS.counts[:20]), "not exist: the tokens have"),
+        (
+            TOKENS._replace(starts=TOKENS.starts[:20], counts=TOKENS.counts[:20]),
+            "not exist: the tokens have",
+        ),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             ON_TOKENS[method](tokens, ROWS)

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 from probejax import probes, saes
+from probejax.activations import ragged
 from probejax.probes import sae as latent_probe
 from probejax.probes import sae_pooled
-from probejax.probes import tokens as ragged
 from probejax.saes.winners import Keep
 from tests import probe_cases, token_cases
 
@@ -87,7 +87,7 @@ def test_exactly_dense_where_arithmetic_is_exact():
     )
     (found,) = sae_pooled.blocks(tokens, np.arange(len(Y)), exact, "max", block=64)
     assert np.array_equal(np.asarray(found.latents), dense(exact, tokens, "max"))
-    pairs = ragged.Tokens(whole, tokens.starts, np.minimum(tokens.counts, 2))
+    pairs = ragged.Activations(whole, tokens.starts, np.minimum(tokens.counts, 2))
     (found,) = sae_pooled.blocks(pairs, np.arange(len(Y)), exact, "mean", block=64)
     assert np.array_equal(np.asarray(found.latents), dense(exact, pairs, "mean"))
 

@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import sys
+import types
 
 import pytest
 
@@ -76,3 +78,12 @@ def test_the_verdict_waits_where_it_would_take_long(monkeypatch):
     monkeypatch.setattr(progress, "_SHARE", 1e-9)
     list(progress._verdicts(UNITS, UNITS, {}, PAYLOADS.__getitem__))
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("widgets", [True, False])
+def test_a_notebook_gets_bars_if_it_has_widgets(monkeypatch, widgets):
+    shell = types.SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if widgets else None)
+    kind = progress._bar()
+    assert kind is None if not widgets else kind.__name__ == "tqdm_notebook"

@@ -4,6 +4,7 @@ import dataclasses
 import threading
 import time
 from multiprocessing import connection
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_one_harvest_serves_last_tokens_too(job, config, place, tmp_path):
     assert job.plan.recipe.positions == "all" and alone.tokens is None and data.tokens is not None
     assert data.tokens.counts.max() == 5 and data.tokens.counts.min() >= 2
     np.testing.assert_array_equal(data.features, alone.features)
-    np.testing.assert_array_equal(data.features, probes.tokens.last(data.tokens))
+    np.testing.assert_array_equal(data.features, data.tokens.last())
     other = fresh(config, tmp_path)
     other.prepare("own_a")
     assert len(folders(tmp_path)) == 1
@@ -121,16 +122,16 @@ def test_a_shifted_test_set_has_its_tokens(config, place):
     job = make(config, place, tasks=("own_long",), regimes=("covariate_shift",))
     data = job.data("own_long")
     assert len(data.tokens.counts) == 1024 + 40 == len(data.features)
-    np.testing.assert_array_equal(data.features, probes.tokens.last(data.tokens))
+    np.testing.assert_array_equal(data.features, data.tokens.last())
 
 
 def test_memory_counts_the_tokens():
-    tokens = probes.tokens.Tokens(
+    tokens = activations.Activations(
         np.zeros((6000, 8), np.float32), np.arange(2000), np.full(2000, 3)
     )
     assert memory.token_bytes(tokens) == 3 * 6000 * 8 * 4
     assert memory._TOKENS_TOGETHER == token_training._SHARE
-    huge = probes.tokens.Tokens(
+    huge = activations.Activations(
         SimpleNamespace(shape=(1, 2**12), dtype=np.float32), np.zeros(5000), np.full(5000, 1000)
     )
     # One fit has 1,024 prompts at most, which here is more than is else taken together.

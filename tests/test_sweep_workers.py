@@ -71,7 +71,8 @@ def test_workers_find_what_one_process_finds(inputs, tmp_path):
 
 
 def test_workers_begin_with_different_units():
-    turns = [processes.in_turn("abcd", turn, 2) for turn in (0, 1)]
+    group = [UNIT._replace(task=name) for name in "abcd"]
+    turns = [[unit.task for unit in processes.in_turn(group, turn, 2)] for turn in (0, 1)]
     assert turns == [["a", "b", "c", "d"], ["c", "d", "a", "b"]]
 
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from probejax.probes.tokens import Tokens
+from probejax.activations.ragged import Activations
 
 D = 12
 
 
-def tokens(counts, y, seed=0, strength=4.0, bos=3.0, dtype=np.float32) -> Tokens:
+def tokens(counts, y, seed=0, strength=4.0, bos=3.0, dtype=np.float32) -> Activations:
     """The same large BOS everywhere, noise behind it, and the label in one random token."""
     counts = np.asarray(counts)
     rng = np.random.default_rng(seed)
@@ -16,10 +16,10 @@ def tokens(counts, y, seed=0, strength=4.0, bos=3.0, dtype=np.float32) -> Tokens
     for start, count, label in zip(starts, counts, y, strict=True):
         x[start + (rng.integers(1, count) if count > 1 else 0), 0] += strength * (2 * label - 1)
         x[start] = bos * np.cos(np.arange(D))
-    return Tokens(x.astype(dtype), starts, counts)
+    return Activations(x.astype(dtype), starts, counts)
 
 
-def shuffled(found: Tokens, seed=0) -> Tokens:
+def shuffled(found: Activations, seed=0) -> Activations:
     """The same prompts, their rows stored in another order and with strangers between them."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(found.counts))
@@ -30,4 +30,4 @@ def shuffled(found: Tokens, seed=0) -> Tokens:
         start, count = found.starts[i], found.counts[i]
         x[at : at + count] = found.x[start : start + count]
         starts[i], at = at, at + count + gap
-    return Tokens(x, starts, found.counts)
+    return Activations(x, starts, found.counts)

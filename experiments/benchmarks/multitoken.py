@@ -17,11 +17,11 @@ import numpy as np
 
 from experiments.benchmarks.saes import figure, memory
 from probejax import models, saes, tasks
+from probejax.activations.ragged import Activations, join
 from probejax.models import tokens as texts
 from probejax.probes import aggregators, sae_pooled
 from probejax.probes import token_training as training
 from probejax.probes.token_training import Fits
-from probejax.probes.tokens import Tokens, join
 
 _D_MODEL, _D_SAE, _LIMIT = 640, 65_536, 256
 _TASKS, _SEEDS, _ROWS = 20, 5, 1024  # a standard condition each
@@ -52,11 +52,11 @@ def lengths(cache_dir: str | None = None) -> list[np.ndarray]:
     return found
 
 
-def noise(counts: np.ndarray, seed: int = 0) -> Tokens:
+def noise(counts: np.ndarray, seed: int = 0) -> Activations:
     """Returns tokens of random activations."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((counts.sum(), _D_MODEL), np.float32)
-    return Tokens(x, np.cumsum(counts) - counts, counts)
+    return Activations(x, np.cumsum(counts) - counts, counts)
 
 
 def fits(first: int, count: int, seeds: int, steps: int) -> Fits:

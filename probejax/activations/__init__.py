@@ -1,35 +1,6 @@
-"""Activations: harvesting them and keeping them on the disk."""
+"""Activations: harvesting them, keeping them on the disk, and from text to array in one line."""
 
-from probejax.activations.cache import Activations, Recipe, discard, harvest, is_cached, key
-from probejax.activations.forecast import (
-    Plan,
-    check_disk,
-    flops_per_token,
-    measured_flops,
-    peak_kept,
-    peak_one_by_one,
-    plan,
-    table,
-)
-from probejax.activations.language_model import LanguageModel, load_model
-from probejax.activations.sample import sample_tokens
+import lazy_loader
 
-__all__ = [
-    "Activations",
-    "LanguageModel",
-    "Plan",
-    "Recipe",
-    "check_disk",
-    "discard",
-    "flops_per_token",
-    "harvest",
-    "is_cached",
-    "key",
-    "load_model",
-    "measured_flops",
-    "peak_kept",
-    "peak_one_by_one",
-    "plan",
-    "sample_tokens",
-    "table",
-]
+# What there is stands in __init__.pyi; a part is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

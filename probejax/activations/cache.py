@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from probejax import storage
 from probejax.activations import forward, npz, shared, stored
-from probejax.activations.stored import FORMAT, Activations
+from probejax.activations.ragged import Activations
+from probejax.activations.stored import FORMAT
 from probejax.artifacts import cache_dir as artifacts_cache_dir
 from probejax.foreign import DamagedFile
 from probejax.models import tokens as tokenizers

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from probejax.activations import forward
-from probejax.activations.stored import Activations
+from probejax.activations.ragged import Activations
 from probejax.models import checkpoint, tokens
 from probejax.rules import DTYPES
 from probejax.sites import Site, parse

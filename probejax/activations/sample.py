@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from probejax.activations.cache import Activations, Recipe, harvest
+from probejax.activations.cache import Recipe, harvest
+from probejax.activations.ragged import Activations
 from probejax.models.checkpoint import LoadedModel
 from probejax.sites import Site
 from probejax.tasks.catalog import Task

@@ -5,7 +5,6 @@
         /manifest.json  what they are, written last: without it the rest does not count
 """
 
-import dataclasses
 import hashlib
 import io
 import json
@@ -50,38 +49,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         fields = msgspec.structs.asdict(self)
         here = self.site == str(site) or (site.is_residual and self.layer == site.blocks - 1)
         return here and {"format": FORMAT, **recipe}.items() <= fields.items()
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Activations:
-    """The activations of a list of prompts at one site.
-
-    Attributes:
-      x: [rows, d_model], in memory or mapped from a file, in the dtype of the model; equal prompts
-        may share rows.
-      starts: int [n_prompts], first row of each prompt.
-      counts: int [n_prompts], its number of rows (1 when only the last token was kept).
-    """
-
-    x: np.ndarray
-    starts: np.ndarray
-    counts: np.ndarray
-
-    def __repr__(self) -> str:
-        rows, width = self.x.shape
-        return (
-            f"Activations({len(self.starts)} texts, {rows} rows of width {width}, {self.x.dtype})"
-        )
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Returns `last()`, where no more was kept."""
-        if (self.counts != 1).any():
-            raise ValueError("These are all tokens of each text; .last() is one row per text.")
-        return self.last().astype(dtype or np.float32, copy=False)
-
-    def last(self) -> np.ndarray:
-        """Returns float32 [n_prompts, d_model]: the last row of each prompt."""
-        return self.x[self.starts + self.counts - 1].astype(np.float32)
 
 
 def complete(folder: Path) -> bool:

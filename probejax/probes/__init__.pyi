@@ -11,7 +11,6 @@ from . import (
     sae,
     sae_pooled,
     saved,
-    tokens,
     xgboost,
 )
 from .baselines import BASELINES
@@ -47,6 +46,5 @@ __all__ = [
     "sae_pooled",
     "save",
     "saved",
-    "tokens",
     "xgboost",
 ]

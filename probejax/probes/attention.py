@@ -4,14 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from probejax.activations import ragged
+from probejax.activations.ragged import Activations
 from probejax.probes import aggregators, given, scores
 from probejax.probes import token_training as training
-from probejax.probes import tokens as ragged
 from probejax.probes.aggregators import Aggregator
 from probejax.probes.families import Pooled
 from probejax.probes.rows import Rows
 from probejax.probes.token_training import Fits, Trained
-from probejax.probes.tokens import Tokens
 from probejax.solvers import codes
 
 _SPREAD = 1e-3  # of the initial score vectors, the study's
@@ -49,7 +49,7 @@ _STUDY = attention()
 
 
 def fit(
-    tokens: Tokens,
+    tokens: Activations,
     rows: Rows,
     protocol: scores.Protocol = "paper",
     *,
@@ -102,7 +102,11 @@ class Search(NamedTuple):
 
 
 def search(
-    tokens: Tokens, rows: Rows, protocol: scores.Protocol, design: Design, size: int | None = None
+    tokens: Activations,
+    rows: Rows,
+    protocol: scores.Protocol,
+    design: Design,
+    size: int | None = None,
 ) -> Search:
     """Trains all that the design tries; arguments as for `fit`, tokens as they shall be read."""
     rows = Rows(*map(np.asarray, rows))
@@ -153,7 +157,7 @@ def _halved(rows: Rows) -> Rows:
 
 
 def train(
-    tokens: Tokens,
+    tokens: Activations,
     rows: Rows,
     design: Design,
     lane: np.ndarray,

@@ -12,21 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from probejax.activations import ragged
+from probejax.activations.ragged import Activations
 from probejax.probes import attention, given, scores
 from probejax.probes import tiles as layout
-from probejax.probes import tokens as ragged
 from probejax.probes.families import Pooled
 from probejax.probes.logreg import DEFAULT_C, STRENGTHS
 from probejax.probes.rows import Rows
 from probejax.probes.tiles import Form
-from probejax.probes.tokens import Tokens
 from probejax.solvers import codes, l2
 
 _TOGETHER = 8  # tiles on the device at a time
 
 
 def fit(
-    tokens: Tokens,
+    tokens: Activations,
     rows: Rows,
     protocol: scores.Protocol = "paper",
     *,
@@ -97,7 +97,7 @@ def _solved(solve, z, mask, y, C):
     return jax.tree.map(np.asarray, solve(z, np.arange(len(z))[None], mask[None], y[None], C))
 
 
-def _pooled(tokens: Tokens, prompts, mask, query) -> np.ndarray:
+def _pooled(tokens: Activations, prompts, mask, query) -> np.ndarray:
     """Returns the pooled prompts of the mask [n, heads * d], 0 elsewhere."""
     found = np.zeros((len(prompts), query.size), np.float32)
     found[mask] = pool(tokens, prompts[mask], query)
@@ -105,7 +105,7 @@ def _pooled(tokens: Tokens, prompts, mask, query) -> np.ndarray:
 
 
 def pool(
-    tokens: Tokens, prompts: Int[np.ndarray, " m"], query: Float[np.ndarray, "heads d"]
+    tokens: Activations, prompts: Int[np.ndarray, " m"], query: Float[np.ndarray, "heads d"]
 ) -> Float[np.ndarray, "m heads*d"]:
     """Returns the means of prompts' tokens, weighted by the softmax of each query's scores."""
     plan = layout.tile(tokens, prompts)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from probejax.activations.ragged import Activations, at
 from probejax.probes import given, scores
 from probejax.probes.families import ByPosition
 from probejax.probes.logreg import DEFAULT_C, STRENGTHS
 from probejax.probes.rows import Rows
-from probejax.probes.tokens import Tokens, at
 from probejax.solvers import l1
 from probejax.solvers.engine import distinct
 
@@ -37,7 +37,7 @@ class Basis(NamedTuple):
 
 
 def fit(
-    tokens: Tokens,
+    tokens: Activations,
     rows: Rows,
     protocol: scores.Protocol = "paper",
     *,
@@ -114,7 +114,7 @@ def _per_position(probes, d: int) -> ByPosition:
 
 
 def components_of(
-    tokens: Tokens, prompts: Int[np.ndarray, " n"], components: int, first: int
+    tokens: Activations, prompts: Int[np.ndarray, " n"], components: int, first: int
 ) -> Basis:
     """Returns the components of every position, from `first` on, that a prompt reaches."""
     longest = int(tokens.counts[prompts].max(initial=0))
@@ -128,7 +128,7 @@ def components_of(
 
 
 def project(
-    tokens: Tokens, prompts: Int[np.ndarray, " n"], basis: Basis
+    tokens: Activations, prompts: Int[np.ndarray, " n"], basis: Basis
 ) -> Float[np.ndarray, "n w"]:
     """Returns the components of prompts, position after position; 0 where a prompt has ended."""
     count, _, c = basis.vectors.shape

@@ -7,13 +7,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from probejax import inputs
+from probejax.activations.ragged import Activations
 from probejax.probes import baselines, methods, sae_pooled, token_methods
 from probejax.probes import sae as on_latents
 from probejax.probes.families.probe import joined
 from probejax.probes.folds import stratified_folds
 from probejax.probes.rows import Rows, batches
 from probejax.probes.scores import PROTOCOLS, Fit, Protocol, Scores
-from probejax.probes.tokens import last, read
 from probejax.saes.named import NamedSAE
 from probejax.saes.stream import Dictionary
 from probejax.tasks import Condition
@@ -64,7 +64,7 @@ def fit(
       ValueError: the arrays, the labels, the method or the SAE will not do; the message says why.
     """
     found, classes = inputs.two_classes(y)
-    tokens = read(x)
+    tokens = x if isinstance(x, Activations) else None
     count = len(inputs.matrix(x)) if tokens is None else len(tokens.counts)
     if found.shape != (count,):
         raise ValueError(
@@ -131,12 +131,12 @@ def fit_lanes(
         )
     if sae is not None and not rules.k:
         raise ValueError(f"{method} reads no SAE; leave sae out, or take method='sae_k16'")
-    tokens = read(x)
+    tokens = x if isinstance(x, Activations) else None
     if rules.reads_tokens and tokens is None:
         raise ValueError(
             f'{method} reads all tokens of a prompt; give Activations with positions="all"'
         )
-    features = jnp.asarray(inputs.matrix(x) if tokens is None else last(tokens))
+    features = jnp.asarray(inputs.matrix(x) if tokens is None else tokens.last())
     source = tokens if rules.reads_tokens else features
     sae = sae.sae if isinstance(sae, NamedSAE) else sae
     conditions, classes = _problems(rows, y, mask, len(features), seed)

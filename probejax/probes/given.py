@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped
 
 from probejax import inputs
+from probejax.activations.ragged import Activations
 from probejax.probes.rows import Rows
 from probejax.probes.scores import PROTOCOLS
-from probejax.probes.tokens import Tokens
 
 _TOGETHER = 1 << 14  # tokens read at a time
 
@@ -90,7 +90,7 @@ def features_of(
     return rows
 
 
-def tokens_of(tokens: Tokens, rows: Rows, protocol: str) -> Rows:
+def tokens_of(tokens: Activations, rows: Rows, protocol: str) -> Rows:
     """Returns lanes as `rows_of` does, once the tokens of the prompts that they use are finite.
 
     Raises:

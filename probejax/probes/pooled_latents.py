@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from probejax.activations.ragged import Activations
 from probejax.probes import tiles as layout
 from probejax.probes.tiles import Tiles
-from probejax.probes.tokens import Tokens
 from probejax.saes import SAE, StoredSAE
 from probejax.saes.sae import Encoder, activate, pre_activations
 from probejax.saes.stream import Block, Dictionary, prepared, row_winners
@@ -25,7 +25,12 @@ _TOGETHER = 8  # tiles on the device at a time
 
 
 def blocks(
-    tokens: Tokens, prompts: Int[np.ndarray, " m"], sae: Dictionary, pooling: Pooling, *, block: int
+    tokens: Activations,
+    prompts: Int[np.ndarray, " m"],
+    sae: Dictionary,
+    pooling: Pooling,
+    *,
+    block: int,
 ) -> Iterator[Block]:
     """Yields the pooled latents of prompts, [m, block] at a time, in the order of their indices."""
     plan = layout.tile(tokens, prompts)
@@ -40,7 +45,7 @@ def blocks(
 
 
 def pool_columns(
-    tokens: Tokens,
+    tokens: Activations,
     prompts: Int[np.ndarray, " m"],
     sae: Dictionary,
     latents: Int[np.ndarray, " M"],
@@ -68,7 +73,9 @@ def pool_columns(
     return _pool(tokens, plan, len(prompts), sae, encoder, index, pooling, won)[:, place]
 
 
-def _winners(tokens: Tokens, plan: Tiles, sae: SAE | StoredSAE, block: int) -> np.ndarray | None:
+def _winners(
+    tokens: Activations, plan: Tiles, sae: SAE | StoredSAE, block: int
+) -> np.ndarray | None:
     """Returns who wins at each token, [tiles, size, k], where latents compete."""
     if sae.keep.kind == "all":
         return None

@@ -5,15 +5,15 @@ from typing import Literal, cast
 
 import jax.numpy as jnp
 
+from probejax.activations import ragged
+from probejax.activations.ragged import Activations
 from probejax.probes import given, logreg, scores
-from probejax.probes import tokens as ragged
 from probejax.probes.families import Linear
 from probejax.probes.rows import Rows
-from probejax.probes.tokens import Tokens
 
 
 def fit(
-    tokens: Tokens,
+    tokens: Activations,
     rows: Rows,
     protocol: scores.Protocol = "paper",
     *,

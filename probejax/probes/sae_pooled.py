@@ -4,18 +4,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from probejax.activations import ragged
+from probejax.activations.ragged import Activations
 from probejax.probes import given, scores
-from probejax.probes import tokens as ragged
 from probejax.probes.pooled_latents import Pooling, blocks, pool_columns
 from probejax.probes.rows import Rows
 from probejax.probes.sae import Selection, select_by
-from probejax.probes.tokens import Tokens
 from probejax.saes.select import Ranking, contest
 from probejax.saes.stream import Dictionary, width
 
 
 def select(
-    tokens: Tokens,
+    tokens: Activations,
     rows: Rows,
     sae: Dictionary,
     k: int,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped
 
-from probejax.probes.tokens import Tokens
+from probejax.activations.ragged import Activations
 
 _LENGTHS = (
     8,
@@ -51,7 +51,7 @@ class Tiles(NamedTuple):
       kind: of each tile, which of the lengths its rows have.
       prompts: per row of a tile, the index into the list of prompts; -1 for none. A tile of long
         rows has few, so most of its last are -1.
-      rows: per place of a tile, the row in `Tokens.x`; 0 where there is none.
+      rows: per place of a tile, the row in `Activations.x`; 0 where there is none.
       real: whether a place holds a token.
     """
 
@@ -62,7 +62,7 @@ class Tiles(NamedTuple):
     real: Bool[np.ndarray, "tiles size"]
 
 
-def tile(tokens: Tokens, prompts: Int[np.ndarray, " m"], size: int | None = None) -> Tiles:
+def tile(tokens: Activations, prompts: Int[np.ndarray, " m"], size: int | None = None) -> Tiles:
     """Lays out some prompts.
 
     Prompts go into the shortest rows that hold them; the few that would fill less than half a tile
@@ -114,7 +114,9 @@ def _form(longest: int, size: int | None) -> Form:
     return Form(size, (*_LENGTHS, size))
 
 
-def read(tokens: Tokens, tiles: Tiles, which: slice = slice(None)) -> Shaped[np.ndarray, "t s d"]:
+def read(
+    tokens: Activations, tiles: Tiles, which: slice = slice(None)
+) -> Shaped[np.ndarray, "t s d"]:
     """Reads the tokens of some tiles, 0 where there is none, in their own dtype."""
     rows, real = tiles.rows[which], tiles.real[which]
     found = np.zeros((*rows.shape, tokens.d_model), tokens.x.dtype)

@@ -3,14 +3,14 @@
 import numpy as np
 from jaxtyping import Bool, Int
 
-from probejax.probes.tokens import Tokens
+from probejax.activations.ragged import Activations
 
 _WIDEST = 64  # fits that go together
 _WASTE = 1.5  # products may be so many times those that the fits need alone
 
 
 def chunks(
-    tokens: Tokens, rows: Int[np.ndarray, "Q n"], used: Bool[np.ndarray, "Q n"], most: int
+    tokens: Activations, rows: Int[np.ndarray, "Q n"], used: Bool[np.ndarray, "Q n"], most: int
 ) -> list[np.ndarray]:
     """Cuts fits, in their order, into chunks that have most of their prompts in common.
 

@@ -7,17 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from probejax.activations.ragged import Activations
 from probejax.probes import tiles as layout
 from probejax.probes.aggregators import Aggregator
 from probejax.probes.tiles import Form
 from probejax.probes.token_chunks import chunks
-from probejax.probes.tokens import Tokens
 
 _TOGETHER = 16  # tiles on the device at a time
 
 
 def logits(
-    tokens: Tokens,
+    tokens: Activations,
     prompts: Int[np.ndarray, " m"],
     w: Float[np.ndarray, "Q c d"],
     b: Float[np.ndarray, " Q"],
@@ -54,7 +54,7 @@ def logits(
 
 
 def own_logits(
-    tokens: Tokens,
+    tokens: Activations,
     rows: Int[np.ndarray, "Q m"],
     mask: Bool[np.ndarray, "Q m"],
     w: Float[np.ndarray, "Q c d"],

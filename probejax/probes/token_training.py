@@ -20,11 +20,11 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from probejax import metrics
+from probejax.activations.ragged import Activations
 from probejax.probes import tiles as layout
 from probejax.probes.aggregators import Aggregator
 from probejax.probes.tiles import Form
 from probejax.probes.token_chunks import chunks
-from probejax.probes.tokens import Tokens
 from probejax.solvers import engine
 
 _ROUND = 50  # steps between two looks of the host
@@ -115,7 +115,7 @@ class _State(NamedTuple):
 
 
 def train(
-    tokens: Tokens,
+    tokens: Activations,
     fits: Fits,
     aggregate: Aggregator,
     *,
@@ -142,7 +142,7 @@ def train(
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-def _train(tokens: Tokens, fits: Fits, aggregate, steps: int, size: int | None) -> Trained:
+def _train(tokens: Activations, fits: Fits, aggregate, steps: int, size: int | None) -> Trained:
     """Trains one chunk: a fit that has ended leaves when the batch can become narrower."""
     tiles, lanes, form = _load(tokens, fits, size)
     state = jax.tree.map(np.array, _start(fits.w, fits.b, steps))
@@ -165,7 +165,7 @@ def take(tree, places: np.ndarray):
     return jax.tree.map(lambda leaf: leaf[places], tree)
 
 
-def _load(tokens: Tokens, fits: Fits, size: int | None) -> tuple[_Tiles, _Lanes, Form]:
+def _load(tokens: Activations, fits: Fits, size: int | None) -> tuple[_Tiles, _Lanes, Form]:
     """Lays out the prompts of a chunk and puts them on the device."""
     used = fits.train | fits.val
     prompts = np.unique(fits.rows[used])

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from probejax import probes
-from probejax.probes.tokens import Tokens
+from probejax.activations.ragged import Activations
 from probejax.tasks import Condition
 
 
@@ -42,7 +42,7 @@ class TaskData(NamedTuple):
     conditions: list[Condition]
     features: jax.Array
     groups: tuple[str, ...] = ()
-    tokens: Tokens | None = None
+    tokens: Activations | None = None
 
 
 def pack(conditions: list[Condition], most_rows: int | None = None) -> Lanes:

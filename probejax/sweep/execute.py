@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from probejax import activations, devices, models, probes, saes, storage, tasks
+from probejax.activations import ragged
 from probejax.sweep import data as task_data
 from probejax.sweep import memory
 from probejax.sweep.data import Lanes, TaskData
@@ -156,9 +157,7 @@ class Execution:
         features = jnp.asarray(np.concatenate([each.last() for each in found]))
         if not self.plan.reads_tokens:
             return TaskData(drawing.conditions, features, drawing.groups)
-        parts = [probes.tokens.Tokens(each.x, each.starts, each.counts) for each in found]
-        tokens = probes.tokens.join(parts)
-        return TaskData(drawing.conditions, features, drawing.groups, tokens)
+        return TaskData(drawing.conditions, features, drawing.groups, ragged.join(found))
 
     def _pack_lanes(self, task: str, shuffled: bool) -> Lanes:
         drawn, features, _, tokens = self.data(task)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from probejax.activations.ragged import Activations
 from probejax.probes.rows import GROUPS
-from probejax.probes.tokens import Tokens
 from probejax.solvers import l2
 
 _RUNTIME = 1.3e9  # bytes of the interpreter, the libraries and compiled programs
@@ -41,7 +41,7 @@ def predicted_bytes(
     return int(_RUNTIME + features + gram + sae + fits + model_bytes + token_bytes)
 
 
-def token_bytes(tokens: Tokens) -> int:
+def token_bytes(tokens: Activations) -> int:
     """Returns what probes that read all tokens hold of a task beside what others do, in bytes.
 
     Training keeps the tokens of a chunk of fits on the device, 2 GiB at most unless one fit alone

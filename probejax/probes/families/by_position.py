@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from probejax.activations.ragged import at
 from probejax.probes.families.probe import Probe
-from probejax.probes.tokens import at
 
 
 @jax.tree_util.register_dataclass

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from probejax.activations.ragged import pool, without_bos
 from probejax.probes.families.probe import Probe, shared, static
-from probejax.probes.tokens import pool, without_bos
 
 
 @jax.tree_util.register_dataclass

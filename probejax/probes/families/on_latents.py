@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from probejax.activations.ragged import without_bos
 from probejax.probes.families.probe import Probe, shared, static
 from probejax.probes.pooled_latents import pool_columns
-from probejax.probes.tokens import without_bos
 from probejax.saes import part
 from probejax.saes.select import encode_columns
 

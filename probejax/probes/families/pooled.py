@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from probejax.activations.ragged import Activations, without_bos
 from probejax.probes import aggregators, token_scores
 from probejax.probes.families.probe import Probe, static
-from probejax.probes.tokens import Tokens, without_bos
 
 
 @jax.tree_util.register_dataclass
@@ -43,7 +43,7 @@ class Pooled(Probe):
     def width(self) -> int:
         return self.w.shape[-1]
 
-    def source(self, x: Any) -> Tokens:
+    def source(self, x: Any) -> Activations:
         tokens = self.tokens(x)
         return tokens if self.bos else without_bos(tokens)
 

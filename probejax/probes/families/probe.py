@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from probejax import inputs
-from probejax.probes.tokens import Tokens, last, read
+from probejax.activations.ragged import Activations
 
 
 def shared() -> Any:
@@ -78,7 +78,7 @@ class Probe:
         """
         stack = self if self.lanes is not None else self[None]
         source, fine = stack.source(x), None
-        tokens = read(x)
+        tokens = x if isinstance(x, Activations) else None
         count = len(self.rows(x)) if tokens is None else len(tokens.counts)
         if tokens is None:
             fine = jnp.isfinite(self.rows(x)).all(axis=1)
@@ -108,8 +108,8 @@ class Probe:
 
     def rows(self, x: Any) -> Float[Array | np.ndarray, "n d"]:
         """Returns one float32 row per prompt, of the right width."""
-        tokens = read(x)
-        x = inputs.matrix(x) if tokens is None else last(tokens)
+        tokens = x if isinstance(x, Activations) else None
+        x = inputs.matrix(x) if tokens is None else tokens.last()
         if self.width is not None and x.shape[1] != self.width:
             raise ValueError(
                 f"the activations are {x.shape[1]} wide; this probe was trained on {self.width}: "
@@ -117,9 +117,9 @@ class Probe:
             )
         return x
 
-    def tokens(self, x: Any) -> Tokens:
+    def tokens(self, x: Any) -> Activations:
         """Returns the tokens of prompts, of the right width."""
-        tokens = read(x)
+        tokens = x if isinstance(x, Activations) else None
         if tokens is None:
             raise ValueError(
                 "this probe reads all tokens of a prompt; give it Activations with "

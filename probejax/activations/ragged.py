@@ -1,4 +1,4 @@
-"""The tokens of many prompts without padding, and the rule about BOS."""
+"""The activations of many texts without padding, and the rule about BOS."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,48 +9,55 @@ from jaxtyping import Bool, Float, Int
 _TOGETHER = 1 << 14  # tokens read at a time
 
 
-class Tokens(NamedTuple):
-    """The residual stream at every token of N prompts.
+class Activations(NamedTuple):
+    """The activations of N texts at one site: a row for each, or for each of its tokens.
 
     Attributes:
-      x: [rows, d_model] in any float dtype, memory-mapped as a rule; all that is asked of it is
-        `shape`, `dtype` and `x[rows]` with an array of rows.
-      starts: first row of each prompt, its BOS.
-      counts: number of rows of each prompt, at least one.
+      x: [rows, d] in any float dtype, in memory or mapped from a file; all that is asked of it is
+        `shape`, `dtype` and `x[rows]` with an array of rows. Equal texts may share rows.
+      starts: first row of each text; where all tokens were kept, its BOS.
+      counts: number of rows of each text, at least one; 1 where only the last token was kept.
     """
 
     x: Any
     starts: Int[np.ndarray, " N"]
     counts: Int[np.ndarray, " N"]
 
+    def __repr__(self) -> str:
+        rows, width = self.x.shape
+        return (
+            f"Activations({len(self.starts)} texts, {rows} rows of width {width}, {self.x.dtype})"
+        )
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Returns `last()`, where no more was kept."""
+        if (self.counts != 1).any():
+            raise ValueError("These are all tokens of each text; .last() is one row per text.")
+        return self.last().astype(dtype or np.float32, copy=False)
+
     @property
     def d_model(self) -> int:
-        """Width of the residual stream."""
+        """Width of the rows."""
         return self.x.shape[1]
 
-
-def read(x: Any) -> Tokens | None:
-    """Returns the tokens of anything that has `x`, `starts` and `counts`; None of anything else."""
-    if isinstance(x, Tokens):
-        return x
-    if not all(hasattr(x, name) for name in Tokens._fields):
-        return None
-    return Tokens(x.x, x.starts, x.counts)
+    def last(self) -> Float[np.ndarray, "N d"]:
+        """Returns the last row of each text, float32."""
+        return np.asarray(self.x[self.starts + self.counts - 1], np.float32)
 
 
-def join(parts: Sequence[Tokens]) -> Tokens:
+def join(parts: Sequence[Activations]) -> Activations:
     """Puts the prompts of several parts behind each other; no row is copied.
 
     Raises:
       ValueError: the parts differ in width or dtype.
     """
     if len(kinds := {(part.d_model, np.dtype(part.x.dtype)) for part in parts}) > 1:
-        raise ValueError(f"Tokens of different widths or dtypes cannot be joined: {kinds}.")
+        raise ValueError(f"Activations of different widths or dtypes cannot be joined: {kinds}.")
     if len(parts) == 1:
         return parts[0]
     ends = np.cumsum([len(part.x) for part in parts])
     moved = [part.starts + end - len(part.x) for part, end in zip(parts, ends, strict=True)]
-    return Tokens(
+    return Activations(
         _Joined([part.x for part in parts], ends),
         np.concatenate(moved),
         np.concatenate([part.counts for part in parts]),
@@ -77,19 +84,14 @@ class _Joined:
         return found
 
 
-def without_bos(tokens: Tokens) -> Tokens:
+def without_bos(tokens: Activations) -> Activations:
     """Leaves out the first token of each prompt; a prompt that has no other keeps it."""
     more = (tokens.counts > 1).astype(tokens.starts.dtype)
     return tokens._replace(starts=tokens.starts + more, counts=tokens.counts - more)
 
 
-def last(tokens: Tokens) -> np.ndarray:
-    """Returns float32 [N, d_model]: the last token of each prompt."""
-    return np.asarray(tokens.x[tokens.starts + tokens.counts - 1], np.float32)
-
-
 def at(
-    tokens: Tokens, prompts: Int[np.ndarray, " n"], position: int | np.integer
+    tokens: Activations, prompts: Int[np.ndarray, " n"], position: int | np.integer
 ) -> tuple[Float[np.ndarray, "n d_model"], Bool[np.ndarray, " n"]]:
     """Returns the tokens at a position, 0 for prompts that have none, and which have one."""
     there = tokens.counts[prompts] > position
@@ -98,7 +100,7 @@ def at(
     return x, there
 
 
-def pool(tokens: Tokens, pooling: str) -> Float[np.ndarray, "N d_model"]:
+def pool(tokens: Activations, pooling: str) -> Float[np.ndarray, "N d_model"]:
     """Returns the pooled residuals of every prompt, float32."""
     found = np.zeros((len(tokens.counts), tokens.d_model), np.float32)
     ends = np.cumsum(tokens.counts)

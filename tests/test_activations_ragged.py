@@ -2,9 +2,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from probejax.activations import ragged
+from probejax.activations.ragged import Activations
 from probejax.probes import tiles as layout
-from probejax.probes import tokens as ragged
-from probejax.probes.tokens import Tokens
 from tests import token_cases
 
 COUNTS = np.r_[1, 2, np.arange(1, 100), 256, 257, 900, np.full(200, 7)]
@@ -16,7 +16,7 @@ def test_without_bos():
     assert found.counts[:4].tolist() == [1, 1, 1, 1]  # a prompt of BOS alone keeps it
     assert np.array_equal(found.starts[COUNTS > 1], TOKENS.starts[COUNTS > 1] + 1)
     assert np.array_equal(found.starts + found.counts, TOKENS.starts + TOKENS.counts)
-    assert np.array_equal(ragged.last(found), ragged.last(TOKENS))
+    assert np.array_equal(found.last(), ragged.last(TOKENS))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
@@ -29,7 +29,7 @@ def test_join_reads_like_one_array(dtype):
     assert np.array_equal(joined.x[rows], whole[rows])
     assert joined.starts.tolist() == [0, 3, 4, 7, 8, 11] and joined.counts.tolist() == [3, 1] * 3
     assert ragged.join(parts[:1]) is parts[0]
-    narrow = Tokens(np.zeros((2, 5), dtype), np.array([0]), np.array([2]))
+    narrow = Activations(np.zeros((2, 5), dtype), np.array([0]), np.array([2]))
     with pytest.raises(ValueError, match="different widths or dtypes cannot be joined"):
         ragged.join([parts[0], narrow])
 
@@ -58,13 +58,15 @@ def test_every_token_lies_in_one_tile(size, count):
 
 
 def test_a_tile_grows_with_the_longest_prompt():
-    long = Tokens(np.zeros((3000, 2), np.float32), np.array([0]), np.array([3000]))
+    long = Activations(np.zeros((3000, 2), np.float32), np.array([0]), np.array([3000]))
     assert layout.tile(long, np.array([0]), 1024).form.size == 4096
 
 
 def test_little_is_padding():
     counts = np.random.default_rng(0).integers(1, 200, 3000)
     starts = np.cumsum(counts) - counts
-    plan = layout.tile(Tokens(np.zeros((counts.sum(), 1)), starts, counts), np.arange(3000), 1024)
+    plan = layout.tile(
+        Activations(np.zeros((counts.sum(), 1)), starts, counts), np.arange(3000), 1024
+    )
     assert plan.rows.size < 1.5 * counts.sum()
     assert {len(set(plan.kind.tolist()))} <= {5, 6, 7}
