@@ -232,7 +232,9 @@ def test_types_without_data_are_left_out(found):
 
 def test_baselines_by_layer(found):
     assert overview_figures.layers(found.results) == {}
-    deeper = results_table([unit(t, *arrow, site="resid_post.12") for t in TASKS for arrow in ARROWS[:2]])
+    deeper = results_table(
+        [unit(t, *arrow, site="resid_post.12") for t in TASKS for arrow in ARROWS[:2]]
+    )
     both = pd.concat([found.results, deeper], ignore_index=True)
     missing = both.assign(test_auc=both["test_auc"].where(both["site"] != "resid_post.12"))
     assert overview_figures.layers(missing) == {}
