@@ -11,7 +11,10 @@ import pytest
 
 import probejax as px
 
-NAMES = (*("fit", "fit_lanes", "save", "load_probe", "compare"),)
+NAMES = (
+    *("fit", "fit_lanes", "save", "load_probe", "compare"),
+    *("load_model", "load_sae", "top_latents", "run", "read"),
+)
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 

@@ -114,6 +114,10 @@ def load_model(
       dtype: `float32` or `bfloat16`, of the weights and of the activations.
       cache_dir: where fetched files live; `$PROBEJAX_CACHE`, else `~/.cache/probejax`.
 
+    Returns:
+      The model. `activations(texts, site)` turns texts into vectors; `tokenizer` is its tokenizer,
+      `config` its numbers.
+
     Raises:
       FileNotFoundError: a path that does not exist, or a folder that is not a model's.
       ArtifactError: the files could not be fetched.
@@ -121,8 +125,12 @@ def load_model(
         is none of the two.
 
     Example:
+      >>> import probejax as px
       >>> lm = px.load_model("gemma-3-270m")
-      >>> x = lm.activations(["The sky is blue.", "The sky is green."], "resid_post.9")
+      >>> lm
+      LanguageModel(gemma-3-270m: 18 layers of width 640, float32; 0 in memory)
+      >>> lm.activations(["The sky is blue.", "The sky is green."], "resid_post.2")
+      Activations(2 texts, 2 rows of width 640, float32)
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; choose from {', '.join(DTYPES)}.")

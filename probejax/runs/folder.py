@@ -87,18 +87,31 @@ def read(out: epath.PathLike) -> Run:
     Args:
       out: what `run` was given, a folder or a gs:// prefix.
 
+    Returns:
+      The run. Printed, it says how far it is, with mean test AUCs; `results` is a pandas table of
+      one row per fit, `quiver()` compares with and without SAEs, `probes` are the files of saved
+      probes.
+
     Raises:
       FileNotFoundError: no run has written there.
       StorageError: a unit is damaged or cannot be read.
       DamagedFile: `config.json` is damaged.
 
-    ```python
-    found = px.read("runs/demo")
-    found                             # how far it is, mean test AUC by method and regime
-    found.results                     # pandas, one row per fit
-    found.quiver()                    # with SAEs and without, per regime
-    px.load_probe(found.probes[0])    # where the run has saved its probes
-    ```
+    Example:
+      >>> import numpy as np
+      >>> import probejax as px
+      >>> x = np.random.default_rng(0).normal(size=(300, 8))
+      >>> np.save("x.npy", x); np.save("y.npy", x[:, 0] > 0)
+      >>> config = px.Config(activations="x.npy", labels="y.npy", methods=("mean_difference",),
+      ...                    regimes=("standard",))
+      >>> px.run(config, out="mine", workers=1, save_probes=True, show="nothing").ran
+      True
+      >>> found = px.read("mine")
+      >>> found.results[["task", "method", "num_train"]]
+        task           method  num_train
+      0    x  mean_difference        225
+      >>> px.load_probe(found.probes[0])(x[:5]).shape  # a line for each condition, here one
+      (1, 5)
     """
     from probejax.analysis.run import read_left_out, read_run
 

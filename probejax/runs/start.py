@@ -62,9 +62,15 @@ def run(
       StorageError, ArtifactError: a place cannot be written, or a download fails.
       RuntimeError: a worker process died.
 
-    ```python
-    px.run(px.Config(tasks=("all",)), out="runs/all")
-    ```
+    Example:
+      >>> import numpy as np
+      >>> import probejax as px
+      >>> x = np.random.default_rng(0).normal(size=(300, 8))
+      >>> np.save("x.npy", x); np.save("y.npy", x[:, 0] > 0)
+      >>> config = px.Config(activations="x.npy", labels="y.npy", methods=("mean_difference",))
+      >>> found = px.run(config, out="mine", workers=1, show="nothing")
+      >>> found.results["regime"].unique().tolist()
+      ['standard', 'scarcity', 'imbalance', 'label_noise']
     """
     place = os.fspath(out)
     if show not in SHOWS:

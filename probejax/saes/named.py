@@ -104,6 +104,10 @@ def load_sae(spec: str, *, cache_dir: str | Path | None = None) -> NamedSAE:
         `@<variant>` chooses another reading of the same file.
       cache_dir: where fetched files live; `$PROBEJAX_CACHE`, else `~/.cache/probejax`.
 
+    Returns:
+      The SAE. `sae(x)` turns activations [..., d_model] into latents [..., d_sae]; `model`, `site`
+      and `file` say what it was made for.
+
     Raises:
       FileNotFoundError: there is no such SAE; the message says what there is.
       ArtifactError: the files could not be fetched.
@@ -111,8 +115,12 @@ def load_sae(spec: str, *, cache_dir: str | Path | None = None) -> NamedSAE:
         calibrates on the activations of each task.
 
     Example:
+      >>> import numpy as np
+      >>> import probejax as px
       >>> sae = px.load_sae("gemma-3-270m/layer_9/width_4k/average_l0_78")
-      >>> sae(x)  # x [n, 640]; returns latents [n, 4096]
+      >>> x = np.zeros((3, 640), np.float32)  # activations at the site that it reads
+      >>> sae(x).shape, str(sae.site)
+      ((3, 4096), 'resid_post.9')
     """
     file = find(spec, cache_dir=cache_dir)
     return NamedSAE(file, file.load())

@@ -38,7 +38,16 @@ def top_latents(
         the SAE does not read, labels of more or fewer than two values, or k past d_sae.
 
     Example:
-      >>> px.top_latents(sae, x, y, k=20)
+      >>> import numpy as np
+      >>> import probejax as px
+      >>> class Rectified:
+      ...     def encode(self, x):
+      ...         return np.maximum(np.concatenate([x, -x], axis=1), 0)
+      >>> x = np.random.default_rng(0).normal(size=(200, 8))
+      >>> px.top_latents(Rectified(), x, x[:, 3] > 0, k=2)[["latent", "auc"]].round(2)
+         latent  auc
+      0       3  1.0
+      1      11  0.0
     """
     features, (labels, classes) = np.asarray(inputs.matrix(x)), inputs.two_classes(y)
     if labels.shape != (len(features),):
