@@ -16,7 +16,7 @@ def test_without_bos():
     assert found.counts[:4].tolist() == [1, 1, 1, 1]  # a prompt of BOS alone keeps it
     assert np.array_equal(found.starts[COUNTS > 1], TOKENS.starts[COUNTS > 1] + 1)
     assert np.array_equal(found.starts + found.counts, TOKENS.starts + TOKENS.counts)
-    assert np.array_equal(found.last(), ragged.last(TOKENS))
+    assert np.array_equal(found.last(), TOKENS.last())
 
 
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])

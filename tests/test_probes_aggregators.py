@@ -100,7 +100,7 @@ def test_streamed_logits_equal_the_loop(name):
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 def test_pooled_residuals_equal_the_loop(pooling, monkeypatch):
-    monkeypatch.setattr(pooled_logreg, "_TOGETHER", 64)
+    monkeypatch.setattr(ragged, "_TOGETHER", 64)
     counts = np.r_[1, np.arange(1, 60), 300, 2]
     tokens = token_cases.shuffled(token_cases.tokens(counts, counts % 2))
     found = ragged.pool(tokens, pooling)

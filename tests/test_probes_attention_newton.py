@@ -48,8 +48,10 @@ def test_fit(protocol):
 
 
 def test_names():
-    assert probes.parse("sae_max_k128") == ("", 128, False, "", "max")
-    assert probes.parse("sae_mean_k16_binarised_shuffled") == ("", 16, True, "shuffled", "mean")
+    found = probes.parse("sae_max_k128")
+    assert (found.k, found.binarised, found.control, found.pooling) == (128, False, "", "max")
+    found = probes.parse("sae_mean_k16_binarised_shuffled")
+    assert (found.k, found.pooling, found.control) == (16, "mean", "shuffled") and found.binarised
     assert probes.parse("sae_k16").pooling == "" and not probes.parse("sae_k16").reads_tokens
     for name in ("sae_max_k0", "sae_max", "sae_maxk5", "attention_random_latents"):
         with pytest.raises(ValueError, match=f"There is no method '{name}'"):

@@ -97,13 +97,13 @@ def test_only_the_rows_asked_for_are_found():
 
 def test_half_the_neighbours_predict_label_0():
     share = np.array([0, 1 / 99, 0.3, 49 / 99, 0.5, 50 / 99, 0.7, 98 / 99, 1])
-    logits = knn.logits_of(share)
+    logits = logits_of(share)
     assert np.all(np.diff(logits) > 0)
     assert ((logits > 0) == (share > 0.5)).all()
     back = np.asarray(jax.nn.sigmoid(logits))
     np.testing.assert_allclose(back, share, atol=1e-6)
     bins = np.arange(1, 10) / 10
-    assert (np.asarray(jax.nn.sigmoid(knn.logits_of(bins))) * 10).astype(int).tolist() == [
+    assert (np.asarray(jax.nn.sigmoid(logits_of(bins))) * 10).astype(int).tolist() == [
         *range(1, 10)
     ]
 
@@ -114,9 +114,7 @@ def test_lanes_that_differ_in_labels_share_a_search(monkeypatch):
     (noisy,) = probe_cases.conditions(y, sizes=(140,), noise=0.3)
     asked = []
     true_search = nearest._search
-    monkeypatch.setattr(
-        neighbours, "_search", lambda *a: asked.append(len(a[2])) or true_search(*a)
-    )
+    monkeypatch.setattr(nearest, "_search", lambda *a: asked.append(len(a[2])) or true_search(*a))
     together = probe_cases.run(lambda rows: knn.fit(jnp.asarray(x), rows), [clean, noisy])
     assert asked == [1, 1]  # one for the fold that both have, one for the test rows
     alone = probe_cases.run(lambda rows: knn.fit(jnp.asarray(x), rows), [noisy])

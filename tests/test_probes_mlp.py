@@ -1,6 +1,7 @@
 """The network by the study's rules, against scikit-learn."""
 
 import dataclasses
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from probejax import probes, sweep, tasks
-from probejax.probes import minibatch, mlp
+from probejax.probes import minibatch, mlp, scale
+from probejax.probes.families.network import logits
 from probejax.solvers import codes
 from tests import probe_cases
 from tests.reference import study_mlp
@@ -96,9 +98,9 @@ def test_the_end_comes_in_scikit_learn_s_epoch():
     state = minibatch._batch([minibatch._start(fit.layers)])
     codes_seen = []
     for _ in range(10):
-        feeds = minibatch._stack([fit.feed(200)], [0], [0])
+        feeds = jax.tree.map(lambda leaf: np.asarray(leaf)[:, None], fit.feed(200))
         for step in range(minibatch._STEPS):
-            one = minibatch.take(feeds, [step])
+            one = jax.tree.map(operator.itemgetter([step]), feeds)
             state = minibatch._advance(table, state, one, mlp.RULES.decay)
             codes_seen.append(int(state.code[0]))
     epochs = study_mlp.fit(standard[:60], y[:60], 60).n_iter_
@@ -110,13 +112,14 @@ def test_up_to_three_rows_take_scikit_learn_s_defaults_in_the_same_arrays():
     x, y = problem(0.5)
     few, more = probe_cases.conditions(y, (3, 10))
     (_, ours), _ = fitted(x, [few, more])
-    assert [ours[f"w{i}"].shape for i in range(4)] == [(32, 12), (32, 32), (32, 32), (1, 32)]
-    standard = (x - ours["mean"]) / ours["scale"]
+    layers = layers_of(ours)
+    assert [w.shape for w, _ in layers] == [(32, 12), (32, 32), (32, 32), (1, 32)]
+    standard = scale.apply(ours["scale"], jnp.asarray(x))
     theirs = study_mlp.fit(standard[few.train], few.y_train, 3)
     p = theirs.predict_proba(standard[few.test])[:, 1]
-    logits = minibatch.logits(layers_of(ours), jnp.asarray(standard[few.test]))
-    np.testing.assert_allclose(jax.nn.sigmoid(logits), p, atol=1e-5)
-    assert np.ptp(logits) > 0.5
+    found = logits(layers, standard[few.test])
+    np.testing.assert_allclose(jax.nn.sigmoid(found), p, atol=1e-5)
+    assert np.ptp(found) > 0.5
 
 
 def test_a_lane_alone_in_a_batch_and_after_compaction_is_the_same(monkeypatch):

@@ -4,8 +4,8 @@ import pytest
 
 from probejax import probes, saes
 from probejax.activations import ragged
+from probejax.probes import pooled_latents, sae_pooled
 from probejax.probes import sae as latent_probe
-from probejax.probes import sae_pooled
 from probejax.saes.winners import Keep
 from tests import probe_cases, token_cases
 
@@ -95,13 +95,13 @@ def test_exactly_dense_where_arithmetic_is_exact():
 def test_no_array_of_tokens_times_latents(monkeypatch):
     """The largest array made is of a few tiles, however many tokens there are."""
     shapes = []
-    original = sae_pooled.activate
+    original = pooled_latents.activate
 
     def watched(encoder, keep, pre, won, index):
         shapes.append(pre.shape)
         return original(encoder, keep, pre, won, index)
 
-    monkeypatch.setattr(sae_pooled, "activate", watched)
+    monkeypatch.setattr(pooled_latents, "activate", watched)
     list(sae_pooled.blocks(TOKENS, np.arange(len(Y)), KINDS["jumprelu"], "max", block=24))
     assert set(shapes) == {(1024, 24), (1024, 2)} and TOKENS.counts.sum() > 5000
 

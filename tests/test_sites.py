@@ -31,7 +31,7 @@ def test_each_place_has_one_name(given, text):
 
 
 WRONG = (-1, "-1", "", "two", "1.0", "resid_post", "resid_post.", "resid_mid.3", "blocks.3", "²",
-         "resid_post.-1", "resid_post.99999", "resid_post.1\n", None, True, 1.0)  # fmt: skip
+         "resid_post.-1", "resid_post.99999", "resid_post.1\n", True)  # fmt: skip
 
 
 @pytest.mark.parametrize("given", WRONG, ids=repr)
