@@ -14,7 +14,7 @@ from collections.abc import Callable
 from absl import flags
 
 from experiments import flags as common
-from experiments.benchmarks import harvest, multitoken, probes, saes
+from experiments.benchmarks import compile, harvest, multitoken, probes, saes
 from experiments.entry import run
 from probejax import artifacts, devices
 
@@ -33,6 +33,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 SUITES = {
+    "compile": lambda: compile.suite(common.CACHE_DIR.value),
     "harvest": lambda: harvest.suite(seconds, common.CACHE_DIR.value),
     "probes": lambda: probes.suite(_REPEATS.value, common.CACHE_DIR.value),
     "saes": lambda: saes.suite(seconds),

@@ -12,10 +12,11 @@ TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
 # A room imports rooms of lower layers only.
 LAYERS = (
-    ("foreign", "rules", "inputs", "sites"),
+    ("foreign", "rules", "inputs", "sites", "sizes"),
     ("stored_unit",),
     ("artifacts", "storage", "devices", "hosts", "metrics", "spreadsheet"),
-    ("tasks", "models", "saes", "solvers"),
+    ("solvers",),
+    ("tasks", "models", "saes"),
     ("activations",),
     ("probes",),
     ("sweep", "analysis"),
@@ -43,8 +44,8 @@ ORDER = {
         "named", "top", "architectures", "train", "fit",
     ),
     "solvers": (
-        "codes", "lanes", "engine", "cholesky", "interior_point", "l1", "newton", "l2", "few",
-        "ridge",
+        "codes", "lanes", "engine", "cholesky", "interior_point", "l1", "newton", "l2",
+        "small_logreg", "ridge",
     ),
     "activations": (
         "ragged", "packing", "npz", "stored", "shared", "forward", "cache", "language_model",

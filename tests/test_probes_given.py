@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from probejax import inputs, metrics, probes, saes
 from probejax.probes import attention, folds, given, sae_pooled
 from probejax.probes.sae import Selection
-from probejax.solvers import few, l1, l2
+from probejax.solvers import l1, l2, small_logreg
 from tests import probe_cases, token_cases
 
 N, D = probe_cases.N_TASK, token_cases.D
@@ -203,14 +203,14 @@ def test_folds_and_splits_take_labels_alone():
 MASK, LABELS = np.ones((1, 8), bool), np.arange(8)[None] % 2
 Z = np.random.default_rng(0).normal(size=(1, 8, 2)).astype(np.float32)
 ONE = np.ones(1)
-NEAR = few.Near(np.zeros((1, 2), np.float32), np.zeros(1, np.float32))
+NEAR = (np.zeros((1, 2), np.float32), np.zeros(1, np.float32))
 SOLVERS: dict[str, Any] = {
     "l1.solve": lambda *lanes: l1.solve(*map(jnp.asarray, (Z, *lanes))),
     "l1.solve_path": lambda *lanes: l1.solve_path(*map(jnp.asarray, (Z, *lanes))),
     "l2.solve": lambda m, y, C: l2.solve(Z[0], np.arange(8)[None], m, y, C),
     "l2.solve_path": lambda m, y, C: l2.solve_path(Z[0], np.arange(8)[None], m, y, C),
-    "few.solve": lambda m, y, C: few.solve(Z, m, y, float(C[0])),
-    "few.approach": lambda m, y, C: few.approach(Z, m, y, float(C[0]), NEAR),
+    "small_logreg.solve": lambda m, y, C: small_logreg.solve(Z, m, y, float(C[0])),
+    "small_logreg.approach": lambda m, y, C: small_logreg.approach(Z, m, y, float(C[0]), NEAR),
 }
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probejax import probes
+from probejax import probes, sizes
 from probejax.probes import logreg
 from probejax.solvers import codes, l2
 from tests import probe_cases
@@ -48,9 +48,9 @@ def test_folds_and_refits_share_one_gram_matrix(monkeypatch):
     x, y = problem(0.3, d=80)
     ((_, rows),) = probes.batches(probe_cases.conditions(y, sizes=(14, 40)), [64])
     shapes, gram = [], l2._gram
-    monkeypatch.setattr(l2, "_gram", lambda x, rows: (shapes.append(rows.shape), gram(x, rows))[1])
+    monkeypatch.setattr(l2, "_gram", lambda x: (shapes.append(x.shape), gram(x))[1])
     found = logreg.fit(jnp.asarray(x), rows).scores
-    assert shapes == [(64,)] and (found.code == codes.CONVERGED).all()
+    assert shapes == [(sizes.SHARED[0], 80)] and (found.code == codes.CONVERGED).all()
 
 
 def test_up_to_three_rows_are_not_searched():

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import LeavePOut, StratifiedKFold
 
+from probejax import sizes
 from probejax.probes import rows
 from probejax.probes.folds import paper_folds
 from probejax.tasks import REGIMES, SCARCITY_SIZES, Condition, conditions
@@ -74,13 +75,11 @@ def found():
 
 def test_every_condition_is_one_lane_of_its_padded_size(found):
     packed = rows.batches(found)
-    assert [batch.train.shape[1] for _, batch in packed] == list(rows.GROUPS)
+    assert [batch.train.shape[1] for _, batch in packed] == list(sizes.TRAIN)
     assert sorted(lane for lanes, _ in packed for lane in lanes) == list(range(len(found)))
-    sizes = {batch.train.shape[1]: {len(found[i].train) for i in lanes} for lanes, batch in packed}
-    assert sizes[16] == {n for n in SCARCITY_SIZES if n <= 16}
-    assert sizes[128] == {20, 28, 38, 53, 74, 103}
-    assert sizes[512] == {143, 198, 275, 382}
-    assert sizes[1024] == {531, 636, 737, 1024}
+    held = {batch.train.shape[1]: {len(found[i].train) for i in lanes} for lanes, batch in packed}
+    assert held[128] == {n for n in SCARCITY_SIZES if n <= 128}
+    assert held[1024] == {143, 198, 275, 382, 531, 636, 737, 1024}
 
 
 def test_lanes_hold_the_conditions_and_padding_is_masked(found):
@@ -104,17 +103,13 @@ def test_lanes_hold_the_conditions_and_padding_is_masked(found):
 
 def test_shapes_are_few(found):
     shapes = {}
-    for _, batch in rows.batches(found):
+    for lanes, batch in rows.batches(found):
         n, f, m = batch.train.shape[1], batch.val.shape[1], batch.test.shape[1]
-        shapes[n] = (f, m)
+        shapes[n] = m
+        assert f == max(len(paper_folds(found[i].y_train, found[i].seed)) for i in lanes)
         assert batch.fold_mask.shape[1] == f and batch.val.shape[2] == n
-    # The longest test sets: 1397 rows at n = 2, 1379 at 20, 1325 at 74, 1256 at 143, ...
-    assert shapes == {
-        16: (36, 2048),
-        128: (6, 2048),
-        512: (1, 2048),
-        1024: (1, 1024),
-    }
+    # The longest test set has 1397 rows.
+    assert shapes == {128: 2048, 1024: 2048}
     dtypes = [array.dtype for array in rows.batches(found)[0][1]]
     assert dtypes == [
         np.dtype(kind) for kind in ("int32", "?", "int32", "?", "?", "int32", "?", "int32", "int32")

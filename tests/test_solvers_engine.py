@@ -1,5 +1,6 @@
 """The driver of lanes: every lane is worked on once, in batches of one width, whatever its end."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -65,3 +66,17 @@ def test_lanes_run_to_their_ends_and_make_room(kind, widths):
 def test_the_ladder_grows_by_a_third_or_a_half():
     assert engine.ladder(40) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48]
     assert engine.ladder(1) == [1]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_thread_computes_where_the_caller_does(threads):
+    place, used = jax.local_devices()[2], []
+
+    def function(x):
+        found = jax.jit(lambda x: x + 1)(x)
+        used.append(found.devices())
+        return found
+
+    with jax.default_device(place):
+        engine.each(function, np.arange(20.0, dtype=np.float32), 4, threads)
+    assert used == [{place}] * 5

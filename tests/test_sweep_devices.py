@@ -41,8 +41,6 @@ def test_devices_share_the_tasks_and_find_what_one_finds(job, tmp_path, monkeypa
 
     def watched(self, unit):
         used.setdefault(unit.task, set()).add(jax.config.jax_default_device)
-        place = self.data(unit.task).features.devices()
-        assert place == {jax.config.jax_default_device}
         return run(self, unit)
 
     one = list(sweep.run_units(job, job.plan.units(), str(tmp_path / "one")))

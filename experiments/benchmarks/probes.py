@@ -31,10 +31,9 @@ from experiments.benchmarks.probe_pieces import (
     is_batched,
     measure,
 )
-from probejax import sweep, tasks
+from probejax import sizes, sweep, tasks
 from probejax.probes import methods
 from probejax.probes.logreg import STRENGTHS
-from probejax.probes.rows import GROUPS
 from probejax.tasks import Condition
 
 _TASKS = flags.DEFINE_list(
@@ -147,7 +146,7 @@ def drawing(conditions: Sequence[Condition], count: int, seed: int) -> dict[int,
     rng = np.random.default_rng(seed)
     kinds: dict[tuple[str, int], list[int]] = {}
     for i, c in enumerate(conditions):
-        size = next(size for size in GROUPS if size >= len(c.train))
+        size = sizes.up(len(c.train), sizes.TRAIN)
         kinds.setdefault((c.regime, size), []).append(i)
     found = {}
     for members in kinds.values():

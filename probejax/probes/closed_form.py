@@ -2,20 +2,19 @@
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from probejax.probes import given, scores
-from probejax.probes.logreg import linear
+from probejax.probes.logreg import centred, linear
 from probejax.probes.rows import Rows
 from probejax.solvers import codes
 
-Solve = Callable[[Array, np.ndarray, np.ndarray, np.ndarray], tuple[Array, Array]]
+Solve = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def fit(
-    features: Float[Array, "N d"], rows: Rows, protocol: scores.Protocol, solve: Solve
+    features: Float[Array | np.ndarray, "N d"], rows: Rows, protocol: scores.Protocol, solve: Solve
 ) -> scores.Fit:
     """Fits one probe per lane on all its training rows; the folds only say how good it may be.
 
@@ -31,14 +30,14 @@ def fit(
       ValueError: the features or the rows will not do, see `given.features_of`.
     """
     rows = given.features_of(features, rows, protocol)
-    _, known, usable, mean = centred(features)
+    known, mean, usable = centred(features)
     train, mask, y = rows.train, rows.train_mask, rows.y_train
 
     def solved(train, mask, y):
         code = codes_of(usable, train, mask, y)
         w, b = solve(known, train, mask, y)
-        good = jnp.asarray(code == codes.CONVERGED)
-        return linear(jnp.where(good[:, None], w, 0), jnp.where(good, b, 0), mean), code
+        good = code == codes.CONVERGED
+        return linear(np.where(good[:, None], w, 0), np.where(good, b, 0), mean), code
 
     def path(folds):
         probe, _ = solved(train[folds.lane], folds.train, y[folds.lane])
@@ -49,20 +48,6 @@ def fit(
         return probe, np.where(code == codes.CONVERGED, 0.0, np.nan), code
 
     return scores.search_and_refit(features, rows, protocol, np.array([np.nan]), path, refit)
-
-
-def centred(
-    features: Float[Array, "N d"],
-) -> tuple[Float[Array, "N d"], Float[Array, "N d"], Bool[np.ndarray, " N"], Float[Array, " d"]]:
-    """Returns centred features, those with zeros for bad rows, which rows are good, and the mean.
-
-    A row is bad that holds NaN or infinity; the mean is that of the good ones.
-    """
-    x = jnp.asarray(features)
-    usable = jnp.isfinite(x).all(axis=1)
-    mean = jnp.where(usable[:, None], x, 0).sum(axis=0) / jnp.maximum(usable.sum(), 1)
-    x = x - mean[None, :]
-    return x, jnp.where(usable[:, None], x, 0), np.asarray(usable), mean
 
 
 def codes_of(

@@ -15,7 +15,7 @@ _CANDIDATES = 10  # values of k at most
 
 
 def fit(
-    features: Float[Array, "N d"], rows: Rows, protocol: scores.Protocol = "paper"
+    features: Float[Array | np.ndarray, "N d"], rows: Rows, protocol: scores.Protocol = "paper"
 ) -> scores.Fit:
     """Counts, per lane, the positives among the k nearest training rows, k chosen on the folds.
 

@@ -14,7 +14,7 @@ _ROWS, _FITS = 2048, 16  # that are worked on together, at most
 
 
 def fit(
-    features: Float[Array, "N d"], rows: Rows, protocol: scores.Protocol = "paper"
+    features: Float[Array | np.ndarray, "N d"], rows: Rows, protocol: scores.Protocol = "paper"
 ) -> scores.Fit:
     """Fits one probe per lane: the log odds of two Gaussians of one covariance.
 
@@ -32,11 +32,9 @@ def fit(
 
 
 def _solve(x, rows, mask, y):
-    x = np.asarray(x)
     some = lambda which: _discriminants(x[rows[which]], mask[which], y[which])
     width = min(max(1, _ROWS // rows.shape[1]), _FITS)
-    w, b = each(some, np.arange(len(rows)), width)
-    return jnp.asarray(w), jnp.asarray(b)
+    return each(some, np.arange(len(rows)), width)
 
 
 def discriminant(

@@ -1,12 +1,11 @@
 """L2 logistic regression on the raw features (`find_best_reg` of the study's code)."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from probejax.probes import given, scores
 from probejax.probes.families import Linear
+from probejax.probes.families.linear import products
 from probejax.probes.rows import Rows
 from probejax.solvers import l2
 
@@ -16,7 +15,7 @@ DEFAULT_C = 1.0  # scikit-learn's, where there are too few rows for a search
 
 
 def fit(
-    features: Float[Array, "N d"], rows: Rows, protocol: scores.Protocol = "paper"
+    features: Float[Array | np.ndarray, "N d"], rows: Rows, protocol: scores.Protocol = "paper"
 ) -> scores.Fit:
     """Fits one probe per lane: search over C on the folds, then a fit on all training rows.
 
@@ -32,7 +31,7 @@ def fit(
       ValueError: the features or the rows will not do, see `given.features_of`.
     """
     rows = given.features_of(features, rows, protocol)
-    x, mean = centred(features)
+    x, mean, _ = centred(features)
     train, mask, y = rows.train, rows.train_mask, rows.y_train
     shared = l2.share(x, train, mask)
 
@@ -47,15 +46,18 @@ def fit(
     return scores.search_and_refit(features, rows, protocol, STRENGTHS, path, refit, DEFAULT_C)
 
 
-@jax.jit
 def centred(
     features: Float[Array | np.ndarray, "N d"],
-) -> tuple[Float[Array, "N d"], Float[Array, " d"]]:
-    """Returns the features, float32, without their mean, and the mean; of finite rows, if any."""
-    x = jnp.asarray(features, jnp.float32)
-    usable = jnp.isfinite(x).all(axis=1)
-    mean = jnp.where(usable[:, None], x, 0).sum(axis=0) / jnp.maximum(usable.sum(), 1)
-    return x - mean[None, :], mean
+) -> tuple[Float[np.ndarray, "N d"], Float[np.ndarray, " d"], Bool[np.ndarray, " N"]]:
+    """Returns the features, float32, without their mean; the mean; and which rows are finite.
+
+    The mean is that of the finite rows, if any; the others become zero.
+    """
+    x = np.asarray(features, np.float32)
+    usable = given.finite(x)
+    x = np.where(usable[:, None], x, 0)
+    mean = (x.sum(axis=0, dtype=np.float64) / max(usable.sum(), 1)).astype(np.float32)
+    return np.where(usable[:, None], x - mean[None, :], 0), mean, usable
 
 
 def linear(w, b, mean) -> Linear:
@@ -63,8 +65,7 @@ def linear(w, b, mean) -> Linear:
     return Linear(np.asarray(w), np.asarray(b), np.asarray(mean))
 
 
-@jax.jit
-def predict_path(x, rows, w, b):
-    """Returns the logits [L, P, n] of each lane's rows at every strength."""
-    every = jnp.einsum("nd,lpd->lpn", x, w, precision="highest") + b[:, :, None]
-    return jnp.take_along_axis(every, rows[:, None, :], axis=2)
+def predict_path(x, rows, w, b) -> Float[np.ndarray, "L P n"]:
+    """Returns the logits of each lane's rows at every strength."""
+    every = products(np.asarray(w).reshape(-1, x.shape[1]), x).reshape(*np.shape(b), -1)
+    return np.take_along_axis(every, rows[:, None, :], axis=2) + np.asarray(b)[:, :, None]

@@ -36,7 +36,7 @@ def fit(
       ValueError: the features or the rows will not do, see `given.features_of`.
     """
     rows = given.features_of(features, rows, protocol)
-    x, mean = centred(features)
+    x, mean, _ = centred(features)
     train, mask, y = rows.train, rows.train_mask, rows.y_train
     size = train.shape[1] * x.shape[1]
 

@@ -66,7 +66,7 @@ class _Feed(NamedTuple):
 
 
 def train(
-    x: Float[Array, "S n d"],
+    x: Float[Array | np.ndarray, "S n d"],
     which: Int[np.ndarray, " J"],
     mask: Bool[np.ndarray, "J n"],
     y: Int[np.ndarray, "J n"],
@@ -88,7 +88,7 @@ def train(
       1,000 epochs.
     """
     _, n, d = x.shape
-    table = x.reshape(-1, d)
+    table = np.reshape(x, (-1, d))
     fits = [
         _Fit(np.flatnonzero(mask[j]), y[j], int(seeds[j]), d, rules, which[j] * n)
         for j in range(len(which))

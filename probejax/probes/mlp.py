@@ -6,7 +6,6 @@ Of the study's nominal grid a single setting is ever drawn, so nothing is search
 from typing import cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
@@ -22,7 +21,7 @@ from probejax.solvers import codes
 RULES = Rules(hidden=(16, 16, 16), rate=10**-2.5, decay=0.01)
 FEW_ROWS = Rules(hidden=(32,), rate=1e-3, decay=1e-4)  # up to three rows: scikit-learn's defaults
 _TABLE_BYTES = 2**28  # of standardised features at a time
-_TABLES = 8  # their number is padded to a multiple of this, so that few shapes compile
+_TABLES = 16  # of them, at most
 
 
 def fit(
@@ -42,7 +41,7 @@ def fit(
       ValueError: the features or the rows will not do, see `given.features_of`.
     """
     rows = given.features_of(features, rows, protocol)
-    x = jnp.asarray(features, jnp.float32)
+    x = np.asarray(features, np.float32)
     train, mask = rows.train, rows.train_mask
     folds, count = scores.folds(rows, protocol), len(train)
     lane = np.concatenate([np.arange(count), folds.lane])
@@ -67,7 +66,7 @@ def fit(
 
 
 def _fit(
-    x: Float[Array, "N d"],
+    x: Float[np.ndarray, "N d"],
     rows: Int[np.ndarray, "J n"],
     y: Int[np.ndarray, "J n"],
     mask: Bool[np.ndarray, "J n"],
@@ -80,7 +79,7 @@ def _fit(
     Networks that cannot be fitted are all zeros. All have the same form, see `_formed`.
     """
     (count, n), d = rows.shape, x.shape[1]
-    usable = np.asarray(jnp.isfinite(x).all(axis=1))
+    usable = given.finite(x)
     code = codes_of(usable, rows, mask, y)
     code = np.where((usable[rows] | ~seen).all(axis=1), code, codes.NON_FINITE).astype(np.int32)
     width = (RULES if searched.all() else FEW_ROWS).hidden[0]
@@ -93,11 +92,12 @@ def _fit(
     first, alike = _alike(table[:, None], mask[good], (y * mask)[good], seeds[good, None])
     first_table, first = good[first_table], good[first]
     table_of = table[np.searchsorted(good, first)]
-    room = max(1, _TABLE_BYTES // (4 * n * d))
+    room = min(max(1, _TABLE_BYTES // (4 * n * d)), _TABLES)
     for start in range(0, len(first_table), room):
         part = first_table[start : start + room]
-        padded = np.resize(part, min(-(-len(part) // _TABLES) * _TABLES, room))
-        standard, scalers = _standardise(x, rows[padded], seen[padded])
+        padded = np.resize(part, room)
+        standard, scalers = _standardise(x[rows[padded]], seen[padded])
+        standard = np.asarray(standard)
         inside = (table_of >= start) & (table_of < start + len(part))
         for rules, wanted in ((FEW_ROWS, ~searched), (RULES, searched)):
             some = inside & wanted[first]
@@ -142,6 +142,6 @@ def _grown(w, b, outputs: int, inputs: int | None):
 
 
 @jax.jit
-def _standardise(x, rows, seen):
+def _standardise(own, seen):
     """Returns the standardised rows [S, n, d] and their scalers."""
-    return jax.lax.map(lambda each: scale.standardise(x[each[0]], each[1]), (rows, seen))
+    return jax.lax.map(lambda each: scale.standardise(*each), (own, seen))

@@ -17,7 +17,7 @@ from probejax.probes import scale
 from probejax.solvers.engine import distinct, each, once
 
 _WIDTH = 1024  # rows sought among by one product
-_BLOCKS = (128, 512)  # query rows at a time: what is left over, and the rest
+_QUERIES = 512  # rows at a time whose neighbours are sought
 _SPARE = 8  # neighbours looked at beyond the last that matters
 _ROUNDING = 32 * float(np.finfo(np.float32).eps)  # eight times the largest that was measured
 _FAR = 1e30  # squared distance of rows that may not be found
@@ -85,7 +85,6 @@ def nearest(
         return _search(x, rough, chosen, np.stack([lengths[i] for i in some], axis=1), chunk)
 
     chunk = max(1, _WIDTH // len(searches[0].rows))
-    chunk = min(chunk, 1 << (len(groups) - 1).bit_length())  # exact, so widths may differ
     # Selecting is numpy's and products are XLA's: with a thread per core neither waits.
     found = each(search, np.array([group[0] for group in groups]), chunk, os.cpu_count() or 1)
     for group, positions in zip(groups, found, strict=True):
@@ -112,11 +111,10 @@ def _search(x, rough, chosen: Sequence[Search], lengths, chunk: int) -> list[np.
     parts = [np.zeros((0, len(chosen), most), np.int32)]
     with jax.enable_x64(True):
         weight = np.stack([chosen[i].scale ** -2.0 for i in fill]).astype(np.float32)
-        base = _base(rough[rows], weight)
-        for start in range(0, len(queries), _BLOCKS[-1]):
-            block = queries[start : start + _BLOCKS[-1]]
-            size = next(size for size in _BLOCKS if size >= len(block))
-            keys = _keys(rough[np.resize(block, size)], base, norm.astype(np.float32))
+        own = rough[rows]
+        for start in range(0, len(queries), _QUERIES):
+            block = queries[start : start + _QUERIES]
+            keys = _keys(rough[np.resize(block, _QUERIES)], own, weight, norm.astype(np.float32))
             length = np.sqrt(lengths[block])
             doubt = _ROUNDING * longest[: len(chosen)] * (length + longest[: len(chosen)])
             for count in (min(most + _SPARE, rows.shape[1]), rows.shape[1]):
@@ -192,19 +190,14 @@ def _learn(own, seen):
 
 
 @jax.jit
-def _base(own, weight):
-    """Returns the rows y of every search as y / s^2, one below the other."""
-    return (own * weight[:, None, :]).reshape(-1, own.shape[2])
-
-
-@jax.jit
-def _keys(queries, base, norm):
+def _keys(queries, own, weight, norm):
     """Returns keys [m, S, n] in the order of the distances, ties in that of the rows.
 
     In |(q - y) / s|^2 = |q / s|^2 - 2 q.(y / s^2) + |y / s|^2 the first term is the same for all y,
     so the queries need no scaling, and the scaler's mean falls out. The bits of a float sort like
     whole numbers once those of negative ones are turned; below them stands the row's number.
     """
+    base = (own * weight[:, None, :]).reshape(-1, own.shape[2])
     product = jnp.matmul(queries, base.T, precision="highest")
     distance = norm[None] - 2 * product.reshape(-1, *norm.shape)
     bits = jax.lax.bitcast_convert_type(distance, jnp.int32)

@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from probejax.probes import given, scale, scores
-from probejax.probes.closed_form import centred, codes_of
-from probejax.probes.logreg import linear
+from probejax.probes.closed_form import codes_of
+from probejax.probes.logreg import centred, linear
 from probejax.probes.rows import Rows
-from probejax.solvers import codes, few
-from probejax.solvers.engine import once
+from probejax.solvers import codes, small_logreg
+from probejax.solvers.engine import each, once
 
 _MOST = 100  # components at most, as the study has it
 _CANDIDATES = 10  # numbers of components at most
@@ -31,7 +31,7 @@ class _Basis(NamedTuple):
 
 
 def fit(
-    features: Float[Array, "N d"], rows: Rows, protocol: scores.Protocol = "paper"
+    features: Float[Array | np.ndarray, "N d"], rows: Rows, protocol: scores.Protocol = "paper"
 ) -> scores.Fit:
     """Fits one probe per lane: standard scaler, components, and L2 logistic regression with C = 1.
 
@@ -48,7 +48,7 @@ def fit(
       ValueError: the features or the rows will not do, see `given.features_of`.
     """
     rows = given.features_of(features, rows, protocol)
-    _, known, usable, centre = centred(features)
+    known, centre, usable = centred(features)
     train, mask, y = rows.train, rows.train_mask, rows.y_train
     folds, sizes = scores.folds(rows, protocol), mask.sum(axis=1)
     grids = np.array([_grid(size, known.shape[1]) for size in sizes.tolist()])
@@ -56,17 +56,17 @@ def fit(
     of_lanes, of_folds = _split(_bases(known, *sets), len(train))
 
     def path(folds):
-        z = _components(known, train[folds.lane], *of_folds)
+        z = _components(known, train[folds.lane], of_folds)
         return _search(z, folds, y, grids[folds.lane])
 
     def refit(number):
-        z = _components(known, train, *of_lanes)
-        solution = few.solve(_leading(z, number.astype(int)), mask, y, C)
+        z = _components(known, train, of_lanes)
+        solution = small_logreg.solve(z, mask, y, C, leading=number)
         code = codes_of(usable, train, mask, y)
         code = np.where(code == codes.CONVERGED, solution.code, code)
-        w, b = _in_features(solution.w, solution.b, *of_lanes)
-        good = jnp.asarray(code <= codes.MAX_TRIPS)
-        probe = linear(jnp.where(good[:, None], w, 0), jnp.where(good, b, 0), centre)
+        w, b = _in_features(solution.w, solution.b, of_lanes)
+        good = code <= codes.MAX_TRIPS
+        probe = linear(np.where(good[:, None], w, 0), np.where(good, b, 0), centre)
         return probe, np.where(code <= codes.MAX_TRIPS, solution.gap, np.nan), code
 
     most = np.minimum(sizes, known.shape[1])
@@ -88,9 +88,6 @@ def _grid(size: int, width: int) -> Int[np.ndarray, " P"]:
 def _bases(x, rows, seen) -> _Basis:
     """Finds the components of every set of rows, once where sets are equal."""
     count = min(rows.shape[1], x.shape[1], _MOST)
-
-    x = np.asarray(x)  # gathered here, so that the program does not depend on how many rows it has
-
     find = lambda which: _find(x[rows[which]], seen[which], count)
     found, kind = once(find, (rows, seen), min(max(1, _ROWS // rows.shape[1]), _SETS))
     return _Basis(*(leaf[kind] for leaf in found))
@@ -119,48 +116,39 @@ def _find_one(own, seen, count) -> _Basis:
     return _Basis(learnt.mean, learnt.scale, jnp.where(real[None, :], vectors, 0))
 
 
+def _components(x, rows, basis: _Basis) -> Float[np.ndarray, "L n K"]:
+    """Returns the components of each lane's rows."""
+    project = lambda rows, basis: _project(x[rows], *basis)
+    return each(project, (rows, basis), max(1, _ROWS // rows.shape[1]))
+
+
 @jax.jit
-def _components(x, rows, mean, scale, vectors):
-    """Returns the components [L, n, K] of each lane's rows."""
-
-    def one(rows, mean, scale, vectors):
-        return _times((x[rows] - mean[None, :]) / scale[None, :], vectors)
-
-    return jax.lax.map(lambda lane: one(*lane), (rows, mean, scale, vectors), batch_size=8)
+@jax.vmap
+def _project(own, mean, scale, vectors):
+    return _times((own - mean[None, :]) / scale[None, :], vectors)
 
 
 def _search(z, folds: scores.Folds, y, numbers) -> Float[np.ndarray, "Q P n"]:
     """Returns the logits of fits on more and more leading components, each from the last."""
     lanes, n, most = z.shape
-    near = few.Near(np.zeros((lanes, 0), np.float32), np.zeros(lanes, np.float32))
+    w, b = np.zeros((lanes, 0), np.float32), np.zeros(lanes, np.float32)
     logits = np.zeros((lanes, _CANDIDATES, n), np.float32)
     for i, number in enumerate(numbers.T):
         if i and np.array_equal(number, numbers[:, i - 1]):
             logits[:, i] = logits[:, i - 1]
             continue
         width = _NARROW if max(number) <= _NARROW < most else most
-        leading = _leading(z[:, :, :width], number)
-        start = near._replace(w=np.pad(near.w, ((0, 0), (0, width - near.w.shape[1]))))
-        near = few.approach(leading, folds.train, y[folds.lane], C, start)
-        logits[:, i] = _logits(leading, near.w, near.b)
+        start = (np.pad(w, ((0, 0), (0, width - w.shape[1]))), b)
+        own = (z[:, :, :width], folds.train, y[folds.lane])
+        w, b, logits[:, i] = small_logreg.approach(*own, C, start, leading=number)
     return logits
 
 
-@jax.jit
-def _leading(z, number):
-    return jnp.where(jnp.arange(z.shape[2])[None, None, :] < number[:, None, None], z, 0)
-
-
-@jax.jit
-def _logits(z, w, b):
-    return jnp.einsum("lnk,lk->ln", z, w, precision="highest") + b[:, None]
-
-
-@jax.jit
-def _in_features(w, b, mean, scale, vectors):
+def _in_features(w, b, basis: _Basis):
     """Returns the weights and intercepts as they act on features."""
-    w = jnp.einsum("ldk,lk->ld", vectors[:, :, : w.shape[1]], w, precision="highest") / scale
-    return w, b - jnp.einsum("ld,ld->l", w, mean, precision="highest")
+    mean, scale, vectors = map(np.asarray, basis)
+    w = (vectors[:, :, : w.shape[1]] @ w[:, :, None])[:, :, 0] / scale
+    return w, b - (w * mean).sum(axis=1)
 
 
 def _times(a, b):

@@ -27,7 +27,7 @@ def fit(
       ValueError: the features or the rows will not do, see `given.features_of`.
     """
     rows = given.features_of(features, rows, protocol)
-    x, mean = centred(features)
+    x, mean, _ = centred(features)
     train, mask, y = rows.train, rows.train_mask, rows.y_train
 
     def path(folds):

@@ -7,16 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int32
 
-from probejax import inputs
+from probejax import inputs, sizes
 from probejax.probes.folds import paper_folds
 from probejax.tasks.splits import Condition
 
-GROUPS = (16, 128, 512, 1024)
-"""Padded training sizes: few, so that few shapes compile."""
-
-_TEST_SIZES = (1, 512, 1024, 2048, 4096, 5120)
 FoldRule = Callable[[np.ndarray, int], np.ndarray]
-_FOLD_COUNTS = (1, 6, 36)  # one hold-out; six folds; all mixed pairs of twelve balanced rows
 
 
 class Rows(NamedTuple):
@@ -46,12 +41,10 @@ def batches(
 ) -> list[tuple[tuple[int, ...], Rows]]:
     """Packs conditions into batches of lanes, by padded training size.
 
-    Within a batch the test rows are padded to one of a few sizes and the folds to 1, 6 or 36.
-
     Args:
         conditions: what to fit; the order within a batch is theirs.
-        groups: the padded training sizes; `GROUPS` when None. Beyond the largest, sizes grow by an
-            eighth at a time.
+        groups: the padded training sizes; `sizes.TRAIN` when None. Beyond the largest, sizes grow
+            by an eighth at a time.
         most_rows: training rows of a batch at most, padding included; None is no limit.
         folds: which rows validate, given a condition's labels and seed.
 
@@ -64,21 +57,18 @@ def batches(
             a row number that is none.
     """
     conditions = [_checked(condition) for condition in conditions]
-    groups = sorted(GROUPS if groups is None else groups)
-    members: dict[int, list[int]] = {size: [] for size in groups}
+    groups = sorted(sizes.TRAIN if groups is None else groups)
+    members: dict[int, list[int]] = {}
     for index, condition in enumerate(conditions):
-        n = len(condition.train)
-        size = next((size for size in groups if size >= n), None)
-        if size is None:
-            step = 1 << (n.bit_length() - 4)
-            size = -(-n // step) * step
-        members.setdefault(size, []).append(index)
+        members.setdefault(sizes.up(len(condition.train), groups), []).append(index)
+    longest = max((len(condition.test) for condition in conditions), default=0)
+    m = sizes.up(longest, sizes.TEST) if longest else 0
     found = []
     for size, lanes in sorted(members.items()):
         most = len(lanes) if most_rows is None else max(1, most_rows // size)
         for start in range(0, len(lanes), max(1, most)):
             part = tuple(lanes[start : start + most])
-            found.append((part, _pack([conditions[lane] for lane in part], size, folds)))
+            found.append((part, _pack([conditions[lane] for lane in part], size, m, folds)))
     return found
 
 
@@ -93,12 +83,9 @@ def _checked(condition: Condition) -> Condition:
     return dataclasses.replace(condition, **found)
 
 
-def _pack(conditions: list[Condition], n: int, rule: FoldRule) -> Rows:
+def _pack(conditions: list[Condition], n: int, m: int, rule: FoldRule) -> Rows:
     folds = [rule(condition.y_train, condition.seed) for condition in conditions]
-    most = max(len(masks) for masks in folds)
-    f = next((count for count in _FOLD_COUNTS if count >= most), most)
-    longest = max(len(condition.test) for condition in conditions)
-    m = next((size for size in _TEST_SIZES if size >= longest), -(-longest // 1024) * 1024)
+    f = max(len(masks) for masks in folds)
     lanes = len(conditions)
     rows = Rows(
         train=np.zeros((lanes, n), np.int32),

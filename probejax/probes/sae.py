@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -33,7 +31,7 @@ class Selection(NamedTuple):
       bos: whether the first token counted in that.
     """
 
-    values: Float[Array, "N M"]
+    values: Float[np.ndarray, "N M"]
     columns: Int[np.ndarray, "L k"]
     fold_columns: Int[np.ndarray, "Q k"]
     latents: Int[np.ndarray, "L k"]
@@ -43,7 +41,7 @@ class Selection(NamedTuple):
 
 
 def select(
-    features: Float[Array, "N d_model"],
+    features: Float[Array | np.ndarray, "N d_model"],
     rows: Rows,
     sae: Dictionary,
     k: int,
@@ -65,7 +63,7 @@ def select(
       ValueError: the features or the rows will not do, see `given.features_of`.
     """
     rows = given.features_of(features, rows, protocol)
-    x = jnp.asarray(features)
+    x = np.asarray(features)
     places = devices.own()  # each streams a part of the width
     rank = lambda train, mask, y: top_latents(
         sae, x, train, mask, y, k, ranking=ranking, devices=places
@@ -76,7 +74,7 @@ def select(
 
 def select_by(
     rank: Callable[..., Int[np.ndarray, "S k"]],
-    columns: Callable[[Int[np.ndarray, " M"]], Float[Array, "N M"]],
+    columns: Callable[[Int[np.ndarray, " M"]], Float[Array | np.ndarray, "N M"]],
     rows: Rows,
     sae: Dictionary | None = None,
     protocol: scores.Protocol = "paper",
@@ -85,7 +83,7 @@ def select_by(
 
     Args:
       rank: given training rows, mask and labels, each [S, n], returns the best latents of each set.
-      columns: given latents in rising order, the last perhaps repeated, returns their values.
+      columns: given latents in rising order, returns their values.
       rows: the lanes.
       sae: whose the latents are.
       protocol: as for `select`.
@@ -104,13 +102,8 @@ def select_by(
     places = places.reshape(latents.shape)
     final = len(train)
     of_folds = places[final:] if protocol == "strict" else places[folds.lane]
-    return Selection(columns(_padded(union)), places[:final], of_folds, latents[:final], sae)
-
-
-def _padded(union: np.ndarray) -> np.ndarray:
-    """Repeats the last latent up to a power of two, so that few shapes compile."""
-    width = 1 << (len(union) - 1).bit_length()
-    return np.pad(union, (0, width - len(union)), mode="edge")
+    values = np.asarray(columns(union))
+    return Selection(values, places[:final], of_folds, latents[:final], sae)
 
 
 def fit(
@@ -147,7 +140,7 @@ def fit(
             f"the latents were selected for {chosen[0]} lanes with {chosen[1]} folds, and these "
             f"rows are {len(rows.train)} lanes with {len(folds.lane)}: select them for these."
         )
-    train, mask, y = map(jnp.asarray, (rows.train, rows.train_mask, rows.y_train))
+    train, mask, y = rows.train, rows.train_mask, rows.y_train
     columns, latents = selection.columns[:, :k], selection.latents[:, :k]
     how = {"pooling": selection.pooling, "bos": selection.bos, "binarised": binarised}
     zeros = np.zeros(latents.shape, np.float32)
@@ -156,12 +149,12 @@ def fit(
 
     def path(folds):
         z = _gather(values, train[folds.lane], selection.fold_columns[:, :k])
-        found = l1.solve_path(z, *map(jnp.asarray, (folds.train, y[folds.lane], STRENGTHS)))
-        on_train = jnp.einsum("qnk,qpk->qpn", z, found.w, precision="highest")
-        return on_train + found.b[:, :, None]
+        found = l1.solve_path(z, folds.train, y[folds.lane], STRENGTHS)
+        logits = [z @ np.swapaxes(w, 0, 1) for z, w in zip(z, found.w.astype(float), strict=True)]
+        return np.swapaxes(logits, 1, 2).astype(np.float32) + found.b[:, :, None]
 
     def refit(C):
-        found = l1.solve(_gather(values, train, columns), mask, y, jnp.asarray(C))
+        found = l1.solve(_gather(values, train, columns), mask, y, C)
         w, b = np.asarray(found.w), np.asarray(found.b)
         return dataclasses.replace(probe, w=w, b=b), found.gap, found.code
 
@@ -169,7 +162,6 @@ def fit(
     return scores.search_and_refit(source, rows, protocol, STRENGTHS, path, refit, DEFAULT_C)
 
 
-@jax.jit
 def _gather(values, rows, columns):
     """Returns the latents [L, n, k] of each lane's rows."""
     return values[rows[:, :, None], columns[:, None, :]]

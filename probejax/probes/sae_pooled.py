@@ -54,7 +54,7 @@ def select(
         state = race.begin
         for each in blocks(tokens, race.rows, sae, pooling, block=block):
             state = race.add(state, each)
-        return np.asarray(state.index)
+        return np.asarray(state.index)[: len(train)]
 
     def columns(latents: np.ndarray) -> Array:
         values = jnp.zeros((len(tokens.counts), len(latents)), jnp.float32)

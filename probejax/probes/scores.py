@@ -14,8 +14,10 @@ from probejax.probes.families import Probe
 from probejax.probes.rows import Rows
 from probejax.rules import PROTOCOLS as PROTOCOLS
 from probejax.solvers import codes
+from probejax.solvers.engine import each
 
 Protocol = Literal["paper", "strict"]
+_PREDICTIONS, _TESTS = 64, 16  # of one fit or probe each, that are judged together
 
 
 class Scores(NamedTuple):
@@ -169,7 +171,7 @@ def choose(
       Per lane, the mean validation AUC of the chosen candidate and its index.
     """
     y = np.asarray(rows.y_train)[which.lane]
-    auc = np.asarray(_fold_auc(predictions, y, which.val), np.float64)  # [Q, P]
+    auc = fold_auc(np.asarray(predictions), y, which.val)
     lanes = len(rows.train)
     count = np.bincount(which.lane, minlength=lanes)
     mean = np.zeros((lanes, auc.shape[1]))
@@ -241,16 +243,21 @@ def finish(
     mask = np.asarray(rows.train_mask) & alone[:, None]
     if alone.any():
         train_logits = probe.of_rows(source, np.asarray(rows.train), mask)
-        own, *_ = _evaluate(train_logits, rows.y_train, mask)
+        own = fold_auc(np.asarray(train_logits)[:, None], np.asarray(rows.y_train), mask)[:, 0]
         own = np.where(np.isnan(own), np.nan, 0.5) if protocol == "strict" else own
         val_auc = np.where(alone, own, val_auc)
-    test_logits = probe.of_rows(source, np.asarray(rows.test), np.asarray(rows.test_mask))
-    sound = _finite(test_logits, rows.test_mask)
+    test_rows, test_mask, y_test = map(np.asarray, (rows.test, rows.test_mask, rows.y_test))
+    lanes, count = test_rows.shape
+    if count:
+        test_logits = np.asarray(probe.of_rows(source, test_rows, test_mask))
+        test = each(_evaluate, (test_logits, y_test, test_mask), _TESTS)
+    else:
+        test_logits, test = np.zeros((lanes, 0)), (np.full(lanes, np.nan),) * 5
+    sound = (np.isfinite(test_logits) | ~test_mask).all(axis=1)
     fitted = np.asarray(code) <= codes.MAX_TRIPS
-    test = _evaluate(test_logits, rows.y_test, rows.test_mask)
     found = Scores(
         np.asarray(val_auc),
-        *(np.asarray(metric) for metric in test),
+        *test,
         hyperparameter=np.asarray(hyperparameter, float),
         gap=np.where(fitted & sound, gap, np.nan),
         code=np.where(fitted & ~sound, codes.NON_FINITE, code),
@@ -258,11 +265,20 @@ def finish(
     return Fit(probe, found, rows=int(np.asarray(rows.train_mask).sum()))
 
 
-def _finite(logits, mask) -> Bool[np.ndarray, " L"]:
-    return np.asarray((np.isfinite(np.asarray(logits)) | ~np.asarray(mask)).all(axis=1))
+def fold_auc(
+    predictions: Float[np.ndarray, "Q P n"],
+    y: Int[np.ndarray, "Q n"],
+    mask: Bool[np.ndarray, "Q n"],
+) -> Float[np.ndarray, "Q P"]:
+    """Returns the AUC of every prediction of every fit on the rows that its mask counts."""
+    fits, candidates, n = predictions.shape
+    flat = predictions.reshape(-1, n)
+    judge = lambda which: _auc(flat[which], y[which // candidates], mask[which // candidates])
+    found = each(judge, np.arange(len(flat)), _PREDICTIONS)
+    return found.reshape(fits, candidates).astype(np.float64)
 
 
-_fold_auc = jax.jit(jax.vmap(jax.vmap(metrics.auc, in_axes=(0, None, None)), in_axes=(0, 0, 0)))
+_auc = jax.jit(jax.vmap(metrics.auc))
 
 
 @jax.jit

@@ -9,6 +9,7 @@ pre > b_mag - exp(r_mag) b_gate (section 3.3 there). So only the competition of 
 """
 
 import dataclasses
+import functools
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
@@ -82,18 +83,31 @@ class SAE:
 
     def encoder(self, start: int = 0, stop: int | None = None) -> Encoder:
         """Returns what computes the latents start..stop-1."""
-        cut = slice(start, stop)
-        weight = None if self.weight is None else self.weight[cut]
-        return Encoder(self.W_enc[:, cut], self.b_enc[cut], self.threshold[cut], weight)
+        stop = self.d_sae if stop is None else stop
+        if (start, stop) == (0, self.d_sae):
+            return Encoder(self.W_enc, self.b_enc, self.threshold, self.weight)
+        return _cut(self, start, stop - start)
 
     def columns(self, latents) -> Encoder:
         """Returns what computes some latents, in the order of their indices given."""
-        weight = None if self.weight is None else self.weight[latents]
-        return Encoder(self.W_enc[:, latents], self.b_enc[latents], self.threshold[latents], weight)
+        return _columns(self, latents)
 
     def decoder(self, start: int, stop: int) -> Float[Array, "b d_model"]:
         """Returns the decoder rows of the latents start..stop-1."""
         return there(self.W_dec)[start:stop]
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _cut(sae: SAE, start, size: int) -> Encoder:
+    cut = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
+    weight = None if sae.weight is None else cut(sae.weight)
+    return Encoder(cut(sae.W_enc, axis=1), cut(sae.b_enc), cut(sae.threshold), weight)
+
+
+@jax.jit
+def _columns(sae: SAE, latents) -> Encoder:
+    weight = None if sae.weight is None else sae.weight[latents]
+    return Encoder(sae.W_enc[:, latents], sae.b_enc[latents], sae.threshold[latents], weight)
 
 
 @jax.jit

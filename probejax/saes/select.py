@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from probejax import sizes
 from probejax.saes import stream
 from probejax.saes.stream import Block, Dictionary
 
@@ -23,15 +24,15 @@ Ranking = Literal["raw", "normalised", "random"]
 class _Lanes(NamedTuple):
     """Training rows of each lane as weights over the rows of one matrix, [lanes, rows] each."""
 
-    contrast: Array  # 1/n1 on rows of class 1, -1/n0 on rows of class 0
-    member: Array  # 1 on training rows
+    contrast: Array | np.ndarray  # 1/n1 on rows of class 1, -1/n0 on rows of class 0; float64
+    member: Array | np.ndarray  # 1 on training rows; float32
 
 
 class _Best(NamedTuple):
     """The best latents of each lane so far, best first."""
 
-    score: Float[Array, "lanes k"]
-    index: Int[Array, "lanes k"]
+    score: Float[Array | np.ndarray, "lanes k"]  # float64
+    index: Int[Array | np.ndarray, "lanes k"]
 
 
 class Contest(NamedTuple):
@@ -39,7 +40,8 @@ class Contest(NamedTuple):
 
     Attributes:
       rows: the rows of the feature matrix whose latents the blocks must hold, rising.
-      begin: the state before any block; its `index` [lanes, k] is the result after the last.
+      begin: the state before any block; its `index` [lanes, k] is the result after the last, padded
+        lanes behind the real ones.
       add: adds a block to a state.
       join: joins the states of two ranges of latents, the lower first.
     """
@@ -52,7 +54,7 @@ class Contest(NamedTuple):
 
 def top_latents(
     sae: Dictionary,
-    x: Float[Array, "n d_model"],
+    x: Float[Array | np.ndarray, "n d_model"],
     train: Int[np.ndarray, "lanes rows"],
     mask: Bool[np.ndarray, "lanes rows"],
     labels: Int[np.ndarray, "lanes rows"],
@@ -82,13 +84,14 @@ def top_latents(
     Raises:
       ValueError: k larger than the dictionary.
     """
-    x = jnp.asarray(x)
-    if k > (d_sae := stream.width(sae, x)):
+    x = np.asarray(x)
+    if k > (d_sae := stream.width(sae, x[:1])):
         raise ValueError(f"k={k} latents were asked for, but the SAE has only {d_sae}.")
-    race = contest(train, mask, labels, k, ranking)
+    race = contest(train, mask, labels, k, ranking, sizes.RANKED)
     begin, add, join = race.begin, race.add, race.join
-    best = stream.fold(sae, x[race.rows], begin, add, join, block=block, devices=devices)
-    return np.asarray(best.index)
+    own = jax.device_put(x[race.rows])
+    best = stream.fold(sae, own, begin, add, join, block=block, devices=devices)
+    return np.asarray(best.index)[: len(train)]
 
 
 def contest(
@@ -97,11 +100,26 @@ def contest(
     labels: Int[np.ndarray, "lanes rows"],
     k: int,
     ranking: Ranking,
+    padded: Sequence[int] = (),
 ) -> Contest:
-    """Prepares the ranking of `top_latents` for whoever has the blocks; arguments as there."""
+    """Prepares the ranking of `top_latents` for whoever has the blocks; arguments as there.
+
+    Both lanes and rows are padded, the lanes behind the real ones.
+
+    Args:
+      train: rows of each lane.
+      mask: which of them count.
+      labels: their labels.
+      k: latents to keep.
+      ranking: how to rank.
+      padded: numbers of rows, to one of which the last row is repeated; by default not at all.
+    """
     rows, inverse = np.unique(train[mask], return_inverse=True)
-    contrast = np.zeros((len(train), len(rows)), np.float32)
-    member = np.zeros_like(contrast)
+    count = len(train)
+    if padded:
+        rows = np.pad(rows, (0, sizes.up(len(rows), padded) - len(rows)), mode="edge")
+    contrast = np.zeros((sizes.up(count, sizes.LANES), len(rows)))
+    member = np.zeros(contrast.shape, np.float32)
     lane = np.nonzero(mask)[0]
     positive, count = (labels * mask).sum(axis=1), mask.sum(axis=1)
     share = np.where(
@@ -111,36 +129,51 @@ def contest(
     )
     contrast[lane, inverse] = share[mask]
     member[lane, inverse] = 1
-    lanes = _Lanes(jnp.asarray(contrast), jnp.asarray(member))
-    begin = _Best(jnp.full((len(train), k), -1, jnp.float32), jnp.zeros((len(train), k), jnp.int32))
-    return Contest(rows, begin, lambda best, block: _merge(best, block, lanes, ranking), _best_of)
+    none = np.full((len(contrast), k), -1.0)
+    with jax.enable_x64(True):
+        lanes = jax.device_put(_Lanes(contrast, member))
+        begin = jax.device_put(_Best(none, none.astype(np.int32)))
+
+    def add(best, block):
+        with jax.enable_x64(True):
+            return _merge(best, block, lanes, ranking)
+
+    def join(low, high):
+        with jax.enable_x64(True):
+            return _join(low, high)
+
+    return Contest(rows, begin, add, join)
 
 
 @functools.partial(jax.jit, static_argnames="ranking")
 def _merge(best: _Best, block: Block, lanes: _Lanes, ranking: Ranking) -> _Best:
-    """Scores one block of latents and keeps the best k of those seen so far."""
+    """Scores one block of latents and keeps the best k of those seen so far.
+
+    In float64: where rows are few many latents have one score but for a millionth, and float32
+    would leave their order to the rounding of the machine.
+    """
     product = functools.partial(jnp.matmul, precision="highest")
-    latents = block.latents
+    latents = block.latents.astype(jnp.float64)
     score = jnp.abs(product(lanes.contrast, latents))
     index = block.start + jnp.arange(score.shape[1], dtype=jnp.int32)[None, :]
     if ranking == "random":
-        fired = product(lanes.member, (latents != 0).astype(latents.dtype)) > 0
-        score = jnp.where(fired, _draw(index), -_draw(index))
+        fired = product(lanes.member, (latents != 0).astype(jnp.float32)) > 0
+        score = jnp.where(fired, _draw(index), -_draw(index)).astype(jnp.float64)
     if ranking == "normalised":
-        fired = product(lanes.member, (latents != 0).astype(latents.dtype))
-        mean = product(lanes.member, latents) / (fired + 1e-6)
+        fired = product(lanes.member, (latents != 0).astype(jnp.float32)).astype(jnp.float64)
+        mean = product(lanes.member.astype(jnp.float64), latents) / (fired + 1e-6)
         score = score / (jnp.abs(mean) + 1e-6)  # the mean is negative only where latents are signed
-    return _best_of(best, _Best(score, jnp.broadcast_to(index, score.shape)))
+    return _join(best, _Best(score, jnp.broadcast_to(index, score.shape)))
 
 
 def _draw(index):
     """Returns a number from 0 to 1 for every latent, whatever block it stands in."""
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(index[0])
-    return jax.vmap(jax.random.uniform)(keys)[None, :]
+    return jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.float32))(keys)[None, :]
 
 
 @jax.jit
-def _best_of(low: _Best, high: _Best) -> _Best:
+def _join(low: _Best, high: _Best) -> _Best:
     """Joins two ranges of latents, the lower first: equal scores go by index."""
     score, index = (jnp.concatenate(pair, axis=1) for pair in zip(low, high, strict=True))
     score, place = jax.lax.top_k(score, low.score.shape[1])
@@ -149,12 +182,12 @@ def _best_of(low: _Best, high: _Best) -> _Best:
 
 def encode_columns(
     sae: Dictionary,
-    x: Float[Array, "n d_model"],
+    x: Float[Array | np.ndarray, "n d_model"],
     latents: Int[np.ndarray, " m"] | Int[Array, " m"],
     *,
     block: int = 2048,
     devices: Sequence[Any] | None = None,
-) -> Float[Array, "n m"]:
+) -> Float[np.ndarray, "n m"]:
     """Returns the activations of some latents only.
 
     The others are not computed, except for who wins in each row of a top-k dictionary; `devices`

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -159,9 +160,9 @@ class StoredSAE:
             with np.errstate(all="ignore"):  # what is not finite is refused below
                 W_enc *= self.encoder_gain[index]
         require_finite(self.W_enc.path, "W_enc", W_enc)
-        weight = None if self.weight is None else jnp.asarray(self.weight[index])
-        b_enc, threshold = jnp.asarray(self.b_enc[index]), jnp.asarray(self.threshold[index])
-        return Encoder(jnp.asarray(W_enc), b_enc, threshold, weight)
+        weight = None if self.weight is None else jax.device_put(self.weight[index])
+        b_enc, threshold = jax.device_put(self.b_enc[index]), jnp.asarray(self.threshold[index])
+        return Encoder(jax.device_put(W_enc), b_enc, threshold, weight)
 
     def decoder(self, start: int, stop: int) -> Float[Array, "b d_model"]:
         """Reads the decoder rows of the latents start..stop-1."""
@@ -170,7 +171,7 @@ class StoredSAE:
             with np.errstate(all="ignore"):
                 rows *= self.decoder_gain[start:stop, None]
         require_finite(self.W_enc.path, "W_dec", rows)
-        return jnp.asarray(rows)
+        return jax.device_put(rows)
 
     def load(self) -> SAE:
         """Reads everything."""
@@ -179,9 +180,9 @@ class StoredSAE:
             W_enc=encoder.W_enc,
             b_enc=encoder.b_enc,
             W_dec=None if self.W_dec is None else self.decoder(0, self.d_sae),
-            b_dec=jnp.asarray(self.b_dec),
+            b_dec=jax.device_put(self.b_dec),
             threshold=encoder.threshold,
-            center=None if self.center is None else jnp.asarray(self.center),
+            center=None if self.center is None else jax.device_put(self.center),
             weight=encoder.weight,
             keep=self.keep,
             normalise=self.normalise,

@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
+from probejax import sizes
 from probejax.devices import own
 from probejax.saes import winners
 from probejax.saes.sae import SAE, Encoder, activate, pre_activations, prepare, strength
 from probejax.saes.stored import StoredSAE
 from probejax.saes.winners import Best, Keep
+from probejax.solvers.engine import each
 
 State = TypeVar("State")
 
@@ -83,7 +85,7 @@ def fold(
 
 def row_winners(
     sae: SAE | StoredSAE,
-    x: Num[Array, "n d_model"],
+    x: Num[Array | np.ndarray, "n d_model"],
     *,
     block: int,
     devices: Sequence[Any] | None = None,
@@ -103,34 +105,45 @@ def row_winners(
 
 def columns(
     sae: Dictionary,
-    x: Num[Array, "n d_model"],
+    x: Num[Array | np.ndarray, "n d_model"],
     latents: np.ndarray,
     *,
     block: int,
     devices: Sequence[Any] | None = None,
-) -> Float[Array, "n m"]:
+) -> Float[np.ndarray, "n m"]:
     """Returns the activations of some latents; of the others only who wins is computed."""
     if not isinstance(sae, SAE | StoredSAE):
-        return jnp.asarray(_dense(sae, x)[:, latents])
+        return _dense(sae, x)[:, latents]
     wanted, place = np.unique(latents, return_inverse=True)
-    wanted = np.pad(wanted, (0, len(latents) - len(wanted)), mode="edge")  # keeps the shape
+    wanted = np.pad(wanted, (0, sizes.up(len(wanted), sizes.COLUMNS) - len(wanted)), mode="edge")
     won = row_winners(sae, x, block=block, devices=devices)
-    index = jnp.asarray(wanted, jnp.int32)
-    return _latents(sae.columns(wanted), sae.keep, prepared(sae, x), won, index)[:, place]
+    encoder, index = jax.device_put((sae.columns(wanted), wanted.astype(np.int32)))
+
+    def some(x, won=None):
+        return _latents(encoder, sae.keep, prepared(sae, x), won, index)
+
+    rows = (np.asarray(x),) if won is None else (np.asarray(x), np.asarray(won))
+    return each(some, rows, sizes.BLOCK)[:, place]
 
 
-def prepared(sae: SAE | StoredSAE, x: Num[Array, "n d_model"]) -> Float[Array, "n d_model"]:
+def prepared(
+    sae: SAE | StoredSAE, x: Num[Array | np.ndarray, "n d_model"]
+) -> Float[Array, "n d_model"]:
     """Returns what the encoder's matrix reads."""
-    center = None if sae.center is None else jnp.asarray(sae.center)
-    return prepare(center, sae.normalise, jnp.asarray(x))
+    if sae.center is None and sae.normalise == "none" and x.dtype == np.float32:
+        return jax.device_put(x)
+    return _prepared(sae.center, sae.normalise, x)
 
 
-def width(sae: Dictionary, x: Num[Array, "n d_model"]) -> int:
+_prepared = jax.jit(prepare, static_argnums=1)
+
+
+def width(sae: Dictionary, x: Num[Array | np.ndarray, "n d_model"]) -> int:
     """Returns the number of latents."""
     return sae.d_sae if isinstance(sae, SAE | StoredSAE) else _dense(sae, x[:1]).shape[1]
 
 
-def _dense(sae: Custom, x: Num[Array, "n d_model"]) -> np.ndarray:
+def _dense(sae: Custom, x: Num[Array | np.ndarray, "n d_model"]) -> np.ndarray:
     """Returns all latents of a dictionary that can do no less."""
     return np.asarray(sae.encode(np.asarray(x)), np.float32)
 

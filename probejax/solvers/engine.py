@@ -40,11 +40,14 @@ def each(function: Callable, lanes: Any, width: int, threads: int = 1) -> Any:
     """
     count = len(jax.tree.leaves(lanes)[0])
 
+    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+
     def piece(begin: int):
         which = np.arange(begin, begin + width)
         which[which >= count] = begin
         some = jax.tree.map(lambda leaf: leaf[which], lanes)
-        found = function(*some) if isinstance(some, tuple) else function(some)
+        with jax.default_device(device):  # threads do not inherit it
+            found = function(*some) if isinstance(some, tuple) else function(some)
         if isinstance(found, list):
             return found[: count - begin]
         return jax.tree.map(lambda leaf: np.asarray(leaf)[: count - begin], found)

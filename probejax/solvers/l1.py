@@ -19,18 +19,20 @@ from jaxtyping import Array, Bool, Float, Int
 
 from probejax.solvers import codes, engine
 from probejax.solvers.codes import Solution
+from probejax.solvers.engine import each
 from probejax.solvers.interior_point import Frame, start, trip
 from probejax.solvers.lanes import checked
 
 _STEPS = 16  # paths are padded to a multiple of this, so that all lengths share a program
+_LANES, _COLLECTED = 32, 32  # that go together, at most
 _PATIENCE = 25  # trips at one strength after which a lane goes on in float64
 
 
 def solve_path(
-    z: Float[Array, "L n k"],
-    mask: Bool[Array, "L n"],
-    y: Int[Array, "L n"],
-    C: Float[Array, " P"],
+    z: Float[Array | np.ndarray, "L n k"],
+    mask: Bool[Array | np.ndarray, "L n"],
+    y: Int[Array | np.ndarray, "L n"],
+    C: Float[Array | np.ndarray, " P"],
     *,
     tolerance: float = 1e-6,
     max_trips: int = 100,
@@ -63,12 +65,12 @@ def solve_path(
 
 
 def solve(
-    z: Float[Array, "L n k"],
-    mask: Bool[Array, "L n"],
-    y: Int[Array, "L n"],
-    C: Float[Array, " L"],
+    z: Float[Array | np.ndarray, "L n k"],
+    mask: Bool[Array | np.ndarray, "L n"],
+    y: Int[Array | np.ndarray, "L n"],
+    C: Float[Array | np.ndarray, " L"],
     *,
-    warm: tuple[Float[Array, "L k"], Float[Array, " L"]] | None = None,
+    warm: tuple[Float[Array | np.ndarray, "L k"], Float[Array | np.ndarray, " L"]] | None = None,
     tolerance: float = 1e-6,
     max_trips: int = 100,
     batch_bytes: int | None = None,
@@ -83,17 +85,21 @@ def _solve(z, mask, y, strengths, warm, tolerance, max_trips, batch_bytes):
     lanes, n, k = z.shape
     mask, y = checked(mask, y, strengths, (lanes, n))
     with jax.enable_x64(True):
-        z, mask, y = jnp.asarray(z, jnp.float32), jnp.asarray(mask), jnp.asarray(y)
+        z = np.asarray(z, np.float32)
         if warm is None:
-            warm = (jnp.zeros((lanes, k)), jnp.full(lanes, jnp.nan))
+            warm = (np.zeros((lanes, k)), np.full(lanes, np.nan))
+        warm = tuple(np.asarray(part, np.float64) for part in warm)
         first = -strengths.shape[1] % _STEPS
-        strengths = jnp.asarray(np.pad(strengths, ((0, 0), (first, 0)), mode="edge"))
-        frames, states, code = _prepare(z, mask, y, strengths, warm, first)
+        strengths = np.pad(strengths, ((0, 0), (first, 0)), mode="edge")
+        width = _width(n, k, batch_bytes)
+        prepare = lambda *some: _prepare(*some, first)
+        frames, states, code = each(prepare, (z, mask, y, strengths, warm), width)
         limits = (tolerance, max_trips)
-        states = _walk(z, frames, states, limits, "float32", batch_bytes)
-        states = _walk(z, frames, states, limits, "float64", batch_bytes)
-        path = jax.tree.map(lambda leaf: leaf[:, first:], states.path)
-        return _collect(path, frames.cost, code, tolerance)
+        states = _walk(z, frames, states, limits, "float32", width)
+        states = _walk(z, frames, states, limits, "float64", width)
+        collect = lambda *some: _collect(*some, tolerance)
+        found = each(collect, (states.path, frames.cost, code), _COLLECTED)
+        return jax.tree.map(lambda leaf: leaf[:, first:], found)
 
 
 @jax.jit
@@ -116,18 +122,22 @@ def _prepare(z, mask, y, strengths, warm, first):
     return frame, start(frame, stage, warm[0] / frame.cost, b, t * (z @ warm[0] + b)), code
 
 
-def _walk(z, frames, states, limits, precision, batch_bytes):
+def _width(n: int, k: int, batch_bytes: int | None) -> int:
+    """Returns how many lanes go together, a power of two."""
+    cpu = jax.default_backend() == "cpu"
+    room = batch_bytes or (2**22 if cpu else 2**30)
+    width = max(1, room // (12 * n * k + 8 * k * k))  # x in both precisions, two matrices
+    return min(1 << (width - 1).bit_length(), _LANES if cpu else 8 * _LANES)
+
+
+def _walk(z, frames, states, limits, precision, width):
     """Runs all lanes to the end of their paths, or of their patience, a batch at a time."""
-    _, n, k = z.shape
-    waiting = np.flatnonzero(np.asarray(states.stage) < frames.strengths.shape[1])
-    if batch_bytes is None:
-        batch_bytes = 2**22 if jax.default_backend() == "cpu" else 2**30
-    width = max(1, batch_bytes // (12 * n * k + 8 * k * k))  # x in both precisions, two matrices
-    width = 1 << (min(width, len(waiting)) - 1).bit_length()
+    waiting = np.flatnonzero(states.stage < frames.strengths.shape[1])
 
     def advance(slots, moved, waiting):
         rest = width - max(1, width // 4) if waiting else 0
-        return _advance(*engine.take((z, frames), slots), moved, rest, limits, precision)
+        own = jax.tree.map(lambda leaf: leaf[slots], (z, frames))
+        return _advance(*own, moved, rest, limits, precision)
 
     return engine.drive(advance, states, waiting, (width,))
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from probejax import inputs
+from probejax import inputs, sizes
 from probejax.solvers import codes, newton
 from probejax.solvers.codes import Solution
 from probejax.solvers.engine import each
@@ -33,7 +33,6 @@ _ROUGH = 1.0  # relative gap that will do on the way
 _FEW = 2  # lanes that go on in float64 together: mostly there are not many
 _FOR_FLOAT64 = 0.5  # share of the tolerance; the rest is for rounding w to float32
 _FOLD = 13 / 16  # of the rows: on a path, lanes with no more, such as folds, go without the others
-_GRAM_STEP = 512  # rows by which Gram matrices grow, so that few shapes compile
 _GRAM_BLOCK = 512  # rows below which both of its halves are computed
 MOST_SHARED = 4  # times a lane's rows: a Gram matrix of more rows is not made for all lanes at once
 
@@ -48,8 +47,8 @@ class Shared(NamedTuple):
         place: [N], where in `gram` each of these rows is.
     """
 
-    x: Float[Array, "N d"]
-    gram: Float[Array, "U U"] | None
+    x: Float[np.ndarray, "N d"]
+    gram: Float[np.ndarray, "U U"] | None
     place: Int[np.ndarray, " N"]
 
 
@@ -69,15 +68,16 @@ def share(
         ValueError: a real row does not exist.
     """
     rows = inputs.within(rows, np.asarray(mask), len(x))
-    x, place = jnp.asarray(x), np.zeros(len(x), int)
+    x, place = np.asarray(x), np.zeros(len(x), int)
     n, d = rows.shape[1], x.shape[1]
     used = np.unique(np.where(mask, rows, 0))
     if _form(n, d) == newton.FEATURES or len(used) > MOST_SHARED * n:
         return Shared(x, None, place)
     place[used] = np.arange(len(used))
-    step = min(_GRAM_STEP, 1 << (len(used) - 1).bit_length())
+    size = sizes.up(len(used), sizes.SHARED)
     with jax.enable_x64(True):
-        return Shared(x, _gram(x, np.pad(used, (0, -len(used) % step))), place)
+        gram = np.asarray(_gram(x[np.pad(used, (0, size - len(used)))]))
+    return Shared(x, gram, place)
 
 
 def _form(n: int, d: int) -> newton.Form:
@@ -85,8 +85,8 @@ def _form(n: int, d: int) -> newton.Form:
 
 
 @jax.jit
-def _gram(x, rows):
-    return _half(x[rows].astype(jnp.float64))
+def _gram(x):
+    return _half(x.astype(jnp.float64))
 
 
 def _half(x):
@@ -192,38 +192,27 @@ def _solve(shared: Shared, lanes, strengths, tolerances, max_trips, batch, keep:
     lanes = (*lanes, strengths)
     n, d = lanes[0].shape[1], shared.x.shape[1]
     form = _form(n, d)
-    width = functools.partial(_width, batch, len(strengths))
-    limits = (tuple(_FOR_FLOAT64 * each for each in tolerances), max_trips)
+    limits = (np.array(tolerances) * _FOR_FLOAT64, max_trips)
 
     def walk(precision, rows, *others):
-        return _walk(form, limits, precision, _data(form, shared, rows), *others)
+        return _walk(form, precision, limits, _data(form, shared, rows), *others)
 
     def collect(rows, *others):
-        return _collect(form, _rows_of(shared.x, rows), *others)
+        return _collect(form, shared.x[rows], *others)
 
     with jax.enable_x64(True):
-        batch = width(n * min(n, d))
+        batch = batch or sizes.width(n * min(n, d))
         states = each(functools.partial(walk, "float32"), (*lanes, None), batch)
         left = np.flatnonzero(states.stage < strengths.shape[1])
         if len(left):
             rest = jax.tree.map(lambda leaf: leaf[left], (*lanes, states))
             rest = each(functools.partial(walk, "float64"), rest, min(batch, _FEW))
             jax.tree.map(lambda leaf, new: leaf.__setitem__(left, new), states, rest)
-        kept = jax.tree.map(lambda leaf: leaf[:, keep], (strengths, states.path))
-        found = each(collect, (*lanes[:-1], *kept), width(n * d))
+        found = each(collect, (*lanes, states.path), sizes.width(n * d))
+    found = jax.tree.map(lambda leaf: leaf[:, keep], found)
     done = np.where(found.gap <= np.array(tolerances[keep]), codes.CONVERGED, codes.MAX_TRIPS)
     code = np.where(found.code == codes.CONVERGED, done, found.code)
     return found._replace(code=code.astype(np.int32))
-
-
-def _width(batch: int | None, lanes: int, size: int) -> int:
-    """Returns how many lanes go together, by the size of their arrays; a power of two.
-
-    So few programs compile. A CPU is fastest where they fit in its caches.
-    """
-    numbers = 2**19 if jax.default_backend() == "cpu" else 2**28
-    some = batch or min(lanes, max(1, numbers // size))
-    return 1 << (some - 1).bit_length()
 
 
 def _narrow(rows, mask, y, width):
@@ -235,20 +224,11 @@ def _narrow(rows, mask, y, width):
 def _data(form, shared: Shared, rows):
     """Returns what the form needs of the lanes' rows: [L, n, d], or inner products [L, n, n]."""
     if form == newton.FEATURES:
-        return _rows_of(shared.x, rows)
+        return shared.x[rows]
     if shared.gram is None:
-        return _gram(shared.x, rows)
-    return _products_of(shared.gram, shared.place[rows])
-
-
-@jax.jit
-def _rows_of(x, rows):
-    return x[rows]
-
-
-@jax.jit
-def _products_of(gram, rows):
-    return gram[rows[:, :, None], rows[:, None, :]]
+        return _gram(shared.x[rows])
+    place = shared.place[rows]
+    return shared.gram[place[:, :, None], place[:, None, :]]
 
 
 def _judge(finite, mask, y):
@@ -285,8 +265,8 @@ def _centred_products(gram, mask, y):
     return jnp.where(counts & (code == codes.CONVERGED), gram, 0), t, code
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _walk(form, limits, precision, data, mask, y, strengths, states):
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _walk(form, precision, limits, data, mask, y, strengths, states):
     """Advances lanes to the end of their paths; in float32, or as far as that will carry them."""
 
     def lane(data, mask, y, strengths, state):

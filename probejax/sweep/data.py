@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
+from jaxtyping import Float
 
 from probejax import probes
 from probejax.activations.ragged import Activations
@@ -40,7 +40,7 @@ class TaskData(NamedTuple):
     """
 
     conditions: list[Condition]
-    features: jax.Array
+    features: Float[np.ndarray, "N d_model"]
     groups: tuple[str, ...] = ()
     tokens: Activations | None = None
 

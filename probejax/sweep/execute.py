@@ -154,7 +154,7 @@ class Execution:
     def _read_data(self, task: str) -> TaskData:
         drawing = self.plan.source.drawing(task)
         found = [self._activations(each) for each in drawing.sets]
-        features = jnp.asarray(np.concatenate([each.last() for each in found]))
+        features = np.concatenate([each.last() for each in found])
         if not self.plan.reads_tokens:
             return TaskData(drawing.conditions, features, drawing.groups)
         return TaskData(drawing.conditions, features, drawing.groups, ragged.join(found))

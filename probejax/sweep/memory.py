@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from probejax import sizes as listed
 from probejax.activations.ragged import Activations
-from probejax.probes.rows import GROUPS
 from probejax.solvers import l2
 
 _RUNTIME = 1.3e9  # bytes of the interpreter, the libraries and compiled programs
@@ -36,7 +36,7 @@ def predicted_bytes(
     """
     features = 3 * 4 * prompts * d_model
     sae = 3 * 4 * d_sae * d_model + 2 * 4 * prompts * d_sae
-    gram = 8 * min(prompts, l2.MOST_SHARED * GROUPS[-1]) ** 2
+    gram = 8 * min(prompts, l2.MOST_SHARED * listed.TRAIN[-1]) ** 2
     fits = most_rows * (12 * k + _PER_ROW)
     return int(_RUNTIME + features + gram + sae + fits + model_bytes + token_bytes)
 
@@ -48,7 +48,7 @@ def token_bytes(tokens: Activations) -> int:
     has more; everything else streams, and what it holds of the tokens is less.
     """
     vector = tokens.d_model * np.dtype(tokens.x.dtype).itemsize
-    one_fit = np.sort(tokens.counts)[-GROUPS[-1] :].sum() * vector
+    one_fit = np.sort(tokens.counts)[-listed.TRAIN[-1] :].sum() * vector
     together = min(tokens.counts.sum() * vector, max(_TOKENS_TOGETHER, one_fit))
     return int(_COPIES * together)
 
@@ -62,7 +62,7 @@ def rows_that_fit(
       ValueError: not even one fit of the largest size does.
     """
     sizes = (prompts, d_model, d_sae, k)
-    least = predicted_bytes(*sizes, GROUPS[-1], token_bytes=token_bytes)
+    least = predicted_bytes(*sizes, listed.TRAIN[-1], token_bytes=token_bytes)
     if least > budget_gb * _GB:
         raise ValueError(
             f"--memory_gb={budget_gb:g} per process is too little: {prompts} prompts of width "

@@ -6,10 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from probejax import sizes
 from probejax.activations.ragged import pool, without_bos
 from probejax.probes.families.probe import Probe, shared, static
+from probejax.solvers.engine import each
 
 
 @jax.tree_util.register_dataclass
@@ -50,11 +53,23 @@ class Linear(Probe):
         return pool(tokens if self.bos else without_bos(tokens), self.pooling)
 
     def of_rows(self, source, rows, mask):
-        return _logits(source, rows, self.w, self.b, self.mean)
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((source, self))):
+            every = _product(self.w, source - self.mean[None, :]) + self.b[:, None]
+            return jnp.take_along_axis(every, rows, axis=1)
+        x = np.asarray(source, np.float32) - np.asarray(self.mean)[None, :]
+        every = products(np.asarray(self.w, np.float32), x) + np.asarray(self.b)[:, None]
+        return np.take_along_axis(every, rows, axis=1)
+
+
+def products(w: Float[np.ndarray, "L d"], x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "L n"]:
+    """Returns the inner products of many vectors with the rows of a matrix, block by block."""
+    width, block = sizes.width(1, 64), sizes.BLOCK
+    of_rows = lambda rows: each(lambda some: _product(some, rows), w, width).T
+    pad = -len(x) % block
+    x = np.pad(x, ((0, pad), (0, 0))).reshape(-1, block, x.shape[1])
+    return np.concatenate([of_rows(rows) for rows in x]).T[:, : x.shape[0] * block - pad]
 
 
 @jax.jit
-def _logits(x, rows, w, b, mean):
-    x = jnp.asarray(x, jnp.float32) - mean[None, :]
-    every = jnp.einsum("nd,ld->ln", x, w, precision="highest") + b[:, None]
-    return jnp.take_along_axis(every, rows, axis=1)
+def _product(w, x):
+    return jnp.einsum("nd,ld->ln", x, w, precision="highest")

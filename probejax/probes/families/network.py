@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from probejax import sizes
 from probejax.probes import scale
 from probejax.probes.families.probe import Probe
 from probejax.probes.scale import Scale
+from probejax.solvers.engine import each
 
 Layers = tuple[tuple[Array | np.ndarray, Array | np.ndarray], ...]
 """Per layer the weights [*lanes, out, in] and the intercepts [*lanes, out]."""
@@ -38,7 +40,19 @@ class Network(Probe):
         return self.scale.mean.shape[-1]
 
     def of_rows(self, source, rows, mask):
-        return _logits(jnp.asarray(source, jnp.float32), rows, self.scale, self.layers)
+        x = np.asarray(source, np.float32)
+        lanes, m = rows.shape
+        rows = np.pad(rows, ((0, 0), (0, -m % sizes.BLOCK))).reshape(-1, sizes.BLOCK)
+        lane = np.repeat(np.arange(lanes), len(rows) // lanes)
+
+        def some(which):
+            own = jax.tree.map(
+                lambda leaf: np.asarray(leaf)[lane[which]], (self.scale, self.layers)
+            )
+            return _logits(x[rows[which]], *own)
+
+        width = sizes.width(sizes.BLOCK * x.shape[1])
+        return each(some, np.arange(len(rows)), width).reshape(lanes, -1)[:, :m]
 
 
 def logits(layers: Layers, x: Float[Array, "n d"]) -> Float[Array, " n"]:
@@ -50,9 +64,7 @@ def logits(layers: Layers, x: Float[Array, "n d"]) -> Float[Array, " n"]:
 
 
 @jax.jit
-def _logits(x, rows, scaler, layers):
-    def one(lane):
-        rows, scaler, layers = lane
-        return logits(layers, scale.apply(scaler, x[rows]))
-
-    return jax.lax.map(one, (rows, scaler, layers))
+def _logits(x, scaler, layers):
+    return jax.vmap(lambda x, scaler, layers: logits(layers, scale.apply(scaler, x)))(
+        x, scaler, layers
+    )

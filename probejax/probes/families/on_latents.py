@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -25,7 +24,7 @@ class Latents(NamedTuple):
       columns: [L, k], which of them each probe reads.
     """
 
-    values: Float[Array, "N M"]
+    values: Float[np.ndarray, "N M"]
     columns: Int[np.ndarray, "L k"]
 
 
@@ -78,23 +77,22 @@ class OnLatents(Probe):
             every = np.arange(len(tokens.counts))
             values = pool_columns(tokens, every, sae, wanted, self.pooling)
         else:
-            values = encode_columns(sae, jnp.asarray(self.rows(x)), wanted)
+            values = encode_columns(sae, self.rows(x), wanted)
         return Latents(self.counted(values), columns.reshape(self.latents.shape))
 
-    def counted(self, values: Float[Array, "N M"]) -> Float[Array, "N M"]:
+    def counted(self, values: Float[Array | np.ndarray, "N M"]) -> Float[np.ndarray, "N M"]:
         """Returns latents as the probe reads them."""
-        return jnp.asarray(values > FIRES, jnp.float32) if self.binarised else values
+        values = np.asarray(values)
+        return np.asarray(values > FIRES, np.float32) if self.binarised else values
 
     def of_rows(self, source, rows, mask):
-        return _logits(source.values, rows, source.columns, self.w, self.b)
+        # Summed in float64 and rounded: rows with the same latents on must tie.
+        values, w = np.asarray(source.values), np.asarray(self.w, np.float64)
+        found = np.zeros(rows.shape, np.float32)
+        for lane, (own, asked) in enumerate(zip(rows, mask, strict=True)):
+            z = values[own[asked]][:, source.columns[lane]]
+            found[lane, asked] = (z @ w[lane]).astype(np.float32) + self.b[lane]
+        return found
 
     def kept(self) -> "OnLatents":
         return dataclasses.replace(self, sae=part.cut(self.sae, np.unique(self.latents)))
-
-
-@jax.jit
-def _logits(values, rows, columns, w, b):
-    lanes = jnp.arange(len(w))[:, None]
-    dense = jnp.zeros((len(w), values.shape[1]), values.dtype).at[lanes, columns].add(w)
-    every = jnp.einsum("nm,lm->ln", values, dense, precision="highest") + b[:, None]
-    return jnp.take_along_axis(every, rows, axis=1)

@@ -34,10 +34,17 @@ class _State(NamedTuple):
 
 
 class Near(NamedTuple):
-    """Weights [L, k] and intercepts [L] that are near the solutions."""
+    """What is near the solutions.
+
+    Attributes:
+      w: weights.
+      b: intercepts.
+      scores: z.w + b of every row.
+    """
 
     w: Float[Array | np.ndarray, "L k"]
     b: Float[Array | np.ndarray, " L"]
+    scores: Float[Array | np.ndarray, "L n"]
 
 
 def solve(
@@ -46,6 +53,7 @@ def solve(
     y: Int[Array | np.ndarray, "L n"],
     C: float,
     *,
+    leading: Int[np.ndarray, " L"] | None = None,
     tolerance: float = 1e-6,
     max_trips: int = 40,
 ) -> Solution:
@@ -56,6 +64,7 @@ def solve(
       mask: the rows that count.
       y: labels in {0, 1}.
       C: inverse regularisation strength of all lanes.
+      leading: how many of its features a lane uses, the first ones; None is all.
       tolerance: relative duality gap at which a lane has converged.
       max_trips: limit of Newton steps.
 
@@ -65,13 +74,14 @@ def solve(
     """
     mask, y = checked(mask, y, C, np.shape(z)[:2])
 
-    def piece(z, mask, y):
-        start = Near(np.zeros((len(z), z.shape[2]), np.float32), np.zeros(len(z), np.float32))
-        near, trips = _descend(z, mask, y, start, C, tolerance, max_trips, True)
+    def piece(z, leading, mask, y):
+        zeros = np.zeros((len(z), z.shape[2]), np.float32)
+        start = (zeros, zeros[:, 0])
+        near, trips = _descend(z, leading, mask, y, start, C, tolerance, max_trips, True)
         with jax.enable_x64(True):
-            return _certify(z, mask, y, near, trips, C, tolerance)
+            return _certify(z, leading, mask, y, near, trips, C, tolerance)
 
-    return _in_batches(piece, z, mask, y)
+    return _in_batches(piece, z, _leading(z, leading), mask, y)
 
 
 def approach(
@@ -79,15 +89,20 @@ def approach(
     mask: Bool[Array | np.ndarray, "L n"],
     y: Int[Array | np.ndarray, "L n"],
     C: float,
-    start: Near,
+    start: tuple[Float[Array | np.ndarray, "L k"], Float[Array | np.ndarray, " L"]],
     *,
+    leading: Int[np.ndarray, " L"] | None = None,
     tolerance: float = 1e-6,
     max_trips: int = 40,
 ) -> Near:
-    """Goes from a start to where a step gains less than the tolerance; arguments as for `solve`."""
+    """Goes from a start (w, b) to where a step gains little; other arguments as for `solve`."""
     mask, y = checked(mask, y, C, np.shape(z)[:2])
     piece = lambda *lanes: _descend(*lanes, C, tolerance, max_trips, False)[0]
-    return _in_batches(piece, z, mask, y, start)
+    return _in_batches(piece, z, _leading(z, leading), mask, y, start)
+
+
+def _leading(z, leading):
+    return np.full(len(z), z.shape[2], np.int32) if leading is None else leading.astype(np.int32)
 
 
 def _in_batches(function, *lanes):
@@ -97,14 +112,14 @@ def _in_batches(function, *lanes):
     return each(function, lanes, min(max(1, _NUMBERS // (n * k)), _LANES))
 
 
-@functools.partial(jax.jit, static_argnums=(6, 7))
-def _descend(z, mask, y, start: Near, C, tolerance, max_trips, dual) -> tuple[Near, Array]:
+@jax.jit
+def _descend(z, leading, mask, y, start, C, tolerance, max_trips, dual) -> tuple[Near, Array]:
     """Makes Newton steps until every lane is done; also returns how many each took.
 
     Done means that a step gains little, or with `dual` that the duality gap is small. The gap is
     larger: near the solution it is half the squared gradient, the gain that over the curvature.
     """
-    z, t = _frame(z, mask, y)
+    whole, (z, t) = z, _frame(z, leading, mask, y)
     usable = (t > 0).any(axis=1) & (t < 0).any(axis=1)
     going = lambda state: jnp.any(~state.done & (state.trips < max_trips))
     trip = lambda state: _trip(z, t, C, tolerance, dual, state)
@@ -112,13 +127,15 @@ def _descend(z, mask, y, start: Near, C, tolerance, max_trips, dual) -> tuple[Ne
     state = _State(w, b, ~usable, jnp.zeros(len(z), jnp.int32))
     state = jax.lax.while_loop(going, trip, state)
     w, b = jnp.where(usable[:, None], state.w, 0), jnp.where(usable, state.b, 0)
-    return Near(w, b), state.trips
+    return Near(w, b, _scores(whole, w) + b[:, None]), state.trips
 
 
-def _frame(z, mask, y):
+def _frame(z, leading, mask, y):
     """Returns features and signs, both 0 on rows that do not count."""
     finite = jnp.isfinite(z).all(axis=2) & mask
-    return jnp.where(finite[:, :, None], z, 0), jnp.where(mask, 2.0 * y - 1.0, 0.0)
+    used = jnp.arange(z.shape[2])[None, None, :] < leading[:, None, None]
+    z = jnp.where(finite[:, :, None] & used, z, 0)
+    return z, jnp.where(mask, 2.0 * y - 1.0, 0.0)
 
 
 def _trip(z, t, C, tolerance, dual, state: _State) -> _State:
@@ -134,8 +151,7 @@ def _trip(z, t, C, tolerance, dual, state: _State) -> _State:
     dw = _solve_system(z, curvature, centre, side)
     db = balance / total - (centre * dw).sum(axis=1)
     gain = 0.5 * ((side * dw).sum(axis=1) + balance**2 / total)
-    if dual:
-        gain = jnp.maximum(gain, 0.5 * ((forces[0] - w) ** 2).sum(axis=1))
+    gain = jnp.where(dual, jnp.maximum(gain, 0.5 * ((forces[0] - w) ** 2).sum(axis=1)), gain)
 
     shares = jnp.asarray(_SHARES, z.dtype)[:, None]  # [S, 1]
     df = _scores(z, dw) + db[:, None]
@@ -174,14 +190,14 @@ def _scores(z, w):
 
 
 @jax.jit
-def _certify(z, mask, y, near: Near, trips, C, tolerance) -> Solution:
+def _certify(z, leading, mask, y, near: Near, trips, C, tolerance) -> Solution:
     """Returns the solutions with their duality gaps, in float64.
 
     As in `newton`: the dual point is alpha = C sigmoid(-margin), made to balance between labels.
     """
     bad = (mask & ~jnp.isfinite(z).all(axis=2)).any(axis=1)
-    z, t = _frame(z, mask, y)
-    w, b = near
+    z, t = _frame(z, leading, mask, y)
+    w, b, _ = near
     z, v = z.astype(jnp.float64), w.astype(jnp.float64)
     margin = t * (_scores(z, v) + b[:, None])
     q = jnp.where(t != 0, jax.nn.sigmoid(-margin), 0)

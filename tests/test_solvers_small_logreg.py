@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from probejax.solvers import codes, few
+from probejax.solvers import codes
+from probejax.solvers.small_logreg import approach, solve
 
 SIGNALS = (0.0, 0.2, 1.0, 5.0)  # from noise to a wide gap between the classes
 
@@ -29,7 +30,7 @@ def objective(z, y, C, w, b):
 @pytest.mark.parametrize("C", [1.0, 0.01, 30.0])
 def test_never_above_scikit_learn(C):
     z, mask, y = problems()
-    found = few.solve(z, mask, y, C)
+    found = solve(z, mask, y, C)
     assert found.code.tolist() == [codes.CONVERGED] * 4 and np.all(found.gap <= 1e-6)
     for lane in range(4):
         rows, labels = z[lane][mask[lane]].astype(float), y[lane][mask[lane]]
@@ -46,7 +47,10 @@ def test_never_above_scikit_learn(C):
 
 def test_the_gap_of_a_solution_that_is_cut_short_is_true():
     z, mask, y = problems()
-    cut, whole = few.solve(z, mask, y, 1.0, max_trips=3), few.solve(z, mask, y, 1.0)
+    cut, whole = (
+        solve(z, mask, y, 1.0, max_trips=3),
+        solve(z, mask, y, 1.0),
+    )
     far = cut.objective > whole.objective * (1 + 1e-5)
     assert far.any() and np.all(cut.code[far] == codes.MAX_TRIPS) and np.all(cut.trips <= 3)
     assert np.all((cut.objective - whole.objective) / cut.objective <= cut.gap)
@@ -54,11 +58,11 @@ def test_the_gap_of_a_solution_that_is_cut_short_is_true():
 
 def test_a_near_start_takes_fewer_steps_to_the_same_place():
     z, mask, y = problems()
-    whole = few.solve(z, mask, y, 1.0)
-    zero = few.Near(np.zeros_like(whole.w), np.zeros_like(whole.b))
-    start = few.Near(whole.w * np.float32(1.01), whole.b)
+    whole = solve(z, mask, y, 1.0)
+    zero = (np.zeros_like(whole.w), np.zeros_like(whole.b))
+    start = (whole.w * np.float32(1.01), whole.b)
     for begin, trips in ((zero, 40), (start, 4)):
-        near = few.approach(z, mask, y, 1.0, begin, max_trips=trips)
+        near = approach(z, mask, y, 1.0, begin, max_trips=trips)
         for lane in range(4):
             rows, labels = z[lane][mask[lane]].astype(float), y[lane][mask[lane]]
             value = objective(rows, labels, 1.0, near.w[lane].astype(float), float(near.b[lane]))
@@ -70,7 +74,7 @@ def test_lanes_that_cannot_be_fitted_say_so_and_are_zero():
     y[1] = 1
     z[2, 3, 4] = np.nan
     z[3, -1] = np.nan  # padding
-    found, clean = few.solve(z, mask, y, 1.0), few.solve(*problems(), 1.0)
+    found, clean = solve(z, mask, y, 1.0), solve(*problems(), 1.0)
     expected = [codes.CONVERGED, codes.DEGENERATE, codes.NON_FINITE, codes.CONVERGED]
     assert found.code.tolist() == expected
     assert np.isnan(found.gap[1:3]).all() and (found.gap[[0, 3]] <= 1e-6).all()
@@ -81,8 +85,8 @@ def test_lanes_that_cannot_be_fitted_say_so_and_are_zero():
 
 def test_a_lane_alone_and_among_others():
     z, mask, y = problems()
-    together = few.solve(z, mask, y, 1.0)
+    together = solve(z, mask, y, 1.0)
     for lane in range(4):
-        alone = few.solve(z[lane : lane + 1], mask[lane : lane + 1], y[lane : lane + 1], 1.0)
+        alone = solve(z[lane : lane + 1], mask[lane : lane + 1], y[lane : lane + 1], 1.0)
         np.testing.assert_allclose(alone.w[0], together.w[lane], rtol=1e-4, atol=1e-5)
         assert alone.code[0] == together.code[lane]
