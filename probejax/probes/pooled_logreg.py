@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Literal, cast
 
-import jax.numpy as jnp
-
 from probejax.activations import ragged
 from probejax.activations.ragged import Activations
 from probejax.probes import given, logreg, scores
@@ -35,6 +33,6 @@ def fit(
     """
     rows = given.tokens_of(tokens, rows, protocol)
     tokens = tokens if bos else ragged.without_bos(tokens)
-    found = logreg.fit(jnp.asarray(ragged.pool(tokens, pooling)), rows, protocol)
+    found = logreg.fit(ragged.pool(tokens, pooling), rows, protocol)
     probe = dataclasses.replace(cast(Linear, found.probe), pooling=pooling, bos=bos)
     return dataclasses.replace(found, probe=probe)

@@ -24,7 +24,7 @@ from probejax.solvers.interior_point import Frame, start, trip
 from probejax.solvers.lanes import checked
 
 _STEPS = 16  # paths are padded to a multiple of this, so that all lengths share a program
-_LANES, _COLLECTED = 32, 32  # that go together, at most
+_LANES = 32  # that go together, at most
 _PATIENCE = 25  # trips at one strength after which a lane goes on in float64
 
 
@@ -98,7 +98,7 @@ def _solve(z, mask, y, strengths, warm, tolerance, max_trips, batch_bytes):
         states = _walk(z, frames, states, limits, "float32", width)
         states = _walk(z, frames, states, limits, "float64", width)
         collect = lambda *some: _collect(*some, tolerance)
-        found = each(collect, (states.path, frames.cost, code), _COLLECTED)
+        found = each(collect, (states.path, frames.cost, code), _LANES)
         return jax.tree.map(lambda leaf: leaf[:, first:], found)
 
 
