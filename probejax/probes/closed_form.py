@@ -24,7 +24,7 @@ def fit(
       protocol: whose rules; they differ for at most three rows only.
       solve: maps centred features, row numbers [Q, n], their mask and labels to weights [Q, d] and
         intercepts [Q] of Q fits. Rows that are not finite reach it as zeros, and where a fit has
-        one, or a single class, zeros replace its answer.
+        one, or a single class, or an answer that overflows, zeros replace its answer.
 
     Raises:
       ValueError: the features or the rows will not do, see `given.features_of`.
@@ -35,7 +35,10 @@ def fit(
 
     def solved(train, mask, y):
         code = codes_of(usable, train, mask, y)
-        w, b = solve(known, train, mask, y)
+        with np.errstate(all="ignore"):  # what overflows is told by the code, not by a warning
+            w, b = solve(known, train, mask, y)
+        finite = np.isfinite(w).all(axis=1) & np.isfinite(b)
+        code = np.where((code == codes.CONVERGED) & ~finite, codes.NON_FINITE, code)
         good = code == codes.CONVERGED
         return linear(np.where(good[:, None], w, 0), np.where(good, b, 0), mean), code
 
