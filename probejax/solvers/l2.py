@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from probejax import inputs, sizes
-from probejax.solvers import codes, newton
+from probejax.solvers import arithmetic, codes, newton, rotated
 from probejax.solvers.codes import Solution
 from probejax.solvers.engine import each
 from probejax.solvers.lanes import checked
@@ -45,11 +45,13 @@ class Shared(NamedTuple):
         gram: float64, inner products of the rows in use; None where lanes have no use for it, or
             too many rows are in use.
         place: [N], where in `gram` each of these rows is.
+        turned: the rows in coordinates for float32; None where the loops are float64.
     """
 
     x: Float[np.ndarray, "N d"]
     gram: Float[np.ndarray, "U U"] | None
     place: Int[np.ndarray, " N"]
+    turned: rotated.Coordinates | None = None
 
 
 def share(
@@ -69,6 +71,9 @@ def share(
     """
     rows = inputs.within(rows, np.asarray(mask), len(x))
     x, place = np.asarray(x), np.zeros(len(x), int)
+    if arithmetic.chosen() == "float32":
+        mask = np.asarray(mask, bool)
+        return Shared(x, None, place, rotated.coordinates(x, rows, mask))
     n, d = rows.shape[1], x.shape[1]
     used = np.unique(np.where(mask, rows, 0))
     if _form(n, d) == newton.FEATURES or len(used) > MOST_SHARED * n:
@@ -136,6 +141,10 @@ def solve_path(
     strengths = np.asarray(C, np.float64)[order]
     tolerances = (tolerance,) * len(order)
     shared, (rows, mask, y) = _prepared(x, rows, mask, y, C)
+    if shared.turned is not None:
+        grid = np.tile(strengths, (len(rows), 1))
+        some = (shared, (rows, mask, y), grid, tolerances, max_trips, batch, slice(None))
+        return jax.tree.map(lambda leaf: leaf[:, np.argsort(order)], _in_float32(*some))
     width = max(1, int(_FOLD * rows.shape[1]))
     fold = mask.sum(axis=1) <= width
     places, paths = [], []
@@ -173,7 +182,8 @@ def solve(
     shared, lanes = _prepared(x, rows, mask, y, C)
     lanes = tuple(array[order] for array in lanes)
     last = slice(_STAGES - 1, None)
-    path = _solve(shared, lanes, strengths[order], tolerances, max_trips, batch, last)
+    run = _solve if shared.turned is None else _in_float32
+    path = run(shared, lanes, strengths[order], tolerances, max_trips, batch, last)
     return jax.tree.map(lambda leaf: leaf[back, 0], path)
 
 
@@ -213,6 +223,32 @@ def _solve(shared: Shared, lanes, strengths, tolerances, max_trips, batch, keep:
     done = np.where(found.gap <= np.array(tolerances[keep]), codes.CONVERGED, codes.MAX_TRIPS)
     code = np.where(found.code == codes.CONVERGED, done, found.code)
     return found._replace(code=code.astype(np.int32))
+
+
+def _in_float32(shared: Shared, lanes, strengths, tolerances, max_trips, batch, keep) -> Solution:
+    """Runs all lanes with float32 loops; those that this will not carry, in float64 on the host."""
+    assert shared.turned is not None
+    turned = shared.turned | rotated.coordinates(shared.x, *_without(lanes, shared.turned))
+    found, left = rotated.solve(shared.x, turned, lanes, strengths, tolerances, keep)
+    found = jax.tree.map(lambda leaf: leaf[:, keep], found)
+    if len(left):
+        rest = (tuple(part[left] for part in lanes), strengths[left])
+        with arithmetic.on_host():
+            plain = share(shared.x, *rest[0][:2])
+            better = _solve(plain, *rest, tolerances, max_trips, batch, keep)
+        jax.tree.map(lambda leaf, new: leaf.__setitem__(left, new), found, better)
+    done = np.where(found.gap <= np.array(tolerances[keep]), codes.CONVERGED, codes.MAX_TRIPS)
+    code = np.where(found.code == codes.CONVERGED, done, found.code)
+    types = (np.float32, np.float32, np.float32, np.float32, np.int32, np.int32)
+    leaves = (*found[:4], code, found.trips)
+    return Solution(*(leaf.astype(kind) for leaf, kind in zip(leaves, types, strict=True)))
+
+
+def _without(lanes, turned):
+    """Returns the rows and masks of lanes whose rows have no coordinates yet."""
+    rows, mask, _ = lanes
+    new = [lane for lane, line in enumerate(rows) if line.tobytes() not in turned]
+    return rows[new], mask[new]
 
 
 def _narrow(rows, mask, y, width):
