@@ -28,6 +28,10 @@ _START = 0.1  # complementarity at the start of a strength, as a share of the ob
 _FLOOR = 0.2  # complementarity stays above this share of what Newton's method has left to do
 _SLACK = 0.03  # rise of the smoothed objective that passes, as a share of the complementarity
 _RIDGE = {"float32": 1e-7, "float64": 1e-13}  # least addition to a unit diagonal
+_FELL = 0.5  # of the least gap so far, a share that counts as less
+_PATIENCE = 3  # trips without, after which float32 has seen what it can
+_CENTRED = 3  # tolerances, a gap by complementarity
+_NOISE = 1e-4  # a gap that it may not see through
 _TINY = 1e-30  # within the range of float32, and so of the float64 that TPUs emulate
 
 
@@ -53,6 +57,8 @@ class State(NamedTuple):
     ridge: Float[Array, ""]  # in units of the least
     decrement: Float[Array, ""]  # what Newton's method has left to do
     bound: Float[Array, ""]  # the highest lower bound of the minimum so far
+    least: Float[Array, ""]  # gap at this strength so far
+    idle: Int[Array, ""]  # trips since it fell much
     path: dict[str, Array]  # what was found, one row per strength
 
 
@@ -70,11 +76,13 @@ class _Model(NamedTuple):
 def start(frame, stage, w, b, margins) -> State:
     """Returns the state of a lane that starts its path at (w, b)."""
     steps, k, zero = len(frame.strengths), len(w), jnp.zeros(())
-    path = {"w": jnp.zeros((steps, k)), "trips": jnp.zeros(steps, int)}
+    path = {"trips": jnp.zeros(steps, int)}
+    path |= {key: jnp.zeros((steps, k)) for key in ("w", "centre", "p", "q", "up", "uq")}
     path |= {key: jnp.zeros(steps) for key in ("b", "value", "gap")}
     C = frame.strengths[jnp.minimum(stage, steps - 1)]
     central = _central(frame, C, w, margins)
-    return State(stage, jnp.zeros((), int), w, b, *central, jnp.full((), 10.0), zero, zero, path)
+    trips = jnp.zeros((), int)
+    return State(stage, trips, w, b, *central, jnp.full((), 10.0), zero, zero, zero + jnp.inf, trips, path)
 
 
 def trip(x, frame, state, *, limits, precision) -> State:
@@ -103,17 +111,49 @@ def trip(x, frame, state, *, limits, precision) -> State:
     gap = (value - bound) / value
     trips = state.trips + 1
     over = (gap <= tolerance) | (trips >= max_trips)
+    idle = jnp.where(gap < _FELL * state.least, 0, state.idle + 1)
+    least = jnp.fmin(gap, state.least)
+    if x.dtype == jnp.float32:  # whose gaps are no smaller than their noise; `judge` will see
+        complementarity = state.p @ state.up + state.q @ state.uq
+        centred = complementarity <= _CENTRED * tolerance * value
+        stuck = (idle >= _PATIENCE) & (centred | (idle >= 3 * _PATIENCE)) & (least < _NOISE)
+        over = (over & centred) | stuck | (trips >= max_trips)
 
     slot = jnp.where(over, state.stage, steps)  # past the end: dropped
-    found = {"w": w, "b": b, "value": value, "gap": gap, "trips": trips}
+    found = {"w": w, "b": b, "value": value, "gap": gap, "trips": trips, "centre": state.w}
+    found |= {"p": state.p, "q": state.q, "up": state.up, "uq": state.uq}
     path = {key: state.path[key].at[slot].set(found[key], mode="drop") for key in found}
     stage = jnp.minimum(state.stage + over, steps)
     central = _central(frame, strengths[jnp.minimum(stage, steps - 1)], state.w, margins)
     fresh = dict(zip(("p", "q", "up", "uq"), central, strict=True))
-    fresh |= {"trips": 0, "decrement": 0.0, "bound": 0.0}
-    state = state._replace(trips=trips, decrement=decrement, bound=bound)
+    fresh |= {"trips": 0, "decrement": 0.0, "bound": 0.0, "least": jnp.inf, "idle": 0}
+    state = state._replace(trips=trips, decrement=decrement, bound=bound, least=least, idle=idle)
     reset = {key: jnp.where(over, new, getattr(state, key)) for key, new in fresh.items()}
     return state._replace(stage=stage, path=path, **reset)
+
+
+def judge(x, frame, path, tolerance):
+    """Judges what a walk in float32 found, in the precision of x: one row per strength.
+
+    Returns:
+        The path with weights, intercepts, objectives and gaps of that precision.
+    """
+    zero = jnp.zeros(())
+
+    def one(C, found):
+        inner = [found[key] for key in ("p", "q", "up", "uq")]
+        none = jnp.zeros((), int)
+        w, ridge = found["centre"], jnp.ones(())
+        state = State(none, none, w, found["b"], *inner, ridge, zero, zero, zero, none, {})
+        margins = frame.t * (x @ w + found["b"])
+        model = _model(x, frame, C, state, margins, x.dtype.name)
+        pulls, _ = _newton_dual(x, frame, C, state, margins, model)
+        w, b, value = _rounded(x, frame, C, state, model, tolerance)
+        gap = (value - _dual_value(x, frame, C, pulls)) / value
+        return found | {"w": w, "b": b, "value": value, "gap": gap}
+
+    path = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, zero.dtype)), path)
+    return jax.vmap(one)(frame.strengths, path)
 
 
 def _objective(frame, C, w, margins):
@@ -137,7 +177,7 @@ def _model(x, frame, C, state, margins, precision):
     centre = curvature @ x / total
     root = (jnp.sqrt(curvature)[:, None] * (x - centre[None, :])).astype(precision)
     hessian = jnp.matmul(root.T, root, precision="highest")
-    diagonal = jnp.diagonal(hessian).astype(jnp.float64)
+    diagonal = jnp.diagonal(hessian).astype(x.dtype)
     give = state.p / state.up + state.q / state.uq
     extra = 1 / give + _RIDGE[precision] * state.ridge * diagonal
     size = jax.lax.rsqrt(diagonal + extra)  # to a unit diagonal
@@ -254,7 +294,7 @@ def _rounded(x, frame, C, state, model, tolerance):
     pinned = model.give * model.diagonal < 1
     w = jnp.stack([jnp.where(pinned, 0, state.w), state.w])
     w = (w * frame.cost[None, :]).astype(jnp.float32) / frame.cost[None, :]
-    b = state.b.astype(jnp.float32).astype(jnp.float64)
+    b = state.b.astype(jnp.float32).astype(x.dtype)
     margins = frame.t[None, :] * (w @ x.T + b)
     sparse, dense = (_objective(frame, C, w[i], margins[i]) for i in range(2))
     plain = dense < sparse * (1 - 0.1 * tolerance)

@@ -17,14 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from probejax.solvers import codes, engine
+from probejax.solvers import arithmetic, codes, engine
 from probejax.solvers.codes import Solution
 from probejax.solvers.engine import each
-from probejax.solvers.interior_point import Frame, start, trip
+from probejax.solvers.interior_point import Frame, judge, start, trip
 from probejax.solvers.lanes import checked
 
 _STEPS = 16  # paths are padded to a multiple of this, so that all lengths share a program
 _LANES = 32  # that go together, at most
+_ENOUGH = 0.1  # of the tolerance, for a gap in float32
 _PATIENCE = 25  # trips at one strength after which a lane goes on in float64
 
 
@@ -84,29 +85,79 @@ def solve(
 def _solve(z, mask, y, strengths, warm, tolerance, max_trips, batch_bytes):
     lanes, n, k = z.shape
     mask, y = checked(mask, y, strengths, (lanes, n))
+    lanes_of = (np.asarray(z, np.float32), mask, y, strengths)
+    if warm is None:
+        warm = (np.zeros((lanes, k)), np.full(lanes, np.nan))
+    if arithmetic.chosen() == "float64":
+        return _in_float64(*lanes_of, warm, tolerance, max_trips, batch_bytes)
+    found = _in_float32(*lanes_of, warm, tolerance, max_trips, batch_bytes)
+    poor = found.code == codes.MAX_TRIPS
+    left = np.flatnonzero(poor.any(axis=1))
+    arithmetic.count(poor.size, int(poor.sum()))
+    if len(left):
+        rest = jax.tree.map(lambda leaf: leaf[left], (*lanes_of, warm))
+        with arithmetic.on_host():
+            better = _in_float64(*rest, tolerance, max_trips, batch_bytes)
+        jax.tree.map(lambda leaf, new: leaf.__setitem__(left, new), found, better)
+    return found
+
+
+def _in_float64(z, mask, y, strengths, warm, tolerance, max_trips, batch_bytes) -> Solution:
+    """Walks with float32 factors as far as these carry, then with float64 ones."""
     with jax.enable_x64(True):
-        z = np.asarray(z, np.float32)
-        if warm is None:
-            warm = (np.zeros((lanes, k)), np.full(lanes, np.nan))
-        warm = tuple(np.asarray(part, np.float64) for part in warm)
-        first = -strengths.shape[1] % _STEPS
-        strengths = np.pad(strengths, ((0, 0), (first, 0)), mode="edge")
-        width = _width(n, k, batch_bytes)
-        prepare = lambda *some: _prepare(*some, first)
-        frames, states, code = each(prepare, (z, mask, y, strengths, warm), width)
+        frames, states, code, first, width = _begin(z, mask, y, strengths, warm, batch_bytes)
         limits = (tolerance, max_trips)
         states = _walk(z, frames, states, limits, "float32", width)
         states = _walk(z, frames, states, limits, "float64", width)
-        collect = lambda *some: _collect(*some, tolerance)
-        found = each(collect, (states.path, frames.cost, code), _LANES)
-        return jax.tree.map(lambda leaf: leaf[:, first:], found)
+        return _ended(states.path, frames, code, tolerance, first)
+
+
+def _in_float32(z, mask, y, strengths, warm, tolerance, max_trips, batch_bytes) -> Solution:
+    """Walks in float32 throughout; the host judges the results in float64."""
+    frames, states, code, first, width = _begin(z, mask, y, strengths, warm, batch_bytes)
+    limits = (_ENOUGH * tolerance, max_trips)
+    states = _walk(z, frames, states, limits, "float32", width)
+    with arithmetic.on_host(), jax.enable_x64(True):
+        judged = lambda z, frame, path: _judged(z, frame, path, tolerance)
+        path = each(judged, (z, frames, states.path), min(width, _LANES))
+        return _ended(path, frames, code, tolerance, first)
+
+
+def _begin(z, mask, y, strengths, warm, batch_bytes):
+    """Returns frames, states and codes of lanes; the first strength; and lanes that go together."""
+    first = -strengths.shape[1] % _STEPS
+    strengths = np.pad(strengths, ((0, 0), (first, 0)), mode="edge").astype(_dtype())
+    warm = tuple(np.asarray(part, _dtype()) for part in warm)
+    width = _width(*z.shape[1:], batch_bytes)
+    prepare = lambda *some: _prepare(*some, first)
+    return *each(prepare, (z, mask, y, strengths, warm), width), first, width
+
+
+def _dtype():
+    return np.float64 if jax.config.jax_enable_x64 else np.float32  # pyright: ignore
+
+
+def _ended(path, frames, code, tolerance, first) -> Solution:
+    """Returns what the caller gets of the paths that lanes went, from the first strength on."""
+    collect = lambda *some: _collect(*some, tolerance)
+    some = ({key: path[key] for key in ("w", "b", "value", "gap", "trips")}, frames.cost, code)
+    found = each(collect, some, _LANES)
+    return jax.tree.map(lambda leaf: leaf[:, first:], found)
+
+
+@jax.jit
+@partial(jax.vmap, in_axes=(0, 0, 0, None))
+def _judged(z, frame, path, tolerance):
+    frame = jax.tree.map(lambda leaf: leaf.astype(float), frame)
+    x = jnp.where(frame.t[:, None] != 0, z, 0) * frame.cost[None, :]
+    return judge(x, frame, path, tolerance)
 
 
 @jax.jit
 @partial(jax.vmap, in_axes=(0, 0, 0, 0, 0, None))
 def _prepare(z, mask, y, strengths, warm, first):
     """Returns the lane's frame, its first state and the code it has unless it can be fitted."""
-    z = jnp.where(mask[:, None], z, 0).astype(jnp.float64)
+    z = jnp.where(mask[:, None], z, 0).astype(float)
     finite = jnp.isfinite(z).all()
     t = jnp.where(mask, 2.0 * y - 1.0, 0.0)
     positive, negative = (t > 0).sum(), (t < 0).sum()
@@ -148,7 +199,8 @@ def _advance(z, frames, states, rest, limits, precision):
 
     def running(states):
         left = states.stage < frames.strengths.shape[1]
-        return left if precision == "float64" else left & (states.trips < _PATIENCE)
+        patient = precision == "float64" or states.w.dtype == jnp.float32  # nothing comes after
+        return left if patient else left & (states.trips < _PATIENCE)
 
     # In float64 from here on; rows that do not count may hold anything.
     x = jnp.where(frames.t[:, :, None] != 0, z, 0) * frames.cost[:, None, :]

@@ -26,7 +26,7 @@ from probejax.solvers.codes import Solution
 from probejax.solvers.engine import each
 from probejax.solvers.rotated_newton import Base
 
-_ROUNDS = 8  # of refinement
+_ROUNDS = 12  # of refinement
 _STEPS = 20  # at one strength in one round
 _ENOUGH = 0.1  # of the tolerance: half the squared gradient, the rest is for rounding w to float32
 _NEAR = 1e-2  # relative gap of a point worth to go on from
