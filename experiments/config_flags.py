@@ -4,7 +4,7 @@ from absl import flags
 
 import probejax as px
 from experiments import flags as common
-from probejax.rules import PROTOCOLS, RANKINGS
+from probejax.rules import ENGINES, PROTOCOLS, RANKINGS
 from probejax.tasks import REGIMES
 
 _SAE = flags.DEFINE_multi_string(
@@ -43,6 +43,12 @@ _AS_THEY_ARE = (
     flags.DEFINE_string("labels", None, "The labels y [N] of --activations, as .npy."),
     flags.DEFINE_bool(
         "controls", False, "Also shuffled labels, random latents and a random SAE, as methods."
+    ),
+    flags.DEFINE_enum(
+        "engine",
+        "auto",
+        list(ENGINES),
+        "What the solvers' loops compute in: float32 on a TPU, float64 elsewhere.",
     ),
     flags.DEFINE_enum("ranking", "normalised", list(RANKINGS), "How latents are ranked."),
     flags.DEFINE_enum(

@@ -9,6 +9,9 @@ RANKINGS = ("raw", "normalised")
 DTYPES = ("float32", "bfloat16")
 """What a language model may compute in."""
 
+ENGINES = ("auto", "float32", "float64")
+"""What the solvers' loops compute in; `auto` is what suits the device."""
+
 MAX_ROWS = 65535
 """Test rows that can be scored exactly: twice the number of (positive, negative) pairs is at most
 rows**2 / 2 and must fit an int32."""

@@ -86,6 +86,7 @@ class _Timing(TypedDict, total=False):
     seconds: dict[str, Any]
     device: str
     jax: str
+    float32: dict[str, int]
 
 
 def read_run(out: epath.PathLike) -> Run:
@@ -202,15 +203,21 @@ def _facts(store: storage.Store, units: list[dict[str, Any]]) -> dict[str, list[
         values = sorted({str(unit[field]) for unit in units if unit.get(field) not in (None, "")})
         if values:
             facts[name] = values
+    low = Counter[str]()
     seconds, known = 0.0, {"device": Counter[str](), "jax": Counter[str]()}
     for timing in _timings(store):
         seconds += sum(v for v in timing.get("seconds", {}).values() if isinstance(v, (int, float)))
+        low.update(timing.get("float32", {}))
         for name, values in known.items():
             if timing.get(name):
                 values[str(timing[name])] += 1
     for name, label in (("device", "device"), ("jax", "JAX")):
         if known[name]:
             facts[label] = [f"{value} ({n} units)" for value, n in known[name].most_common()]
+    if low["fits"]:
+        facts["fits by float32"] = [
+            f"{low['fits']} on paths and at their ends, {low['on_host']} of them left to the host"
+        ]
     if seconds:
         facts["time in units"] = [f"{seconds / 60:.1f} min"]
     return facts

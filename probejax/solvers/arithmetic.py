@@ -2,63 +2,78 @@
 
 | backend | loops | because |
 |---|---|---|
-| cpu | float64 with float32 factors | float64 is native, at half of float32's speed, and one factor serves many steps |
-| gpu | float64 with float32 factors | native on data-centre GPUs; others may ask for float32 |
-| tpu | float32 | float64 is emulated: a product takes 48 passes of the matrix unit where 6 do |
+| cpu | float64, float32 factors | native at half the speed, and one factor serves many steps |
+| gpu | float64, float32 factors | native on GPUs of data centres; others may ask for float32 |
+| tpu | float32 | float64 is emulated: 48 passes of the matrix unit for a product instead of 6 |
 
 Whatever proposes, what judges is float64: every certificate is computed on the host.
 """
 
 import contextlib
 from collections.abc import Iterator
-from typing import Literal, get_args
+from contextvars import ContextVar
+from typing import Literal, cast
 
 import jax
+
+from probejax.rules import ENGINES
 
 Arithmetic = Literal["float32", "float64"]
 
 _OF_BACKEND: dict[str, Arithmetic] = {"cpu": "float64", "gpu": "float64", "tpu": "float32"}
-_asked: list[Arithmetic] = []
-_tally = {"fits": 0, "on_host": 0}
+_asked: ContextVar[Arithmetic | None] = ContextVar("asked", default=None)
+_tally: ContextVar[dict[str, int] | None] = ContextVar("tally", default=None)
 
 
 def chosen() -> Arithmetic:
-    """Returns what the loops compute in: what was asked for, else what suits the backend."""
-    return _asked[-1] if _asked else _OF_BACKEND.get(jax.default_backend(), "float64")
+    """Returns what loops compute in: what this thread asked for, else what suits the backend."""
+    return _asked.get() or _OF_BACKEND.get(jax.default_backend(), "float64")
 
 
 @contextlib.contextmanager
-def using(name: Arithmetic | Literal["auto"]) -> Iterator[None]:
-    """Makes all solvers of this process compute in one arithmetic; "auto" leaves the choice.
+def using(name: str) -> Iterator[None]:
+    """Makes the solvers compute in one arithmetic; "auto" leaves the choice.
 
     Raises:
       ValueError: there is no such arithmetic.
     """
-    if name == "auto":
-        yield
-        return
-    if name not in get_args(Arithmetic):
-        raise ValueError(f"the arithmetic is {name!r}; it can be auto, float32 or float64")
-    _asked.append(name)
+    if name not in ENGINES:
+        raise ValueError(f"the arithmetic is {name!r}; choose from {', '.join(ENGINES)}")
+    before = _asked.set(_asked.get() if name == "auto" else cast(Arithmetic, name))
     try:
         yield
     finally:
-        _asked.pop()
+        _asked.reset(before)
 
 
 @contextlib.contextmanager
 def on_host() -> Iterator[None]:
-    """Has the host compute, in float64."""
+    """Has the host solve, in float64."""
     with using("float64"), jax.default_device(jax.local_devices(backend="cpu")[0]):
         yield
 
 
+@contextlib.contextmanager
+def judging() -> Iterator[None]:
+    """Makes float64 available, where it is native: for certificates, never for loops."""
+    place = on_host() if chosen() == "float32" else contextlib.nullcontext()
+    with place, jax.enable_x64(True):
+        yield
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[dict[str, int]]:
+    """Yields two counts: `fits` asked of float32, and those it left to the float64 `on_host`."""
+    counts = {"fits": 0, "on_host": 0}
+    before = _tally.set(counts)
+    try:
+        yield counts
+    finally:
+        _tally.reset(before)
+
+
 def count(fits: int, on_host: int) -> None:
-    """Notes how many fits float32 was asked for, and how many the host had to solve instead."""
-    _tally["fits"] += fits
-    _tally["on_host"] += on_host
-
-
-def counted() -> dict[str, int]:
-    """Returns both numbers, of this process so far."""
-    return dict(_tally)
+    """Adds to what is being counted."""
+    if (counts := _tally.get()) is not None:
+        counts["fits"] += fits
+        counts["on_host"] += on_host

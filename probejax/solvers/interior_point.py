@@ -82,7 +82,9 @@ def start(frame, stage, w, b, margins) -> State:
     C = frame.strengths[jnp.minimum(stage, steps - 1)]
     central = _central(frame, C, w, margins)
     trips = jnp.zeros((), int)
-    return State(stage, trips, w, b, *central, jnp.full((), 10.0), zero, zero, zero + jnp.inf, trips, path)
+    return State(
+        stage, trips, w, b, *central, jnp.full((), 10.0), zero, zero, zero + jnp.inf, trips, path
+    )
 
 
 def trip(x, frame, state, *, limits, precision) -> State:

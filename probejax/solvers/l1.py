@@ -117,7 +117,7 @@ def _in_float32(z, mask, y, strengths, warm, tolerance, max_trips, batch_bytes) 
     frames, states, code, first, width = _begin(z, mask, y, strengths, warm, batch_bytes)
     limits = (_ENOUGH * tolerance, max_trips)
     states = _walk(z, frames, states, limits, "float32", width)
-    with arithmetic.on_host(), jax.enable_x64(True):
+    with arithmetic.judging():
         judged = lambda z, frame, path: _judged(z, frame, path, tolerance)
         path = each(judged, (z, frames, states.path), min(width, _LANES))
         return _ended(path, frames, code, tolerance, first)

@@ -262,8 +262,9 @@ def _judged(lane: _Lane, u, b, trips, bound=-np.inf) -> _Found:
     value = 0.5 * (w * w).sum(axis=1) + C * losses
     wrong = np.where(counts, expit(-margins), 0)
     up, down = (wrong @ (t == sign) for sign in (1, -1))
-    least = np.minimum(up, down)[:, None]
-    q = wrong * np.where(t > 0, least / np.maximum(up, _TINY)[:, None], least / np.maximum(down, _TINY)[:, None])
+    least = np.minimum(up, down)
+    kept = (least[:, None] / np.maximum(side, _TINY)[:, None] for side in (up, down))
+    q = wrong * np.where(t > 0, *kept)
     rows = np.logaddexp(0, -margins) + q * margins + xlogy(q, q) + xlog1py(1 - q, -q)
     rows = np.where(counts, np.maximum(rows, 0), 0).sum(axis=1)
     apart = w - (C[:, None] * t * q) @ lane.x

@@ -15,7 +15,7 @@ import numpy as np
 from jax.scipy.special import xlog1py, xlogy
 from jaxtyping import Array, Bool, Float, Int
 
-from probejax.solvers import codes
+from probejax.solvers import arithmetic, codes
 from probejax.solvers.codes import Solution
 from probejax.solvers.engine import each
 from probejax.solvers.lanes import checked
@@ -78,7 +78,7 @@ def solve(
         zeros = np.zeros((len(z), z.shape[2]), np.float32)
         start = (zeros, zeros[:, 0])
         near, trips = _descend(z, leading, mask, y, start, C, tolerance, max_trips, True)
-        with jax.enable_x64(True):
+        with arithmetic.judging():
             return _certify(z, leading, mask, y, near, trips, C, tolerance)
 
     return _in_batches(piece, z, _leading(z, leading), mask, y)

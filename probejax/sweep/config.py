@@ -5,7 +5,7 @@ import dataclasses
 
 from probejax import sites
 from probejax.probes import methods
-from probejax.rules import DTYPES, PROTOCOLS, RANKINGS
+from probejax.rules import DTYPES, ENGINES, PROTOCOLS, RANKINGS
 from probejax.sites import Site
 from probejax.tasks import ALL_REGIMES, REGIMES, Own
 
@@ -30,6 +30,8 @@ class Config:
       protocol: `paper` or `strict`.
       seeds: one set of draws for each.
       dtype: of the model, `float32` or `bfloat16`.
+      engine: what the solvers' loops compute in, `float32`, `float64`, or `auto` for what suits
+        the device, see `probejax.solvers.arithmetic`.
       max_length: tokens kept of a prompt.
       data: a file of one's own (CSV, TSV, JSONL or Parquet) or a folder of such files.
       text_column: of these, holds the texts; None finds it by its name.
@@ -52,6 +54,7 @@ class Config:
     protocol: str = "paper"
     seeds: tuple[int, ...] = (42,)
     dtype: str = "float32"
+    engine: str = "auto"
     max_length: int = 1024
     data: str | None = None
     text_column: str | None = None
@@ -68,6 +71,7 @@ class Config:
             ("ranking", (self.ranking,), RANKINGS),
             ("protocol", (self.protocol,), PROTOCOLS),
             ("dtype", (self.dtype,), DTYPES),
+            ("engine", (self.engine,), ENGINES),
         ):
             for value in values:
                 if value not in known:

@@ -12,6 +12,7 @@ from etils import epath
 
 from probejax import activations, devices, models, probes, saes, storage, tasks
 from probejax.activations import ragged
+from probejax.solvers import arithmetic
 from probejax.sweep import data as task_data
 from probejax.sweep import memory
 from probejax.sweep.data import Lanes, TaskData
@@ -55,7 +56,8 @@ class Execution:
         features = data.features
         prepared = time.perf_counter()
         lanes = self._lanes(unit.task, probes.parse(unit.method).control == "shuffled")
-        fits = [self._fit(unit, batch) for batch in range(len(lanes.batches))]
+        with arithmetic.using(self.plan.config.engine), arithmetic.counting() as counted:
+            fits = [self._fit(unit, batch) for batch in range(len(lanes.batches))]
         seconds = {"prepare": prepared - began, "fit": time.perf_counter() - prepared}
         fitted = [_spread(lanes, *batch) for batch in zip(lanes.batches, fits, strict=True)]
         scores = {name: np.zeros(len(lanes.conditions)) for name in probes.Scores._fields}
@@ -69,6 +71,8 @@ class Execution:
             payload["latents"] = self._latents(unit, lanes)
             payload["sae"] = self.plan.saes[unit.sae_id].facts()
         about = {"device": devices.own()[0].device_kind, "jax": jax.__version__}
+        if counted["fits"]:
+            about["float32"] = counted
         return Result(payload, {"seconds": seconds, "rows": len(features), **about}, fitted)
 
     def write_all(self, group: Sequence[Unit], out: str, save_probes: bool) -> Iterator[Unit]:

@@ -1,0 +1,131 @@
+"""The path of machines without float64: float32 loops, judged by the host."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from probejax.solvers import arithmetic, codes, l1, l2, rotated
+
+STRENGTHS = np.logspace(5, -5, 10)
+
+
+def problem(n, d, noise, seed=0):
+    """Returns lanes over one matrix with a dimension that dwarfs the others, as Gemma's does."""
+    rng = np.random.default_rng(seed)
+    x = (rng.normal(size=(2 * n, d)) * np.geomspace(1, 1e-2, d)).astype(np.float32)
+    x[:, 3] = 70 + 8 * x[:, 3]
+    x -= x.mean(axis=0)
+    truth = x[:, 0] + x[:, 1] > 0
+    rows = np.stack([rng.permutation(2 * n)[:n] for _ in range(4)]).astype(np.int32)
+    y = (truth[rows] ^ (rng.random(rows.shape) < noise)).astype(np.int32)
+    mask = np.ones(rows.shape, bool)
+    mask[1, : n // 5] = False  # a fold of
+    rows[1] = rows[0]
+    mask[2, n // 2 :] = False
+    y[3] = 1
+    return x, rows, mask, y
+
+
+def objective(x, y, w, b, C, penalty):
+    margin = (2 * y - 1) * (x.astype(np.float64) @ w.astype(np.float64) + b)
+    return penalty(w.astype(np.float64)) + C * np.logaddexp(0, -margin).sum()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("d", [24, 160])  # in principal axes; in those of the rows
+def test_l2_certifies_what_it_returns_and_needs_no_host(d, noise):
+    x, rows, mask, y = problem(100, d, noise)
+    with arithmetic.using("float32"), arithmetic.counting() as counted:
+        found = l2.solve_path(x, rows, mask, y, STRENGTHS)
+        own = l2.solve(x, rows, mask, y, np.array([1e3, 1.0, 0.1, 1.0]))
+    exact = l2.solve_path(x, rows, mask, y, STRENGTHS)
+    assert counted == {"fits": 44, "on_host": 0}
+    assert (found.code[:3] == codes.CONVERGED).all()
+    assert (found.code[3] == codes.DEGENERATE).all() and np.isnan(found.gap[3]).all()
+    assert (own.code[:3] == codes.CONVERGED).all()
+    assert found.w.dtype == found.gap.dtype == np.float32
+    for lane in range(3):
+        real = mask[lane]
+        for place, C in enumerate(STRENGTHS):
+            args = (x[rows[lane][real]], y[lane][real])
+            half = lambda w: 0.5 * w @ w
+            value = objective(*args, found.w[lane, place], found.b[lane, place], C, half)
+            least = objective(*args, exact.w[lane, place], exact.b[lane, place], C, half)
+            np.testing.assert_allclose(found.objective[lane, place], value, rtol=1e-6)
+            bound = value * (1 - max(found.gap[lane, place], 0))
+            assert bound <= least * (1 + 1e-9) and found.gap[lane, place] <= 1e-6
+
+
+@pytest.mark.filterwarnings("ignore")  # scikit-learn says when its own tolerance is out of reach
+def test_l2_agrees_with_scikit_learn():
+    x, rows, mask, y = problem(100, 24, 0.2)
+    with arithmetic.using("float32"):
+        found = l2.solve(x, rows, mask, y, np.full(4, 2.0))
+    sets = (x[rows[0]], y[0])
+    fit = LogisticRegression(C=2.0, solver="newton-cholesky", tol=1e-10).fit(*sets)
+    half = lambda w: 0.5 * w @ w
+    theirs = objective(*sets, fit.coef_[0], fit.intercept_[0], 2.0, half)
+    assert objective(*sets, found.w[0], found.b[0], 2.0, half) <= theirs * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_l1_certifies_what_it_returns_and_needs_no_host(noise):
+    x, rows, mask, y = problem(100, 24, noise)
+    z = np.maximum(x[rows] * np.geomspace(1e3, 1e-3, 24, dtype=np.float32), 0)
+    with arithmetic.using("float32"), arithmetic.counting() as counted:
+        found = l1.solve_path(z, mask, y, STRENGTHS)
+    exact = l1.solve_path(z, mask, y, STRENGTHS)
+    assert counted == {"fits": 40, "on_host": 0}
+    assert (found.code[:3] == codes.CONVERGED).all() and (found.gap[:3] <= 1e-6).all()
+    assert (found.code[3] == codes.DEGENERATE).all()
+    np.testing.assert_allclose(found.objective, exact.objective, rtol=2e-6)
+    for place in range(10):
+        args = (z[0], y[0], found.w[0, place], found.b[0, place], STRENGTHS[place])
+        value = objective(*args, lambda w: np.abs(w).sum())
+        np.testing.assert_allclose(found.objective[0, place], value, rtol=1e-6)
+
+
+def test_what_float32_cannot_solve_is_left_to_the_host_and_counted(monkeypatch):
+    x, rows, mask, y = problem(100, 24, 0.3)
+    monkeypatch.setattr(rotated, "_ROUNDS", 0)
+    monkeypatch.setattr(rotated, "_STEPS", 2)
+    with arithmetic.using("float32"), arithmetic.counting() as counted:
+        found = l2.solve_path(x, rows, mask, y, STRENGTHS)
+    assert counted["on_host"] > 0
+    assert (found.code[:3] == codes.CONVERGED).all() and (found.gap[:3] <= 1e-6).all()
+
+
+def test_the_loops_hold_no_float64():
+    mask, y = (part[:2] for part in problem(100, 24, 0.3)[2:])
+    a, t, low = (np.zeros(shape, np.float32) for shape in ((2, 100, 24), (2, 100), (2, 10)))
+    limits = ((1e-7,) * 10, 20)
+    bases = rotated.Base(
+        *(np.zeros(s, np.float32) for s in ((2, 10, 100), (2, 10, 24), (2, 10), (2, 10)))
+    )
+    following = np.zeros((2, 11), np.int32)
+    texts = [
+        rotated._walk.lower(limits, a, t, low).as_text(),
+        rotated._refine.lower(limits, a, t, low, bases, following).as_text(),
+    ]
+    frames, states, _, _, _ = l1._begin(
+        a, mask[:, :100], y[:, :100], low + 1, (a[:, 0], t[:, 0]), None
+    )
+    texts.append(l1._advance.lower(a, frames, states, 0, (1e-7, 100), "float32").as_text())
+    assert all("f32" in text and "f64" not in text for text in texts)
+
+
+@pytest.mark.parametrize("name", ["float16", "", "Float32"])
+def test_an_unknown_arithmetic_is_refused(name):
+    with pytest.raises(ValueError, match="choose from auto, float32, float64"):
+        with arithmetic.using(name):
+            pass
+
+
+def test_what_was_asked_for_ends_with_its_block():
+    with arithmetic.using("float32"):
+        with arithmetic.using("auto"):
+            assert arithmetic.chosen() == "float32"
+        with arithmetic.on_host():
+            assert arithmetic.chosen() == "float64"
+        assert arithmetic.chosen() == "float32"
+    assert arithmetic.chosen() == "float64"
