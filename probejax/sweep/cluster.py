@@ -18,12 +18,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from probejax import artifacts, devices, storage
+from probejax.sweep import processes
 from probejax.sweep.config import Config
 from probejax.sweep.execute import Execution
 from probejax.sweep.plan import resolve
 from probejax.sweep.processes import portable
-from probejax.sweep.token_disk import forecast
+from probejax.sweep.token_disk import TokenDisk, forecast
 from probejax.sweep.units import Unit
 from probejax.sweep.workers import run_units
 
@@ -113,7 +116,7 @@ def run(work: Work, groups: Sequence[Sequence[Unit]], address: str | None) -> It
 
 
 class Host:
-    """Runs blocks in a process of Ray's, as a single machine would run them."""
+    """Runs blocks in a process of Ray's; what it has loaded stays for the next."""
 
     def __init__(self, work: Work, cores: int):
         """Loads nothing yet.
@@ -123,6 +126,7 @@ class Host:
           cores: how many this process and its workers may use; 0 is as many as there are.
         """
         self.work = work
+        self.open = contextlib.ExitStack()  # worker processes
         if cores:
             os.environ["NPROC"] = str(cores)
         if os.path.isdir(work.folder):
@@ -132,42 +136,54 @@ class Host:
         """Runs what is not written of a block; returns what is, and what stopped it."""
         if not block:
             return [], None
+        store, error = storage.Store(self.work.out), None
+        done = store.done()
+        left = [[unit for unit in group if unit.name not in done] for group in block]
         try:
-            self._run(block)
-            error = None
+            collections.deque(self._units([group for group in left if group]), maxlen=0)
         except Exception as found:
             error = portable(found)
-        done = storage.Store(self.work.out).done()
+            self.open.close()
+            vars(self).pop("_workers", None)  # they may be in the middle of something
+        done = store.done()
         return [unit for group in block for unit in group if unit.name in done], error
 
-    def _run(self, block: Block) -> None:
-        work, job, root = self.work, self._job, artifacts.cache_dir(self.work.cache_dir)
-        done = storage.Store(work.out).done()
-        todo = [unit for group in block for unit in group if unit.name not in done]
-        tasks = list(dict.fromkeys(unit.task for unit in todo))
-        workers = work.workers or devices.workers()
-        if tasks and job.plan.reads_tokens:
-            root.mkdir(parents=True, exist_ok=True)
-            at_once, free = min(workers, len(tasks)), shutil.disk_usage(root).free
-            limits = {"workers": at_once, "keep": work.keep_tokens, "allowed_gb": work.disk_gb}
-            forecast(job.plan, tasks, free=free, **limits)
-        finished = run_units(
-            job,
-            todo,
-            work.out,
-            workers=workers,
-            save_probes=work.save_probes,
-            keep_tokens=work.keep_tokens,
-            compiled=root,
-        )
-        collections.deque(finished, maxlen=0)
+    def _units(self, groups: Block) -> Iterator[Unit]:
+        """Runs units as one machine would."""
+        work, job = self.work, self._job
+        if groups and job.plan.reads_tokens:
+            self._check_disk([group[0].task for group in groups])
+        if jax.default_backend() == "cpu":
+            disk = TokenDisk(job, work.out, work.keep_tokens)
+            return processes.serve(self._workers, groups, disk)
+        units = [unit for group in groups for unit in group]
+        kept = {"save_probes": work.save_probes, "keep_tokens": work.keep_tokens}
+        return run_units(job, units, work.out, **kept)
+
+    def _check_disk(self, tasks: list[str]) -> None:
+        """Raises ValueError where this host's disk cannot hold the tokens, or may not."""
+        work, root = self.work, artifacts.cache_dir(self.work.cache_dir)
+        root.mkdir(parents=True, exist_ok=True)
+        limits = {"keep": work.keep_tokens, "allowed_gb": work.disk_gb}
+        free = shutil.disk_usage(root).free
+        forecast(self._job.plan, tasks, workers=len(tasks), free=free, **limits)
 
     @functools.cached_property
     def _job(self) -> Execution:
+        """The run as this host has it: model and SAEs are loaded once."""
         work = self.work
         devices.compilation_cache(artifacts.cache_dir(work.cache_dir))
         memory_gb = work.memory_gb or devices.memory_budget() / 1e9
         return Execution(resolve(work.config, work.cache_dir), memory_gb)
+
+    @functools.cached_property
+    def _workers(self):
+        """The processes that fit on a CPU, see `processes`."""
+        work, job = self.work, self._job
+        root = artifacts.cache_dir(work.cache_dir)
+        told = (work.config, work.cache_dir, job.memory_gb, work.out, work.save_probes, root)
+        count = work.workers or devices.workers()
+        return self.open.enter_context(processes.started(processes.Work(*told), count))
 
 
 @contextlib.contextmanager
