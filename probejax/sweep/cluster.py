@@ -14,6 +14,7 @@ import functools
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from probejax.sweep.units import Unit
 from probejax.sweep.workers import run_units
 
 _RETRIES = 3  # of one block whose host dies; more, and the block is at fault
+_PATIENCE = 10  # seconds for a cluster to answer
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 Block = list[list[Unit]]  # the units of each of its tasks
@@ -157,8 +159,8 @@ class Host:
             disk = TokenDisk(job, work.out, work.keep_tokens)
             return processes.serve(self._workers, groups, disk)
         units = [unit for group in groups for unit in group]
-        kept = {"save_probes": work.save_probes, "keep_tokens": work.keep_tokens}
-        return run_units(job, units, work.out, **kept)
+        probes, tokens = work.save_probes, work.keep_tokens
+        return run_units(job, units, work.out, save_probes=probes, keep_tokens=tokens)
 
     def _check_disk(self, tasks: list[str]) -> None:
         """Raises ValueError where this host's disk cannot hold the tokens, or may not."""
@@ -200,12 +202,16 @@ def _connection(address: str | None) -> Iterator[Any]:
             yield ray
             return
         own = {"num_cpus": devices.cores(), "include_dashboard": False} if address is None else {}
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
-            quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+            if address is not None and address.count(":") == 1:  # Ray itself tries for minutes
+                host, _, port = address.partition(":")
+                socket.create_connection((host, int(port)), _PATIENCE).close()
             ray.init(address or "local", **quiet, **own)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             why = " ".join(str(error).split())
-            raise ValueError(f"--ray_address={address}: no cluster answers there ({why}).") from None
+            said = f"--ray_address={address}: no cluster answers there ({why})."
+            raise ValueError(said) from None
         try:
             yield ray
         finally:
