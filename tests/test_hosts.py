@@ -98,6 +98,8 @@ import json, os, sys, jax
 from jax._src.clusters import cloud_tpu_cluster
 cloud_tpu_cluster.running_in_cloud_tpu_vm = True
 metadata = json.loads(sys.argv[1])
+if metadata:  # JAX sets it where it finds no libtpu
+    os.environ.pop("TPU_SKIP_MDS_QUERY", None)
 found = lambda key: (metadata.get(key, ""), 200 if key in metadata else 404)
 cloud_tpu_cluster.get_metadata = found
 from probejax import hosts
