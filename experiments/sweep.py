@@ -25,6 +25,10 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 )
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", 0)
 _SETTINGS = (
+    flags.DEFINE_enum("cluster", None, ["ray"], "Hand the tasks to the nodes of a Ray cluster."),
+    flags.DEFINE_string(
+        "ray_address", None, "Of that cluster, or `auto`. Default: one on this machine alone."
+    ),
     *(common.DISK_GB, common.CACHE_DIR),
     flags.DEFINE_bool("save_probes", False, "Write the final probes to OUT/probes."),
     flags.DEFINE_bool("keep_tokens", False, "Keep all-token activations that have served."),

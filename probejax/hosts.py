@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
+_INDEX = "JOB_COMPLETION_INDEX"
 
 
 def rank(
@@ -18,14 +19,16 @@ def rank(
     """Returns this process's number and how many there are; call it before JAX sees a device.
 
     Args:
-        multihost: whether to ask the environment: a TPU slice, Slurm, Open MPI or Kubernetes.
+        multihost: whether to ask the environment: a TPU slice, Slurm, Open MPI, or an indexed job
+            of Kubernetes, which tells the number only.
         process_id: the number, where it is given by hand.
-        num_processes: how many there are, likewise.
+        num_processes: how many there are, likewise; of an indexed job its completions.
 
     Raises:
         ValueError: only one of the numbers is given, they do not fit, or no environment is found.
     """
-    if (process_id is None) != (num_processes is None):
+    indexed = multihost and _INDEX in os.environ
+    if (process_id is None) != (num_processes is None) and not (indexed and process_id is None):
         raise ValueError("Give both --process_id and --num_processes, or neither.")
     if process_id is not None and num_processes is not None:
         _check(process_id, num_processes)
@@ -33,6 +36,8 @@ def rank(
     if not multihost:
         return 0, 1
     found = _cluster()
+    if found is None and indexed:
+        return _completion(num_processes)
     if found is None:
         raise ValueError(
             "--multihost finds no TPU slice, Slurm, Open MPI or Kubernetes job here; give "
@@ -62,11 +67,25 @@ def _check(index: int, count: int) -> None:
         raise ValueError(f"Process {index} of {count} does not exist; ids run from 0 to count - 1.")
 
 
+def _completion(completions: int | None) -> tuple[int, int]:
+    """Returns which of an indexed job's completions this is; no variable tells their number."""
+    if completions is None:
+        raise ValueError(
+            "This is an indexed job of Kubernetes, which does not say how many completions it "
+            "has; give them as --num_processes."
+        )
+    index = int(os.environ[_INDEX])
+    _check(index, completions)
+    return index, completions
+
+
 def _cluster():
     """Returns JAX's description of the cluster that this process is part of, None if of none."""
     from jax._src import clusters  # nothing public tells rank and count without joining
 
-    known = clusters.ClusterEnv._cluster_types
+    # JAX asks Kubernetes itself, which takes a package and rights, for pods at a time, not in all.
+    kinds = clusters.ClusterEnv._cluster_types
+    known = [each for each in kinds if each.__name__ != "K8sCluster"]
     return next((each for each in known if not each.opt_in_only_method and _is_here(each)), None)
 
 

@@ -62,23 +62,57 @@ def test_the_environment_tells_which_process_this_is(environment, expected, monk
         assert hosts.rank(True) == expected
 
 
-def test_a_host_of_a_tpu_slice_uses_its_own_chips_only():
+def test_an_indexed_job_of_kubernetes_tells_its_index_only(monkeypatch):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "2")
+    assert hosts.rank(True, None, 4) == (2, 4)
+    assert hosts.rank(True, 1, 3) == (1, 3)  # flags come first
+    assert hosts.rank(False) == (0, 1)
+    with pytest.raises(ValueError, match="give them as --num_processes"):
+        hosts.rank(True)
+    with pytest.raises(ValueError, match="Process 2 of 2 does not exist"):
+        hosts.rank(True, None, 2)
+    with pytest.raises(ValueError, match="Give both --process_id and --num_processes"):
+        hosts.rank(False, None, 4)
+
+
+METADATA = {
+    **{"agent-worker-number": "2", "worker-network-endpoints": "u:8:10.0.0.1,v:9:10.0.0.2,w"},
+    "tpu-env": "ZONE: 'here'\nCHIPS_PER_HOST_BOUNDS: '2,2,1'",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "metadata", "expected"),
+    [
+        (GKE, {}, [1, 2, "1,1,1", "2,4,1"]),
+        (GKE | {"JOB_COMPLETION_INDEX": "5"}, {}, [1, 2, "1,1,1", "2,4,1"]),
+        ({}, METADATA, [2, 3, "1,1,1", "2,2,1"]),
+    ],
+    ids=["gke", "indexed", "vm"],
+)
+def test_a_host_of_a_tpu_slice_uses_its_own_chips_only(environment, metadata, expected):
     """Else the TPU runtime waits for the other hosts. JAX looks for libtpu when it is imported."""
     code = """
-import json, os, jax
+import json, os, sys, jax
 from jax._src.clusters import cloud_tpu_cluster
 cloud_tpu_cluster.running_in_cloud_tpu_vm = True
+metadata = json.loads(sys.argv[1])
+if metadata:  # JAX sets it where it finds no libtpu
+    os.environ.pop("TPU_SKIP_MDS_QUERY", None)
+found = lambda key: (metadata.get(key, ""), 200 if key in metadata else 404)
+cloud_tpu_cluster.get_metadata = found
 from probejax import hosts
 found = hosts.rank(True)
 print(json.dumps([*found, os.environ["TPU_PROCESS_BOUNDS"],
                   os.environ["TPU_CHIPS_PER_PROCESS_BOUNDS"]]))
 """
     run = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | GKE | {"JAX_PLATFORMS": "cpu"},
+        [sys.executable, "-c", code, json.dumps(metadata)],
+        env=os.environ | environment | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout) == [1, 2, "1,1,1", "2,4,1"]
+    assert json.loads(run.stdout) == expected

@@ -61,7 +61,7 @@ ORDER = {
     ),
     "sweep": (
         "config", "source", "units", "data", "memory", "plan", "execute", "token_disk",
-        "processes", "workers",
+        "processes", "workers", "cluster",
     ),
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import importlib.util
 import os
 import shutil
 import sys
@@ -14,6 +15,7 @@ from probejax.runs.folder import Run, read
 from probejax.sweep.config import Config
 
 SHOWS = ("bars", "json", "nothing")
+CLUSTERS = ("ray",)
 
 
 def run(
@@ -26,6 +28,8 @@ def run(
     disk_gb: float | None = None,
     rank: int = 0,
     count: int = 1,
+    cluster: str | None = None,
+    ray_address: str | None = None,
     save_probes: bool = False,
     keep_tokens: bool = False,
     check_sae: bool = False,
@@ -46,6 +50,8 @@ def run(
       disk_gb: what all-token activations may take; None is no limit.
       rank: which share of the tasks is this process's, from 0.
       count: how many processes share the tasks.
+      cluster: `ray` hands the tasks to the nodes of a Ray cluster; None runs them here.
+      ray_address: of that cluster, or `auto`; None starts one on this machine.
       save_probes: whether the final probes are written too, to `out/probes`.
       keep_tokens: whether all-token activations stay when the units of their task are written.
       check_sae: whether L0, explained variance and dead latents of every SAE are measured first.
@@ -60,7 +66,7 @@ def run(
         the tokens need more disk than there is.
       ConfigMismatch: `out` holds another run.
       StorageError, ArtifactError: a place cannot be written, or a download fails.
-      RuntimeError: a worker process died.
+      RuntimeError: a worker process died, or a cluster's hosts again and again.
 
     Example:
       >>> import numpy as np
@@ -77,13 +83,15 @@ def run(
         raise ValueError(f"show={show} does not exist; choose from {', '.join(SHOWS)}.")
     storage.check_place(place)
     hosts.share((), rank, count)
+    _check_cluster(cluster, ray_address, count)
     if config.activations is None:
         tasks.match(config.tasks or (), config.own)
     from probejax import devices  # imports JAX: after what can be told without it
 
     root = artifacts.cache_dir(cache_dir)
     devices.compilation_cache(root)
-    memory_gb = memory_gb or devices.memory_budget() / 1e9
+    if cluster is None:  # else the devices are for the cluster's processes
+        memory_gb = memory_gb or devices.memory_budget() / 1e9
     plan = sweep.resolve(config, cache_dir)
     job, units, store = sweep.Execution(plan, memory_gb), plan.units(), storage.Store(place)
     identity = dataclasses.asdict(config) | {"site": plan.site_name, "methods": plan.methods}
@@ -103,7 +111,8 @@ def run(
     if verbose:
         for sae in plan.saes.values():
             says(f"{sae.sae_id}: {sae.description().get('quality', 'not measured')}")
-        says(f"memory: at most {memory_gb:.1f} GB in each process")
+        limit = f"at most {memory_gb:.1f} GB" if memory_gb else "half of a host's, shared"
+        says(f"memory: {limit} in each process")
     if check_sae:
         sweep.TokenDisk(job, place, keep_tokens).prepare(plan.tasks[0])
         says("\n".join(job.check_saes()))
@@ -111,22 +120,21 @@ def run(
     sweep.check_done(place, units, done)
     ours = [unit for group in hosts.share(sweep.by_task(units), rank, count) for unit in group]
     todo = [unit for unit in ours if unit.name not in done]
-    workers = workers or devices.workers()
-    finished = sweep.run_units(
-        job,
-        todo,
-        place,
-        workers=workers,
-        save_probes=save_probes,
-        keep_tokens=keep_tokens,
-        compiled=root,
-    )
-    left = list(dict.fromkeys(unit.task for unit in todo))
-    if left and plan.reads_tokens:
-        root.mkdir(parents=True, exist_ok=True)
-        at_once, free = min(workers, len(left)), shutil.disk_usage(root).free
-        limits = {"workers": at_once, "keep": keep_tokens, "allowed_gb": disk_gb, "free": free}
-        says(sweep.forecast(plan, left, **limits))
+    kept = {"save_probes": save_probes, "keep_tokens": keep_tokens}
+    if cluster is not None:
+        limits = {"workers": workers, "memory_gb": memory_gb, "disk_gb": disk_gb, **kept}
+        where = place if "://" in place else os.path.abspath(place)
+        work = sweep.cluster.Work(config, where, cache_dir, folder=os.getcwd(), **limits)
+        finished = sweep.cluster.run(work, sweep.by_task(todo), ray_address)
+    else:
+        workers = workers or devices.workers()
+        finished = sweep.run_units(job, todo, place, workers=workers, compiled=root, **kept)
+        left = list(dict.fromkeys(unit.task for unit in todo))
+        if left and plan.reads_tokens:
+            root.mkdir(parents=True, exist_ok=True)
+            at_once, free = min(workers, len(left)), shutil.disk_usage(root).free
+            limits = {"workers": at_once, "keep": keep_tokens, "allowed_gb": disk_gb, "free": free}
+            says(sweep.forecast(plan, left, **limits))
     _watch(finished, ours, done, store, show)
     if missing := len({unit.name for unit in units} - store.done()):
         says(f"{missing} of {len(units)} units are still missing; other processes run them.")
@@ -135,6 +143,23 @@ def run(
 
         says(report(place, cache_dir=root))
     return read(place)
+
+
+def _check_cluster(cluster: str | None, address: str | None, count: int) -> None:
+    """Raises ValueError for a cluster that does not exist, is not installed, or shares twice."""
+    if cluster is None and address is not None:
+        raise ValueError(f"--ray_address={address} is that of --cluster=ray; give both.")
+    if cluster is None:
+        return
+    if cluster not in CLUSTERS:
+        raise ValueError(f"--cluster={cluster} does not exist; choose from {', '.join(CLUSTERS)}.")
+    if count > 1:
+        raise ValueError(
+            f"--cluster={cluster} shares the tasks itself; start it once, without --multihost and "
+            "--num_processes."
+        )
+    if importlib.util.find_spec(cluster) is None:
+        raise ValueError("--cluster=ray needs Ray: pip install 'probejax[ray]'.")
 
 
 def _watch(finished, ours, done: set[str], store: storage.Store, show: str) -> None:

@@ -1,4 +1,4 @@
-from . import execute, processes, workers
+from . import cluster, execute, processes, workers
 from .config import Config
 from .execute import Execution
 from .plan import DEFAULT_LAYERS, Plan, resolve
@@ -17,6 +17,7 @@ __all__ = [
     "Unit",
     "by_task",
     "check_done",
+    "cluster",
     "execute",
     "forecast",
     "open_source",

@@ -82,38 +82,62 @@ def run(
       RuntimeError: a worker is gone, however it went.
       Exception: what stopped a worker or the harvest.
     """
-    failure: list[Exception] = []
-    harvested, says = connection.Pipe(duplex=False)
-    room = threading.Semaphore(tasks_at_once(count) if disk.plan.reads_tokens else len(groups))
+    with started(work, count) as workers:
+        yield from serve(workers, groups, disk)
+
+
+@contextlib.contextmanager
+def started(work: Work, count: int) -> Iterator[list[_Worker]]:
+    """Starts so many workers, and ends them afterwards."""
     workers: list[_Worker] = []
     try:
         for _ in range(count):
             workers.append(_start())
             _send(workers[-1], work)
-        arguments = (disk, [group[0].task for group in groups], says, room, failure)
-        threading.Thread(target=_harvest, args=arguments, daemon=True).start()
-        ready, idle = collections.deque[int](), list(workers)
-        left = {group[0].task: len(group) for group in groups}
-        while any(left.values()):
-            while ready and idle:
-                number = ready.popleft()
-                _send(idle.pop(0), in_turn(groups[number], number % count, count))
-            speak = connection.wait([harvested, *(worker.pipe for worker in workers)])
-            if harvested in speak:
-                ready.append(_number(harvested, failure))
-            for worker in (worker for worker in workers if worker.pipe in speak):
-                unit = receive(worker)
-                left[unit.task] -= 1
-                if not left[unit.task]:
-                    idle.append(worker)
-                    disk.release(unit.task)
-                    room.release()
-                yield unit
+        yield workers
     finally:
         for worker in workers:
             worker.process.terminate()
             worker.process.wait()
             worker.pipe.close()
+
+
+def serve(
+    workers: Sequence[_Worker], groups: Sequence[Sequence[Unit]], disk: TokenDisk
+) -> Iterator[Unit]:
+    """Runs units in workers, which then are free again, and yields each when it is written.
+
+    Args:
+      workers: as they are started, or have served before without an error.
+      groups: the units of one task in each.
+      disk: harvests their activations, in this process.
+
+    Raises:
+      RuntimeError, Exception: as for `run`.
+    """
+    failure: list[Exception] = []
+    harvested, says = connection.Pipe(duplex=False)
+    count = len(workers)
+    room = threading.Semaphore(tasks_at_once(count) if disk.plan.reads_tokens else len(groups))
+    arguments = (disk, [group[0].task for group in groups], says, room, failure)
+    threading.Thread(target=_harvest, args=arguments, daemon=True).start()
+    ready, idle = collections.deque[int](), list(workers)
+    left = {group[0].task: len(group) for group in groups}
+    while any(left.values()):
+        while ready and idle:
+            number = ready.popleft()
+            _send(idle.pop(0), in_turn(groups[number], number % count, count))
+        speak = connection.wait([harvested, *(worker.pipe for worker in workers)])
+        if harvested in speak:
+            ready.append(_number(harvested, failure))
+        for worker in (worker for worker in workers if worker.pipe in speak):
+            unit = receive(worker)
+            left[unit.task] -= 1
+            if not left[unit.task]:
+                idle.append(worker)
+                disk.release(unit.task)
+                room.release()
+            yield unit
 
 
 def in_turn(group: Sequence[Unit], turn: int, turns: int) -> list[Unit]:
