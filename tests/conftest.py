@@ -1,20 +1,39 @@
 """Settings that must be made before JAX, or a Hugging Face library, is used for the first time."""
 
 import os
+import shutil
+import tempfile
 
 # No test may reach the Hub; the pinned archives come through pip and obey PROBEJAX_CACHE.
 os.environ["HF_HUB_OFFLINE"] = "1"
-# LAPACK's own threads and XLA's would wait for each other, as experiments/__init__.py explains.
+# LAPACK's own threads and XLA's would wait for each other, as experiments/__init__.py explains;
+# those of PyTorch and scikit-learn spin, and every core has a process of tests already.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import jax
 import pytest
 import sklearn  # noqa: F401  like JAX, it sets variables of the environment when imported
+from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+# Most of the suite's time is compiling. What one process has compiled the others read, those that
+# tests start among them; whoever names a folder keeps the programs for the next run.
+_OURS = "JAX_COMPILATION_CACHE_DIR" not in os.environ
+_CACHE = {
+    "jax_compilation_cache_dir": os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    or tempfile.mkdtemp(prefix="probejax-tests-"),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+    "jax_persistent_cache_enable_xla_caches": "none",  # else the folder is a part of every key
+}
+for _name, _value in _CACHE.items():
+    jax.config.update(_name, _value)
+    os.environ[_name.upper()] = str(_value)
 
 # The same inputs on every machine, however slow it is.
 hypothesis.settings.register_profile("ours", deadline=None, derandomize=True, database=None)
@@ -27,6 +46,11 @@ _LONG = {
     *("test_solvers_l2", "test_sweep", "test_sweep_workers"),
 }
 _SETTINGS = ("jax_enable_x64", "jax_numpy_rank_promotion", "jax_default_matmul_precision")
+
+
+def pytest_unconfigure():
+    if _OURS:
+        shutil.rmtree(_CACHE["jax_compilation_cache_dir"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items):
@@ -44,6 +68,16 @@ def nothing_leaks():
     before = state()
     yield
     assert state() == before
+
+
+@pytest.fixture(autouse=True)
+def one_cache_of_programs():
+    """A run sets the cache of its own folder; the tests after it use the suite's again."""
+    yield
+    for name, value in _CACHE.items():
+        if getattr(jax.config, name) != value:
+            jax.config.update(name, value)
+            compilation_cache.reset_cache()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -7,7 +7,7 @@ from probejax.tasks import Condition, flip_labels
 
 N_TASK, N_TEST = 400, 150
 SIZES = (2, 3, 4, 10, 13, 40, 140)
-GROUPS = (16, 64, 256)
+GROUPS = (64, 256)  # each is another set of programs for every family
 
 
 def labels(seed=0):

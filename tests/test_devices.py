@@ -46,7 +46,9 @@ def test_on_a_cpu_the_budget_is_half_of_the_container_s_memory(monkeypatch, tmp_
 
 
 def _python(code, *arguments, **environment):
-    env = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
+    """Starts a Python without proxies, and with no cache of programs but its own."""
+    not_these = ("proxy", "jax_compilation_cache", "jax_persistent_cache")
+    env = {k: v for k, v in os.environ.items() if not any(n in k.lower() for n in not_these)}
     env |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)} | environment
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],

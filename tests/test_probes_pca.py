@@ -57,7 +57,7 @@ def test_against_the_study_s_rules(d, noise, protocol):
 
 
 def test_the_saved_arrays_score_new_rows():
-    x, y = problem(60)
+    x, y = problem(120)
     found = probe_cases.conditions(y, sizes=(140, 40))
     ((_, rows),) = batches(found, [256])
     fitted = pca.fit(jnp.asarray(x), rows)
@@ -69,7 +69,7 @@ def test_the_saved_arrays_score_new_rows():
 
 
 def test_of_equal_validation_aucs_the_fewest_components_win():
-    x, y = problem(30, signal=40.0)  # the first component separates
+    x, y = problem(120, signal=40.0)  # the first component separates
     found = probe_cases.conditions(y, sizes=(10, 40, 140))
     ours = probe_cases.run(lambda rows: pca.fit(jnp.asarray(x), rows), found)
     assert [ours[lane]["val_auc"] for lane in range(3)] == [1.0] * 3
@@ -77,7 +77,7 @@ def test_of_equal_validation_aucs_the_fewest_components_win():
 
 
 def test_up_to_three_rows_are_not_searched_and_take_all_components():
-    x, y = problem(30)
+    x, y = problem(120)
     found = probe_cases.conditions(y, sizes=(2, 3))
     ours = probe_cases.run(lambda rows: pca.fit(jnp.asarray(x), rows), found)
     assert [ours[lane]["hyperparameter"] for lane in range(2)] == [2.0, 3.0]

@@ -82,26 +82,34 @@ def units(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (out / "units").glob("*.json")}
 
 
-def test_no_process_needs_another(inputs, tmp_path):
+@pytest.fixture(scope="module")
+def whole(inputs, tmp_path_factory):
+    """A run whose first process comes when the second is gone: the units that it left, all units,
+    and what the two printed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    (second,) = finish(start(inputs, out, which=(1,)))
+    half = units(out)
+    (first,) = finish(start(inputs, out, which=(0,)))
+    return half, units(out), second, first
+
+
+def test_no_process_needs_another(inputs, whole, tmp_path):
     """The first never comes, or is killed at once: the second finishes its share all the same."""
-    whole = tmp_path / "whole"
-    outputs = finish(start(inputs, whole, which=(1,)))
-    assert len(units(whole)) == TASKS and f"{TASKS} of {2 * TASKS} units are still" in outputs[0]
+    half, all_units, second_said, first_said = whole
+    assert len(half) == TASKS and f"{TASKS} of {2 * TASKS} units are still" in second_said
 
     first, second = start(inputs, tmp_path / "killed")
     first.kill()
     first.communicate()
     finish([second])
-    assert units(tmp_path / "killed") == units(whole)
+    assert units(tmp_path / "killed") == half
 
     # Whoever is last prints the table, of methods because no quivers are compared.
-    outputs = finish(start(inputs, whole, which=(0,)))
-    assert "\nmean_difference " in outputs[0] and len(units(whole)) == 2 * TASKS
+    assert "\nmean_difference " in first_said and len(all_units) == 2 * TASKS
 
 
-def test_killed_and_rerun_gives_the_same_bytes(inputs, tmp_path):
-    finish(start(inputs, tmp_path / "whole"))
-    expected = units(tmp_path / "whole")
+def test_killed_and_rerun_gives_the_same_bytes(inputs, whole, tmp_path):
+    _, expected, *_ = whole
     assert len(expected) == 2 * TASKS
 
     running = start(inputs, tmp_path / "killed")
