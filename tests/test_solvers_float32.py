@@ -107,9 +107,7 @@ def test_the_loops_hold_no_float64():
         rotated._walk.lower(limits, a, t, low).as_text(),
         rotated._refine.lower(limits, a, t, low, bases, following).as_text(),
     ]
-    frames, states, _, _, _ = l1._begin(
-        a, mask[:, :100], y[:, :100], low + 1, (a[:, 0], t[:, 0]), None
-    )
+    frames, states, *_ = l1._begin((a, mask, y, low + 1, (a[:, 0], t[:, 0])), None)
     texts.append(l1._advance.lower(a, frames, states, 0, (1e-7, 100), "float32").as_text())
     assert all("f32" in text and "f64" not in text for text in texts)
 

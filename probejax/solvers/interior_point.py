@@ -81,10 +81,8 @@ def start(frame, stage, w, b, margins) -> State:
     path |= {key: jnp.zeros(steps) for key in ("b", "value", "gap")}
     C = frame.strengths[jnp.minimum(stage, steps - 1)]
     central = _central(frame, C, w, margins)
-    trips = jnp.zeros((), int)
-    return State(
-        stage, trips, w, b, *central, jnp.full((), 10.0), zero, zero, zero + jnp.inf, trips, path
-    )
+    none, ridge, least = jnp.zeros((), int), jnp.full((), 10.0), jnp.full((), jnp.inf)
+    return State(stage, none, w, b, *central, ridge, zero, zero, least, none, path)
 
 
 def trip(x, frame, state, *, limits, precision) -> State:
@@ -143,11 +141,15 @@ def judge(x, frame, path, tolerance):
     zero = jnp.zeros(())
 
     def one(C, found):
-        inner = [found[key] for key in ("p", "q", "up", "uq")]
-        none = jnp.zeros((), int)
-        w, ridge = found["centre"], jnp.ones(())
-        state = State(none, none, w, found["b"], *inner, ridge, zero, zero, zero, none, {})
-        margins = frame.t * (x @ w + found["b"])
+        state = State(
+            **{name: found[name] for name in ("b", "p", "q", "up", "uq")},
+            **dict.fromkeys(("decrement", "bound", "least"), zero),
+            **dict.fromkeys(("stage", "trips", "idle"), jnp.zeros((), int)),
+            w=found["centre"],
+            ridge=jnp.ones(()),
+            path={},
+        )
+        margins = frame.t * (x @ state.w + state.b)
         model = _model(x, frame, C, state, margins, x.dtype.name)
         pulls, _ = _newton_dual(x, frame, C, state, margins, model)
         w, b, value = _rounded(x, frame, C, state, model, tolerance)

@@ -85,52 +85,54 @@ def solve(
 def _solve(z, mask, y, strengths, warm, tolerance, max_trips, batch_bytes):
     lanes, n, k = z.shape
     mask, y = checked(mask, y, strengths, (lanes, n))
-    lanes_of = (np.asarray(z, np.float32), mask, y, strengths)
     if warm is None:
         warm = (np.zeros((lanes, k)), np.full(lanes, np.nan))
+    whole = (np.asarray(z, np.float32), mask, y, strengths, warm)
     if arithmetic.chosen() == "float64":
-        return _in_float64(*lanes_of, warm, tolerance, max_trips, batch_bytes)
-    found = _in_float32(*lanes_of, warm, tolerance, max_trips, batch_bytes)
+        return _in_float64(whole, tolerance, max_trips, batch_bytes)
+    found = _in_float32(whole, tolerance, max_trips, batch_bytes)
     poor = found.code == codes.MAX_TRIPS
     left = np.flatnonzero(poor.any(axis=1))
     arithmetic.count(poor.size, int(poor.sum()))
     if len(left):
-        rest = jax.tree.map(lambda leaf: leaf[left], (*lanes_of, warm))
+        rest = jax.tree.map(lambda leaf: leaf[left], whole)
         with arithmetic.on_host():
-            better = _in_float64(*rest, tolerance, max_trips, batch_bytes)
+            better = _in_float64(rest, tolerance, max_trips, batch_bytes)
         jax.tree.map(lambda leaf, new: leaf.__setitem__(left, new), found, better)
     return found
 
 
-def _in_float64(z, mask, y, strengths, warm, tolerance, max_trips, batch_bytes) -> Solution:
+def _in_float64(lanes, tolerance, max_trips, batch_bytes) -> Solution:
     """Walks with float32 factors as far as these carry, then with float64 ones."""
     with jax.enable_x64(True):
-        frames, states, code, first, width = _begin(z, mask, y, strengths, warm, batch_bytes)
+        frames, states, code, first, width = _begin(lanes, batch_bytes)
         limits = (tolerance, max_trips)
-        states = _walk(z, frames, states, limits, "float32", width)
-        states = _walk(z, frames, states, limits, "float64", width)
+        states = _walk(lanes[0], frames, states, limits, "float32", width)
+        states = _walk(lanes[0], frames, states, limits, "float64", width)
         return _ended(states.path, frames, code, tolerance, first)
 
 
-def _in_float32(z, mask, y, strengths, warm, tolerance, max_trips, batch_bytes) -> Solution:
+def _in_float32(lanes, tolerance, max_trips, batch_bytes) -> Solution:
     """Walks in float32 throughout; the host judges the results in float64."""
-    frames, states, code, first, width = _begin(z, mask, y, strengths, warm, batch_bytes)
+    frames, states, code, first, width = _begin(lanes, batch_bytes)
     limits = (_ENOUGH * tolerance, max_trips)
-    states = _walk(z, frames, states, limits, "float32", width)
+    states = _walk(lanes[0], frames, states, limits, "float32", width)
     with arithmetic.judging():
         judged = lambda z, frame, path: _judged(z, frame, path, tolerance)
-        path = each(judged, (z, frames, states.path), min(width, _LANES))
+        path = each(judged, (lanes[0], frames, states.path), min(width, _LANES))
         return _ended(path, frames, code, tolerance, first)
 
 
-def _begin(z, mask, y, strengths, warm, batch_bytes):
+def _begin(lanes, batch_bytes):
     """Returns frames, states and codes of lanes; the first strength; and lanes that go together."""
+    z, mask, y, strengths, warm = lanes
     first = -strengths.shape[1] % _STEPS
     strengths = np.pad(strengths, ((0, 0), (first, 0)), mode="edge").astype(_dtype())
     warm = tuple(np.asarray(part, _dtype()) for part in warm)
-    width = _width(*z.shape[1:], batch_bytes)
+    width = _width(z.shape[1], z.shape[2], batch_bytes)
     prepare = lambda *some: _prepare(*some, first)
-    return *each(prepare, (z, mask, y, strengths, warm), width), first, width
+    frames, states, code = each(prepare, (z, mask, y, strengths, warm), width)
+    return frames, states, code, first, width
 
 
 def _dtype():

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import scipy.linalg
 from jaxtyping import Bool, Float, Int
+from scipy.linalg import lapack, solve_triangular
 from scipy.special import expit, xlog1py, xlogy
 
 from probejax import sizes
@@ -89,7 +89,7 @@ def _in_rows(x, used, size: int) -> Turned:
     centred, mean, place = _chosen(x, used)
     gram = centred @ centred.T
     limit = _RANK * max(np.diagonal(gram).max(initial=0), _TINY)
-    factor, pivots, rank, _ = scipy.linalg.lapack.dpstrf(gram, tol=limit, lower=1)
+    factor, pivots, rank, _ = lapack.dpstrf(gram, tol=limit, lower=1)  # pyright: ignore[reportAttributeAccessIssue]
     order = pivots - 1
     lower = np.tril(factor)[:, :rank]
     a = np.zeros((len(used), size))
@@ -97,7 +97,7 @@ def _in_rows(x, used, size: int) -> Turned:
     top, first = lower[:rank], centred[order[:rank]]
 
     def back(u):
-        own = scipy.linalg.solve_triangular(top, u[..., :rank].T, trans="T", lower=True)
+        own = solve_triangular(top.T, u[..., :rank].T, lower=False)
         return own.T @ first
 
     return Turned(a, place, mean, back)
@@ -184,7 +184,7 @@ def solve(
         tried |= begin
         started = [_started(on_host[lane], found[lane], begin[lane]) for lane in left]
         bases = Base(*map(np.stack, zip(*(base for _, _, base in started), strict=True)))
-        bases = Base(*(leaf.astype(np.float32) for leaf in bases))
+        bases = jax.tree.map(lambda leaf: leaf.astype(np.float32), bases)
         some = (a[left], t[left], low[left], bases, _following(todo[left]))
         moves = each(functools.partial(_refine, limits), some, width)
         for lane, (u, b, _), *move in zip(left, started, *moves, strict=True):
@@ -244,7 +244,7 @@ def _moved(lane: _Lane, found: _Found, begin, u, b, du, db, steps) -> _Found:
     return jax.tree.map(pick, new, found)._replace(bound=new.bound)
 
 
-def _judged(lane: _Lane, u, b, trips, bound=-np.inf) -> _Found:
+def _judged(lane: _Lane, u, b, trips, bound: np.ndarray | float = -np.inf) -> _Found:
     """Returns points (u, b), one for each strength, judged in float64.
 
     The dual point is that of `small_logreg`: C sigmoid(-margin), made to balance between labels.

@@ -39,10 +39,10 @@ _TINY = 1e-30
 class Base(NamedTuple):
     """A point whose gradient is known, and with it the objective in its neighbourhood."""
 
-    margins: Float[Array, "*P n"]  # t_i (a_i.u + b)
-    slope: Float[Array, "*P r"]  # gradient in u
-    balance: Float[Array, "*P"]  # gradient in b
-    value: Float[Array, "*P"]  # of the objective
+    margins: Float[Array | np.ndarray, "*P n"]  # t_i (a_i.u + b)
+    slope: Float[Array | np.ndarray, "*P r"]  # gradient in u
+    balance: Float[Array | np.ndarray, "*P"]  # gradient in b
+    value: Float[Array | np.ndarray, "*P"]  # of the objective
 
 
 class State(NamedTuple):
@@ -55,7 +55,7 @@ class State(NamedTuple):
     ridge: Float[Array, ""]
     gain: Float[Array, ""]  # of the last step
     share: Float[Array, ""]  # of it that was taken; 0 at first
-    path: tuple[Array, Array, Array]  # u, b and steps found, one row per strength
+    path: tuple[Array, ...]  # u, b and steps found, one row per strength
 
 
 def walk(
@@ -63,7 +63,7 @@ def walk(
     t: Float[Array, " n"],
     strengths: Float[Array, " P"],
     limits: tuple[tuple[float, ...], int],
-) -> tuple[Float[Array, "P r"], Float[Array, " P"], Int[Array, " P"]]:
+) -> tuple[Array, ...]:
     """Returns the solutions (u, b) along a path of rising strengths, and the steps they took.
 
     Args:
@@ -99,7 +99,7 @@ def refine(
     bases: Base,
     following: Int[Array, " P1"],
     limits: tuple[tuple[float, ...], int],
-) -> tuple[Float[Array, "P r"], Float[Array, " P"], Int[Array, " P"]]:
+) -> tuple[Array, ...]:
     """Returns how far the solutions are from their bases, (u, b), and the steps it took.
 
     Args:
