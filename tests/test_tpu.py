@@ -25,11 +25,12 @@ def test_every_program_of_a_sweep_compiles_for_a_tpu(place, tmp_path):
     report = tmp_path / "programs.jsonl"
     sae = write_sae(tmp_path / "sae", d_sae=160)
     command = [
-        *(sys.executable, "-m", "tests.tpu_programs", str(report), f"--out={tmp_path / 'out'}"),
-        *(f"--model={place / 'tiny'}", "--layer=1", f"--sae={sae}", "--workers=1"),
+        *(sys.executable, "-m", "tests.tpu_programs", str(report)),
+        *(f"--model={place / 'tiny'}", "--layer=1", f"--sae={sae}"),
         *("--tasks=own_a", f"--data={place / 'tasks'}", f"--methods={METHODS}"),
         *("--max_length=16", f"--cache_dir={tmp_path / 'cache'}", "--controls"),
         "--regimes=standard,scarcity,label_noise",
+        "--engine=float32",  # as it is on a TPU
     ]
     ran = subprocess.run(
         command, cwd=Path(__file__).parents[1], env=dict(os.environ), capture_output=True, text=True
@@ -38,5 +39,6 @@ def test_every_program_of_a_sweep_compiles_for_a_tpu(place, tmp_path):
     programs = [json.loads(line) for line in report.read_text().splitlines()]
     print(f"{len(programs)} programs, {sum(p['seconds'] for p in programs):.0f} s")
     assert not [program for program in programs if program["error"]]
+    assert not [program["name"] for program in programs if program["float64_loops"]]
     rooms = {program["name"].split(".")[1] for program in programs}
     assert {"activations", "saes", "solvers", "probes"} <= rooms

@@ -1,10 +1,11 @@
 """Runs a sweep on the CPU, and compiles each of its programs for a TPU too; none is needed.
 
-    python -m tests.tpu_programs PROGRAMS.jsonl --out=... <more flags of experiments.sweep>
+    python -m tests.tpu_programs PROGRAMS.jsonl <flags of experiments.sweep that say what runs>
 
 It needs libtpu (`pip install -e '.[tpu]'`). Every function given to `jax.jit` is compiled once for
-every set of static arguments, with one lane and with several. A line per program says how that
-went: `name`, `shapes`, `seconds`, and `error`, which is null if it compiles.
+every set of static arguments, with one lane and with several; what is asked of the host is not. A
+line per program says how that went: `name`, `shapes`, `seconds`, `error`, which is null if it
+compiles, and `float64_loops`, whether a loop of it holds a float64, which a TPU emulates.
 """
 
 import functools
@@ -24,6 +25,7 @@ os.environ |= {
 import jax
 import numpy as np
 from jax.experimental import topologies
+from jax.extend.core import jaxprs_in_params
 
 _CHIPS = "v5e:2x2"
 _jit = jax.jit
@@ -45,6 +47,17 @@ class Program:
         return self._program(*args, **kwargs)
 
 
+def float64_loops(jaxpr, inside: bool = False) -> bool:
+    """Says whether a loop of a program holds a float64."""
+    for equation in jaxpr.eqns:
+        if inside and any(str(var.aval.dtype) == "float64" for var in equation.outvars):
+            return True
+        within = inside or equation.primitive.name in ("while", "scan")
+        if any(float64_loops(part, within) for part in jaxprs_in_params(equation.params)):
+            return True
+    return False
+
+
 def watch(report: str) -> None:
     """From here on, what is jitted is compiled for a TPU when it is first called."""
     chips = topologies.get_topology_desc(platform="tpu", topology_name=_CHIPS).devices
@@ -63,13 +76,16 @@ def watch(report: str) -> None:
         arrays = [leaf for leaf in leaves if is_array(leaf)]
         kinds = tuple((x.dtype, x.ndim, x.shape[:1] == (1,)) if is_array(x) else x for x in leaves)
         key = (program, tree, kinds)
-        if not arrays or key in seen:
+        on_host = jax.config.jax_default_device is not None
+        if not arrays or key in seen or on_host:
             return
         seen.add(key)
-        began, error = time.perf_counter(), None
+        began, error, loops = time.perf_counter(), None, False
         try:
             shaped = jax.tree.unflatten(tree, [abstract(x) if is_array(x) else x for x in leaves])
-            program.lower(*shaped[0], **shaped[1]).compile()
+            traced = program.trace(*shaped[0], **shaped[1])
+            loops = float64_loops(traced.jaxpr.jaxpr)
+            traced.lower().compile()
         except Exception as failure:  # whatever it is, the report tells
             error = f"{type(failure).__name__}: {failure}"
         line = {
@@ -77,6 +93,7 @@ def watch(report: str) -> None:
             "shapes": [f"{x.dtype}{list(x.shape)}" for x in arrays],
             "seconds": round(time.perf_counter() - began, 1),
             "error": error,
+            "float64_loops": loops,
         }
         with open(report, "a") as file:
             file.write(json.dumps(line) + "\n")
@@ -89,8 +106,21 @@ def watch(report: str) -> None:
     jax.jit = jit
 
 
+def main(_):
+    """Runs every unit in this process, where it is watched."""
+    from experiments import config_flags, flags
+    from probejax import sweep
+
+    plan = sweep.resolve(config_flags.config(), flags.CACHE_DIR.value)
+    job = sweep.Execution(plan)
+    for unit in plan.units():
+        job.run(unit)
+
+
 if __name__ == "__main__":
     watch(sys.argv.pop(1))
-    from experiments import entry, sweep
+    from absl import app
 
-    entry.run(sweep.main)
+    from experiments import config_flags  # noqa: F401  (its flags)
+
+    app.run(main)
