@@ -85,6 +85,33 @@ def test_l1_certifies_what_it_returns_and_needs_no_host(noise):
         np.testing.assert_allclose(found.objective[0, place], value, rtol=1e-6)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_gap_of_a_poor_point_covers_what_is_left(monkeypatch, steps):
+    """The host judges what it is given, however far from the solution, and never too kindly."""
+    monkeypatch.setattr(rotated, "_ROUNDS", 0)
+    monkeypatch.setattr(rotated, "_STEPS", steps)
+    lanes = x, rows, mask, y = problem(100, 24, 0.3)
+    low = np.sort(STRENGTHS)
+    grid = np.tile(low, (4, 1))
+    found, _ = rotated.solve(
+        x, rotated.coordinates(x, rows, mask), lanes[1:], grid, (1e-6,) * 10, slice(None)
+    )
+    assert honest(found, l2.solve_path(*lanes, low))
+    z = np.maximum(x[rows], 0)
+    none = (np.zeros((4, 24)), np.full(4, np.nan))
+    with arithmetic.using("float32"):
+        found = l1._in_float32((z, mask, y, grid, none), 1e-6, steps, None)
+    assert honest(found, l1.solve_path(z, mask, y, low))
+
+
+def honest(found, exact) -> bool:
+    """Says whether gaps bound what is above the minimum; some must be poor, or it says nothing."""
+    value, gap = (np.asarray(part, np.float64)[:3] for part in (found.objective, found.gap))
+    least = np.asarray(exact.objective, np.float64)[:3]
+    assert (value > least * 1.0001).any()
+    return bool((value * (1 - gap) <= least * (1 + 2e-6)).all())
+
+
 def test_what_float32_cannot_solve_is_left_to_the_host_and_counted(monkeypatch):
     x, rows, mask, y = problem(100, 24, 0.3)
     monkeypatch.setattr(rotated, "_ROUNDS", 0)
