@@ -60,6 +60,8 @@ def coordinates(
 ) -> Coordinates:
     """Rotates the rows that lanes take, each line of rows once."""
     n, d = rows.shape[1], x.shape[1]
+    if not len(rows):
+        return {}
     if d < n:
         axes = _in_axes(x, np.unique(rows[mask]))
         return {line.tobytes(): axes for line in rows}
