@@ -5,7 +5,7 @@ A command declares those that it obeys as its key flags: its --help lists them, 
 
 from absl import flags
 
-from probejax.rules import DTYPES
+from probejax.rules import DTYPES, TARGETS
 from probejax.tasks import Own
 
 MODEL = flags.DEFINE_string(
@@ -59,9 +59,36 @@ DISK_GB = flags.DEFINE_float(
 CACHE_DIR = flags.DEFINE_string(
     "cache_dir", None, "Where downloads and activations live. Default: $PROBEJAX_CACHE."
 )
-
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what it would take, and stop.")
+TARGET = flags.DEFINE_enum(
+    "target",
+    None,
+    list(TARGETS),
+    "The machine that --dry_run tells the time for. Default: cpu, which is this one.",
+)
 
 OWN = (DATA, TEXT_COLUMN, LABEL_COLUMN, POSITIVE)
+
+
+def unless_dry(flag: flags.FlagHolder) -> flags.FlagHolder:
+    """Returns a flag that must be given, except to a dry run."""
+    flags.register_multi_flags_validator(
+        [flag.name, DRY_RUN.name],
+        lambda values: values[flag.name] is not None or values[DRY_RUN.name],
+        f"Give --{flag.name}; only --dry_run needs none.",
+    )
+    return flag
+
+
+def target() -> str:
+    """Returns the machine that a dry run is for.
+
+    Raises:
+      ValueError: one is named, and this is no dry run.
+    """
+    if TARGET.value and not DRY_RUN.value:
+        raise ValueError(f"--target={TARGET.value} is for --dry_run; give both or neither.")
+    return TARGET.value or "cpu"
 
 
 def own() -> Own | None:

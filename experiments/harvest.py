@@ -17,17 +17,17 @@ from experiments.entry import run
 
 for _flag in (
     *(common.MODEL, common.SITE, common.LAYER, common.TASKS, *common.OWN, common.DTYPE),
-    *(common.MAX_LENGTH, common.DISK_GB, common.CACHE_DIR),
+    *(common.MAX_LENGTH, common.DISK_GB, common.CACHE_DIR, common.DRY_RUN, common.TARGET),
 ):
     flags.declare_key_flag(_flag)
 _POSITIONS = flags.DEFINE_enum(
     "positions", "last", ["last", "all"], "Tokens to keep of a prompt: the last, or all."
 )
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and stop.")
 
 
 def main(_: list[str]) -> None:
     """Prints the plan, then harvests."""
+    target = common.target()
     own, chosen = common.own(), common.chosen_tasks()
     px.tasks.match(chosen, data=own)  # told before JAX is imported
     site = common.chosen_site()
@@ -39,11 +39,12 @@ def main(_: list[str]) -> None:
         positions=_POSITIONS.value,
         dtype=common.DTYPE.value,
         max_length=common.MAX_LENGTH.value if common.MAX_LENGTH.present else None,
-        weights=not _DRY_RUN.value,
+        weights=not common.DRY_RUN.value,
+        target=target,
         cache_dir=common.CACHE_DIR.value,
     )
     print(filling, flush=True)
-    if not _DRY_RUN.value:
+    if not common.DRY_RUN.value:
         folder = px.runs.fill_cache(filling, disk_gb=common.DISK_GB.value)
         print(f"All {len(filling.prompts)} lists of prompts are in {folder}.")
 

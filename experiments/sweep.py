@@ -13,9 +13,11 @@ from experiments import config_flags
 from experiments import flags as common
 from experiments.entry import run
 
-for _flag in (*config_flags.ALL, common.DISK_GB, common.CACHE_DIR):
+for _flag in (*config_flags.ALL, common.DISK_GB, common.CACHE_DIR, common.DRY_RUN, common.TARGET):
     flags.declare_key_flag(_flag)
-_OUT = flags.DEFINE_string("out", None, "Folder or gs:// prefix for the results.", required=True)
+_OUT = common.unless_dry(
+    flags.DEFINE_string("out", None, "Folder or gs:// prefix for the results.")
+)
 _LOG_JSON = flags.DEFINE_bool("log_json", False, "One JSON line per finished unit, and no bar.")
 _MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "Share the tasks among the hosts of a TPU slice, a Slurm or an MPI job."
@@ -47,6 +49,11 @@ _SETTINGS = (
 
 def main(_: list[str]) -> int:
     """Runs this process's share of the units that are not done, then reports."""
+    target = common.target()
+    if common.DRY_RUN.value:
+        plan = px.sweep.resolve(config_flags.config(), common.CACHE_DIR.value)
+        print(px.sweep.look(plan, target))
+        return 1 if any(isinstance(why, str) for why in plan.left_out.values()) else 0
     rank, count = px.hosts.rank(_MULTIHOST.value, _PROCESS_ID.value, _NUM_PROCESSES.value)
     settings = {flag.name: flag.value for flag in _SETTINGS}
     show = "json" if _LOG_JSON.value else "bars"

@@ -13,16 +13,16 @@ from absl import flags
 import probejax as px
 from experiments import flags as common
 from experiments.entry import run
-from probejax.saes.architectures import ARCHITECTURES
-from probejax.saes.train import TrainOptions
+from probejax import sites
+from probejax.rules import ARCHITECTURES
 
 for _flag in (
     *(common.MODEL, common.SITE, common.LAYER, common.TASKS, *common.OWN, common.DTYPE),
-    *(common.MAX_LENGTH, common.CACHE_DIR),
+    *(common.MAX_LENGTH, common.CACHE_DIR, common.DRY_RUN, common.TARGET),
 ):
     flags.declare_key_flag(_flag)
-_OUT = flags.DEFINE_string(
-    "sae_out", None, "Folder for the SAE and its checkpoints.", required=True
+_OUT = common.unless_dry(
+    flags.DEFINE_string("sae_out", None, "Folder for the SAE and its checkpoints.")
 )
 _TOKENS = flags.DEFINE_integer("tokens", 1_000_000, "Tokens to harvest, over all tasks.", 1)
 _OPTIONS = (
@@ -38,20 +38,26 @@ _OPTIONS = (
 
 def main(_: list[str]) -> None:
     """Harvests, trains, measures and saves."""
-    measured = px.runs.train_sae(
-        _OUT.value,
-        TrainOptions(**{flag.name: flag.value for flag in _OPTIONS}),
-        model=common.MODEL.value,
-        site=common.chosen_site() or "resid_post.9",
-        names=common.chosen_tasks(),
-        data=common.own(),
-        tokens=_TOKENS.value,
-        dtype=common.DTYPE.value,
-        max_length=common.MAX_LENGTH.value,
-        cache_dir=common.CACHE_DIR.value,
-        command=" ".join(["python -m experiments.train_sae", *sys.argv[1:]]),
-    )
-    print(measured)
+    target = common.target()
+    chosen = {
+        "model": common.MODEL.value,
+        "site": sites.parse(common.chosen_site() or 9),
+        "names": common.chosen_tasks(),
+        "data": common.own(),
+        "tokens": _TOKENS.value,
+        "dtype": common.DTYPE.value,
+        "max_length": common.MAX_LENGTH.value,
+        "cache_dir": common.CACHE_DIR.value,
+    }
+    px.tasks.match(chosen["names"], data=chosen["data"])
+    from probejax.saes.train import TrainOptions  # imports JAX: after what can be told without it
+
+    options = TrainOptions(**{flag.name: flag.value for flag in _OPTIONS})
+    if common.DRY_RUN.value:
+        print(px.runs.plan_training(options, **chosen, target=target))
+        return
+    command = " ".join(["python -m experiments.train_sae", *sys.argv[1:]])
+    print(px.runs.train_sae(_OUT.value, options, **chosen, command=command))
 
 
 if __name__ == "__main__":

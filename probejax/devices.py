@@ -185,10 +185,11 @@ def memory_budget() -> int:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return int(_DEVICE_FRACTION * stats["bytes_limit"])
-    return int(_HOST_FRACTION * _host_memory()) // cores()
+    return int(_HOST_FRACTION * host_memory()) // cores()
 
 
-def _host_memory() -> int:
+def host_memory() -> int:
+    """Returns the bytes of memory that the machine has, or its container may use."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.exists() else "max"
     return min(physical, int(limit)) if limit.isdigit() else physical

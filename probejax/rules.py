@@ -12,6 +12,12 @@ DTYPES = ("float32", "bfloat16")
 ENGINES = ("auto", "float32", "float64")
 """What the solvers' loops compute in; `auto` is what suits the device."""
 
+ARCHITECTURES = ("jumprelu", "relu", "gated", "topk", "batchtopk", "matryoshka")
+"""Kinds of SAE that can be trained."""
+
+TARGETS = ("cpu", "v5e-8", "v5p-8", "v6e-8", "h100", "a100")
+"""Machines that a run can be planned for; `cpu` is the one at hand."""
+
 MAX_ROWS = 65535
 """Test rows that can be scored exactly: twice the number of (positive, negative) pairs is at most
 rows**2 / 2 and must fit an int32."""

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks.compile import costs
-from probejax import sweep
+from probejax import probes, sweep
+from probejax.sweep import work
 from tests import sae_cases
 
 MOST = 60  # programs of the default run of one task
@@ -40,6 +41,8 @@ def test_a_default_run_compiles_few_programs(first_and_second):
     names = collections.Counter(name for cost in first for name in cost.names)
     assert {cost.method for cost in first} >= {"logreg", "pca", "knn", "mlp", "lda", "sae_k16"}
     assert 20 < names.total() <= MOST, names.most_common()
+    known = sum(work.PROGRAMS[probes.parse(method).family] for method in {c.method for c in first})
+    assert abs(known - names.total()) <= 15  # what a dry run says
 
 
 def test_a_task_of_another_size_compiles_next_to_nothing(first_and_second):

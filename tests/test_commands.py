@@ -37,6 +37,11 @@ def run(command: str, *flags: str, cache: Path) -> tuple[bool, str]:
 
 
 MISTAKES = {
+    ("sweep",): "Give --out; only --dry_run needs none.",
+    ("train_sae",): "Give --sae_out; only --dry_run needs none.",
+    ("sweep", "--out=x", "--target=h100"): "--target=h100 is for --dry_run; give both or neither.",
+    ("harvest", "--target=h100"): "--target=h100 is for --dry_run; give both or neither.",
+    ("sweep", "--dry_run", "--target=v9"): "value should be one of <cpu|v5e-8",
     ("sweep", "--out=x", "--regims=standard"): "Unknown command line flag 'regims'",
     ("sweep", "--out=x", "--tasks=zzz"): "there is no task 'zzz'",
     ("sweep", "--out=x", "--methods=logrg"): "Did you mean logreg?",
@@ -66,6 +71,9 @@ MISTAKES = {
     ("sweep", "--out=x", "--positive=a"): "--positive names a label of --data or --activations",
     ("sweep", "--out=x", "--regimes=group_shift"): "holds out groups; name their column: --groups",
     ("harvest", "--tasks=zzz"): "there is no task 'zzz'",
+    ("train_sae", "--sae_out=x", "--architecture=gate"): "value should be one of <jumprelu|relu|",
+    ("train_sae", "--sae_out=x", "--tasks=zzz"): "there is no task 'zzz'",
+    ("train_sae", "--sae_out=x", "--layer=-1"): "--site=-1 is no site",
     ("harvest", "--disk_gb=inf"): "--disk_gb=inf is no number to work with.",
 }
 

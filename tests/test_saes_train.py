@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probejax import saes
+from probejax import rules, saes
 from probejax.saes import architectures, fit, gemma_scope, train
 from probejax.saes.formats import sae_lens
 from probejax.storage import ConfigMismatch
@@ -315,7 +315,7 @@ def test_the_kth_largest_is_found_by_counting(axis):
         np.testing.assert_array_equal(np.ravel(found), np.ravel(expected))
 
 
-@pytest.mark.parametrize("architecture", architectures.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", rules.ARCHITECTURES)
 def test_every_architecture_learns_sparse_data_and_folds_into_a_file(
     architecture, tokens, tmp_path
 ):

@@ -3,6 +3,7 @@ from .cache import Recipe, discard, harvest, is_cached, key
 from .forecast import (
     Plan,
     check_disk,
+    duration,
     flops_per_token,
     measured_flops,
     peak_kept,
@@ -22,6 +23,7 @@ __all__ = [
     "cache",
     "check_disk",
     "discard",
+    "duration",
     "flops_per_token",
     "forward",
     "given",

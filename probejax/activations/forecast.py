@@ -121,12 +121,13 @@ def measured_flops(dtype: Any, size: int = 1024) -> float:
     return 3 * 4 * size**3 / (time.perf_counter() - began)
 
 
-def table(plans: Sequence[Plan], seconds: float | None = None) -> str:
+def table(plans: Sequence[Plan], seconds: float | None = None, target: str = "cpu") -> str:
     """Returns the plan as text: a line per task, then what the disk must hold.
 
     Args:
       plans: of all tasks.
       seconds: expected time of what is not cached.
+      target: the machine that it is told for; `cpu` is this one.
     """
     width = max([len(each.name) for each in plans] + [4])
     lines = [f"{'task':{width}}  prompts  distinct      tokens        GB"]
@@ -138,7 +139,8 @@ def table(plans: Sequence[Plan], seconds: float | None = None) -> str:
     todo = sum(each.tokens for each in plans if not each.cached)
     kept, on_the_way = sum(each.bytes for each in plans) / _GB, peak_kept(plans) / _GB
     one = peak_one_by_one(plans) / _GB
-    about = "" if seconds is None else f", about {_duration(seconds)} here"
+    where = "about {} here" if target == "cpu" else f"at the least {{}} on {target}"
+    about = "" if seconds is None else f", {where.format(duration(seconds))}"
     lines += [
         f"{len(plans)} tasks; {todo:,} tokens to run{about}.",
         f"On the disk: {kept:.2f} GB, at most {on_the_way:.2f} GB on the way, if all tasks are "
@@ -178,7 +180,10 @@ def check_disk(plans: Sequence[Plan], allowed: int | None, free: int, keep: bool
         )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Returns a time as people say it: seconds, minutes or hours."""
+    if 0 < seconds < 0.5:
+        return "under 1 s"
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

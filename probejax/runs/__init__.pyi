@@ -1,6 +1,15 @@
 from .fill import Filling, fill_cache, plan_filling
 from .folder import Run, read
-from .sae import train_sae
+from .sae import plan_training, train_sae
 from .start import run
 
-__all__ = ["Filling", "Run", "fill_cache", "plan_filling", "read", "run", "train_sae"]
+__all__ = [
+    "Filling",
+    "Run",
+    "fill_cache",
+    "plan_filling",
+    "plan_training",
+    "read",
+    "run",
+    "train_sae",
+]

@@ -25,7 +25,9 @@ class Filling:
       prompts: name of each list of prompts -> the prompts.
       recipe: how they are read.
       plans: of each list: tokens, bytes, whether it is in the cache.
-      seconds: what it takes on this machine, roughly.
+      width: of the vectors at the first site.
+      seconds: what it takes on a machine, roughly.
+      target: that machine.
       cache_dir: the cache.
     """
 
@@ -34,11 +36,13 @@ class Filling:
     prompts: Mapping[str, tuple[str, ...]]
     recipe: activations.Recipe
     plans: list[activations.Plan]
+    width: int
     seconds: float
+    target: str
     cache_dir: Path
 
     def __repr__(self) -> str:
-        table = activations.table(self.plans, self.seconds)
+        table = activations.table(self.plans, self.seconds, self.target)
         if self.recipe.fingerprint:
             return table
         how = f"Without weights: {self.model} by its published sizes, tokens as gemma-3-270m cuts"
@@ -55,6 +59,7 @@ def plan_filling(
     dtype: str = "float32",
     max_length: int | None = None,
     weights: bool = True,
+    target: str = "cpu",
     cache_dir: str | Path | None = None,
 ) -> Filling:
     """Counts what the activations of tasks take, exactly, before any is made.
@@ -67,6 +72,7 @@ def plan_filling(
       positions: `last` token of a prompt or `all`.
       dtype: of the model.
       max_length: tokens kept of a prompt; None is 1024 for the last, 256 for all tokens.
+      target: the machine whose time is told, see `rules.TARGETS`; `cpu` is this one.
       weights: False takes the published sizes of a Gemma model, and gemma-3-270m's tokenizer.
       cache_dir: the cache.
 
@@ -87,9 +93,10 @@ def plan_filling(
     plans = activations.plan(lists, chosen, recipe, tokenizer, config, cache_dir=cache_dir)
     todo = sum(each.tokens for each in plans if not each.cached)
     flops = todo * activations.flops_per_token(config, chosen)
-    seconds = flops / activations.measured_flops(dtype)
-    root = Path(artifacts.cache_dir(cache_dir))
-    return Filling(model, chosen, lists, recipe, plans, seconds, root)
+    machine = sweep.machine(target, dtype)
+    seconds = flops / (machine.of_model(dtype) * machine.devices)
+    root, width = Path(artifacts.cache_dir(cache_dir)), config.width(chosen[0])
+    return Filling(model, chosen, lists, recipe, plans, width, seconds, target, root)
 
 
 def fill_cache(filling: Filling, *, disk_gb: float | None = None) -> Path:

@@ -6,12 +6,63 @@ from pathlib import Path
 
 import jax
 
-from probejax import activations, models, saes, sites, storage, tasks
+from probejax import activations, models, saes, sites, storage, sweep, tasks
+from probejax.runs.fill import plan_filling
 from probejax.saes import fit, train
 from probejax.saes.formats import gemma_scope, sae_lens
 from probejax.saes.quality import Quality
 from probejax.sites import Site
 from probejax.tasks import Own
+
+_PRODUCTS = 6  # operations per token and weight: a product forward, two backward
+_COPIES = 4  # of all weights: themselves, their gradient, Adam's moments
+
+
+def plan_training(
+    options: train.TrainOptions,
+    *,
+    model: str = "gemma-3-270m",
+    site: Site | str | int = "resid_post.9",
+    names: Sequence[str] = ("demo",),
+    data: Own | None = None,
+    tokens: int = 1_000_000,
+    dtype: str = "float32",
+    max_length: int = 1024,
+    cache_dir: str | Path | None = None,
+    target: str = "cpu",
+) -> str:
+    """Returns what `train_sae` would take: the harvest of all tokens, and the training.
+
+    Args:
+      options: as for `train_sae`, like all others but the last.
+      model: likewise.
+      site: likewise.
+      names: likewise.
+      data: likewise.
+      tokens: likewise.
+      dtype: likewise.
+      max_length: likewise.
+      cache_dir: likewise.
+      target: the machine that it is told for, see `rules.TARGETS`; `cpu` is this one.
+
+    Raises:
+      ValueError, ArtifactError: a task, the model or the site does not exist.
+    """
+    how = {"data": data, "dtype": dtype, "max_length": max_length, "cache_dir": cache_dir}
+    filling = plan_filling(
+        model, names, [site], positions="all", weights=False, target=target, **how
+    )
+    machine = sweep.machine(target)
+    weights = 2.0 * filling.width * options.d_sae
+    flops = _PRODUCTS * weights * options.batch * options.steps
+    on_one = machine.float32 * (machine.devices if machine.is_cpu else 1)
+    time, size = activations.duration(flops / on_one), 4 * _COPIES * weights / 1e9
+    floor = "about" if machine.is_cpu else "at the least"
+    return (
+        f"{filling}\nOf these, {tokens:,} tokens are drawn (--tokens).\n"
+        f"Training: {options.steps} steps of {options.batch} tokens, {floor} {time} on a device of "
+        f"{machine.name}; weights, gradient and moments take {size:.2f} GB."
+    )
 
 
 def train_sae(

@@ -13,14 +13,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Architecture = Literal["jumprelu", "relu", "gated", "topk", "batchtopk", "matryoshka"]
-ARCHITECTURES: tuple[Architecture, ...] = (
-    "jumprelu",
-    "relu",
-    "gated",
-    "topk",
-    "batchtopk",
-    "matryoshka",
-)
 # Prefixes of the latents that must reconstruct on their own.
 PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 

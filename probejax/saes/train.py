@@ -25,8 +25,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from probejax.rules import ARCHITECTURES
 from probejax.saes.architectures import (
-    ARCHITECTURES,
     Architecture,
     Forward,
     Params,
@@ -42,7 +42,7 @@ class TrainOptions:
     """How to train.
 
     Attributes:
-      architecture: one of `ARCHITECTURES`.
+      architecture: one of `rules.ARCHITECTURES`.
       d_sae: number of latents.
       target_l0: latents per token that the penalty steers to, or the k of the top-k family.
       steps: optimiser steps.

@@ -1,6 +1,8 @@
 from . import cluster, execute, processes, workers
 from .config import Config
 from .execute import Execution
+from .machines import machine
+from .outlook import Outlook, look
 from .plan import DEFAULT_LAYERS, Plan, resolve
 from .source import open_source
 from .token_disk import TokenDisk, forecast
@@ -11,6 +13,7 @@ __all__ = [
     "DEFAULT_LAYERS",
     "Config",
     "Execution",
+    "Outlook",
     "Plan",
     "Result",
     "TokenDisk",
@@ -20,6 +23,8 @@ __all__ = [
     "cluster",
     "execute",
     "forecast",
+    "look",
+    "machine",
     "open_source",
     "processes",
     "resolve",

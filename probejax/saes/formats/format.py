@@ -44,7 +44,7 @@ class Description(NamedTuple):
       layer: the block that it reads.
       kind: where in it, one of `sites.KINDS`, or what the file calls it.
       l0: advertised mean number of active latents.
-      architecture: what was trained, one of `saes.architectures.ARCHITECTURES` where it is one.
+      architecture: what was trained, one of `rules.ARCHITECTURES` where it is one.
     """
 
     d_model: int

@@ -1,0 +1,175 @@
+"""What a run will take on a machine, told before anything is downloaded for it or computed."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+from probejax import probes
+from probejax.activations import duration, flops_per_token
+from probejax.sweep import data, machines, memory, token_disk, work
+from probejax.sweep.machines import Machine
+from probejax.sweep.plan import Plan
+from probejax.sweep.source import Vectors
+from probejax.tasks import sentences
+
+_FIT_BYTES = 140  # of a fit in a unit's file
+_START = 20.0  # seconds until the first unit begins, and of the report after the last
+_GB = 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A method of the run.
+
+    Attributes:
+      method: its name.
+      units: how many.
+      fits: that they return, conditions that share one counted once.
+      seconds: of one device for all of them; NaN where it is not known.
+      programs: to compile.
+    """
+
+    method: str
+    units: int
+    fits: int
+    seconds: float
+    programs: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outlook:
+    """What a run will take, see `look`; `str` is a page of it.
+
+    Attributes:
+      machine: that it is told for.
+      tasks: how many run.
+      left_out: a sentence for each that does not.
+      rows: a line for each method.
+      tokens: that the language model has to read.
+      harvest: seconds that it takes on all devices.
+      on_device: what a device holds -> bytes.
+      on_disk: what the disk holds -> bytes.
+      faults: sentences: what does not fit, and which flag mends it.
+    """
+
+    machine: Machine
+    tasks: int
+    left_out: tuple[str, ...]
+    rows: tuple[Row, ...]
+    tokens: int
+    harvest: float
+    on_device: dict[str, float]
+    on_disk: dict[str, float]
+    faults: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run, where no program has to be compiled; methods not known left out."""
+        known = sum(row.seconds for row in self.rows if not math.isnan(row.seconds))
+        return _START + self.harvest + known / min(self.machine.devices, self.tasks)
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+
+def look(plan: Plan, target: str = "cpu") -> Outlook:
+    """Foresees a run: counts its fits and tokens exactly, and estimates time and memory.
+
+    Args:
+      plan: the run.
+      target: a machine, see `machines.TARGETS`; `cpu` is this one.
+
+    Raises:
+      ValueError: there is no such machine.
+    """
+    machine = machines.machine(target, plan.config.dtype)
+    methods = [probes.parse(name) for name in plan.methods]
+    per_method = {method.name: [0, 0, 0.0] for method in methods}
+    d_sae = max((sae.d_sae for sae in plan.saes.values()), default=0)
+    largest = 0
+    for task in plan.tasks:
+        drawing = plan.source.drawing(task)
+        lanes = work.sizes_of(data.pack(drawing.conditions))
+        prompts = sum(len(each.prompts) for each in drawing.sets)
+        largest = max(largest, prompts)
+        for method in methods:
+            units = len(plan.saes) if method.k else 1
+            one = work.of_unit(method, lanes, prompts, plan.width, d_sae)
+            time = math.nan if one is None else work.seconds(one, method, machine)
+            found = per_method[method.name]
+            found[0] += units
+            found[1] += units * sum(size.lanes for size in lanes)
+            found[2] += units * time
+    rows = tuple(
+        Row(name, units, fits, time, work.PROGRAMS.get(probes.parse(name).family))
+        for name, (units, fits, time) in per_method.items()
+    )
+    return _with_places(plan, machine, rows, largest, d_sae)
+
+
+def _with_places(plan: Plan, machine: Machine, rows, largest: int, d_sae: int) -> Outlook:
+    """Adds what the language model takes, and what device and disk must hold."""
+    tokens, harvest, model = 0, 0.0, 0.0
+    on_disk = {"units": float(_FIT_BYTES * sum(row.fits for row in rows))}
+    if not isinstance(plan.source, Vectors):
+        config = plan.checkpoint.config
+        lists = [each for some in token_disk.plans(plan, plan.tasks).values() for each in some]
+        tokens = sum(each.tokens for each in lists if not each.cached)
+        per_token = flops_per_token(config, [plan.site])
+        harvest = tokens * per_token / (machine.of_model(plan.config.dtype) * machine.devices)
+        for name, cached in (("activations in the cache", True), ("activations to come", False)):
+            on_disk[name] = float(sum(each.bytes for each in lists if each.cached == cached))
+        size = 4 if plan.config.dtype == "float32" else 2
+        model = size * (per_token / 2 + config.d_vocab * config.d_model)
+    sizes = (largest, plan.width, d_sae, plan.most_latents)
+    data = float(memory.predicted_bytes(*sizes, 0))
+    fit = memory.predicted_bytes(*sizes, 1024) - data
+    on_device = {"language model": model, "features, SAE, programs": data, "a fit in hand": fit}
+    said, faults = tuple(sentences(plan.left_out)), tuple(_faults(machine, on_device))
+    return Outlook(
+        machine, len(plan.tasks), said, rows, tokens, harvest, on_device, on_disk, faults
+    )
+
+
+def _faults(machine: Machine, on_device: dict[str, float]) -> Iterator[str]:
+    """Yields what does not fit, and which flag mends it."""
+    room, model = machine.memory, on_device["language model"]
+    if machine.is_cpu:
+        room /= machine.devices
+    what = f"a device of {machine.name} has {room / _GB:.0f}"
+    if model > room:
+        yield (
+            f"The language model takes {model / _GB:.1f} GB up to this site, and {what}: give "
+            "--dtype=bfloat16, an earlier --site, or a larger machine."
+        )
+    elif (total := sum(on_device.values())) > room:
+        yield (
+            f"Model, features and a fit take {total / _GB:.1f} GB, and {what}: give "
+            "--dtype=bfloat16 or a narrower SAE, or harvest first (experiments.harvest)."
+        )
+
+
+def _lines(found: Outlook) -> Iterator[str]:
+    machine, rows = found.machine, found.rows
+    units, fits = sum(row.units for row in rows), sum(row.fits for row in rows)
+    yield from (f"Left out: {line}" for line in found.left_out)
+    yield ", ".join(
+        f"{count:,} {what}{'s' if count != 1 else ''}"
+        for count, what in ((found.tasks, "task"), (units, "unit"), (fits, "fit"))
+    )
+    width = max(len(row.method) for row in rows)
+    yield f"{'method':{width}}  units    fits  programs  time on {machine.name}"
+    for row in rows:
+        programs = "?" if row.programs is None else str(row.programs)
+        time = "not known" if math.isnan(row.seconds) else duration(row.seconds)
+        yield f"{row.method:{width}} {row.units:6d} {row.fits:7,d} {programs:>9}  {time}"
+    where = {"on a device": found.on_device, "on the disk": found.on_disk}
+    for place, parts in where.items():
+        held = ", ".join(f"{name} {size / _GB:.2f}" for name, size in parts.items())
+        yield f"GB {place}: {held}."
+    if found.tokens:
+        yield f"The language model reads {found.tokens:,} tokens, {duration(found.harvest)}."
+    devices = f"{machine.devices} device{'s' if machine.devices > 1 else ''}"
+    floor = "about" if machine.is_cpu else "at the least (roofline; compiling comes on top)"
+    yield f"In all, on {devices}: {floor} {duration(found.seconds)}."
+    yield from (f"Does not fit: {line}" for line in found.faults)

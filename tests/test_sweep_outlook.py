@@ -1,0 +1,133 @@
+"""What a run is said to take before it runs: counts are exact, the rest is arithmetic."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from probejax import probes, sweep
+from probejax.rules import TARGETS
+from probejax.sweep import machines, outlook, work
+from tests import tiny_models
+from tests.test_sweep import write_sae, write_task
+
+D = 16
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_speed_that_nobody_measures(module_mocker=None):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machines, "measured_flops", lambda dtype: 1e9)
+        yield
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """Three tasks of one's own, a tiny model and an SAE."""
+    root = tmp_path_factory.mktemp("outlook")
+    (root / "tasks").mkdir()
+    tiny_models.write(root / "tiny")
+    for seed, rows in enumerate((130, 300, 1500)):
+        write_task(root / "tasks" / f"t{rows}.csv", rows, seed)
+    config = sweep.Config(
+        model=str(root / "tiny"),
+        site="1",
+        sae=(write_sae(root / "sae"),),
+        data=str(root / "tasks"),
+        methods=("logreg", "mean_difference", "sae_k5", "sae_max_k5"),
+        regimes=("standard", "scarcity"),
+    )
+    return sweep.resolve(config, root / "cache")
+
+
+def test_units_fits_and_tokens_are_counted_and_nothing_is_made(plan):
+    found = sweep.look(plan)
+    expected = {name: [0, 0] for name in plan.methods}
+    tokens = set()
+    for unit in plan.units():
+        drawing = plan.source.drawing(unit.task)
+        fits = {(c.train.tobytes(), c.y_train.tobytes(), c.test.tobytes(), c.seed)
+                for c in drawing.conditions}  # fmt: skip
+        expected[unit.method][0] += 1
+        expected[unit.method][1] += len(fits)
+        tokens |= set(drawing.sets[0].prompts)
+    assert {row.method: [row.units, row.fits] for row in found.rows} == expected
+    tokenizer = plan.checkpoint.tokenizer()
+    lengths = sum(1 + len(tokenizer.encode(text, add_special_tokens=False)) for text in tokens)
+    assert found.tokens >= lengths  # of all tokens: a method reads them
+    assert not any((Path(plan.cache_dir or "") / "activations").glob("*"))
+    text = str(found)
+    assert f"3 tasks, {len(plan.units())} units" in text and "not known" in text
+    assert "on 2 devices: about" in text or f"on {found.machine.devices} device" in text
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_target_has_a_time(plan, target):
+    found = sweep.look(plan, target)
+    times = {row.method: row.seconds for row in found.rows}
+    assert np.isnan(times.pop("sae_max_k5")) and min(times.values()) > 0
+    assert 0 < found.seconds < 1e6 and not found.faults
+    assert found.machine.name == target
+
+
+def test_more_of_anything_takes_longer(plan):
+    whole = sweep.look(plan, "v5e-8")
+    one = sweep.look(dataclasses.replace(plan, tasks=plan.tasks[:1]), "v5e-8")
+    for few, many in zip(one.rows, whole.rows, strict=True):
+        assert few.units < many.units and few.fits < many.fits
+        assert np.isnan(few.seconds) or few.seconds < many.seconds
+    size = work.Size(1024, 30, 30, 9000)
+    for name in ("logreg", "ridge", "pca", "knn", "lda", "mlp", "mean_difference", "sae_k16"):
+        method = probes.parse(name)
+        figures = [
+            work.of_unit(method, [some], 5000, d, 4096)
+            for d in (640, 2304)
+            for some in (size, size._replace(lanes=60, folds=60))
+        ]
+        assert all(figure and figure.flops > 0 and figure.kernels > 0 for figure in figures)
+        small, more, wide, _ = (figure.flops for figure in figures)  # pyright: ignore
+        assert small < more and small < wide, name
+
+
+def test_every_default_method_is_known():
+    for name in ("logreg", "ridge", "pca", "knn", "lda", "mlp", "mean_difference", "sae_k16"):
+        family = probes.parse(name).family
+        assert family in work.SHARE and family in work.PROGRAMS
+
+
+def test_a_model_too_large_is_said_with_its_remedy(plan, monkeypatch):
+    small = dict(machines._PUBLISHED)
+    small["v5e-8"] = small["v5e-8"]._replace(memory=1000.0)
+    monkeypatch.setattr(machines, "_PUBLISHED", small)
+    found = sweep.look(plan, "v5e-8")
+    assert len(found.faults) == 1 and "--dtype=bfloat16" in found.faults[0]
+    assert f"Does not fit: {found.faults[0]}" in str(found)
+    small["v5e-8"] = small["v5e-8"]._replace(memory=0.5e9)  # the model fits, the rest does not
+    assert "features" in sweep.look(plan, "v5e-8").faults[0]
+
+
+def test_only_known_machines():
+    with pytest.raises(ValueError, match="--target=v9 does not exist; choose from cpu, v5e-8"):
+        machines.machine("v9")
+    assert set(TARGETS) == {"cpu", *machines._PUBLISHED}
+    assert outlook.Outlook.__doc__
+
+
+def test_the_command_makes_no_folder_and_needs_none(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.normal(size=(60, 4)))
+    np.save(tmp_path / "y.npy", np.arange(60) % 2)
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.sweep", "--dry_run", "--target=h100",
+         "--activations=x.npy", "--labels=y.npy", "--methods=logreg"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1 task, 1 unit," in done.stdout and "time on h100" in done.stdout
+    assert "Does not fit" not in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npy", "y.npy"]
