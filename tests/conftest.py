@@ -11,6 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+
 import hypothesis
 import jax
 import pytest
@@ -45,7 +46,22 @@ _LONG = {
     *("test_probes_sae", "test_probes_sae_pooled", "test_probes_saved", "test_processes"),
     *("test_solvers_l2", "test_sweep", "test_sweep_workers"),
 }
+_ALL_TOKENS = {
+    *("test_probes_aggregators", "test_probes_attention", "test_probes_attention_newton"),
+    *("test_probes_concat_pca", "test_probes_fit", "test_probes_given", "test_probes_sae_pooled"),
+    "test_probes_saved",
+}
 _SETTINGS = ("jax_enable_x64", "jax_numpy_rank_promotion", "jax_default_matmul_precision")
+
+
+def pytest_configure(config):
+    """Programs that run for milliseconds are not worth optimising, which saves a fifth of the time.
+
+    What must hold of programs as they are shipped is marked thorough; those run by themselves.
+    """
+    quick = config.option.markexpr != "thorough"
+    jax.config.update("jax_disable_most_optimizations", quick)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))
 
 
 def pytest_unconfigure():
@@ -78,6 +94,19 @@ def one_cache_of_programs():
         if getattr(jax.config, name) != value:
             jax.config.update(name, value)
             compilation_cache.reset_cache()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tiles_of_few_lengths(request):
+    """The prompts of these files are short, and every length that tiles may have is compiled."""
+    if request.path.stem not in _ALL_TOKENS:
+        yield
+        return
+    from probejax.probes import tiles
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "_LENGTHS", (8, 64))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -10,6 +10,7 @@ from probejax import probes, sweep
 from probejax.sweep import work
 from tests import sae_cases
 
+pytestmark = pytest.mark.thorough
 MOST = 60  # programs of the default run of one task
 
 

@@ -79,6 +79,7 @@ def test_synthetic_activations_have_the_shape_of_real_ones():
     np.testing.assert_array_equal(x, again)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "method", ["logreg", "pca", "knn", "mlp", "mean_difference", "lda", "sae_k16", "xgboost"]
 )
@@ -207,6 +208,7 @@ def test_a_looser_tolerance_and_the_faster_solver_win(monkeypatch):
     assert found.max_iter == int(1.2 * 10 * 5 / 2)
 
 
+@pytest.mark.thorough
 def test_workers_have_one_thread_and_a_core_each(tmp_path):
     before = dict(os.environ)
     workers = probe_pieces.Workers(str(tmp_path / "compiled"))

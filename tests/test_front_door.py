@@ -32,6 +32,7 @@ def test_every_name_has_an_example_that_runs(name, tmp_path, monkeypatch):
     assert not result.failed
 
 
+@pytest.mark.thorough
 def test_the_examples_of_the_readme_run_in_their_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

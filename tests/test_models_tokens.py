@@ -50,6 +50,7 @@ def test_the_golden_ids_are_of_these_texts_and_tasks():
     assert tuple(GOLDEN["shifted"]) == tasks.shifted_names() and len(GOLDEN["shifted"]) == 8
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("part", TASKS)
 def test_prompts_of_every_task_equal_googles(ours, part):
     """Of each task nine prompts, and all that hold more than 31 spaces or the like in a row."""

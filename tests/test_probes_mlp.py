@@ -122,6 +122,7 @@ def test_up_to_three_rows_take_scikit_learn_s_defaults_in_the_same_arrays():
     assert np.ptp(found) > 0.5
 
 
+@pytest.mark.thorough
 def test_a_lane_alone_in_a_batch_and_after_compaction_is_the_same(monkeypatch):
     x, y = problem(0.3)
     sizes, lane = (130, 140), 1

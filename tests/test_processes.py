@@ -93,6 +93,7 @@ def whole(inputs, tmp_path_factory):
     return half, units(out), second, first
 
 
+@pytest.mark.thorough
 def test_no_process_needs_another(inputs, whole, tmp_path):
     """The first never comes, or is killed at once: the second finishes its share all the same."""
     half, all_units, second_said, first_said = whole
@@ -108,6 +109,7 @@ def test_no_process_needs_another(inputs, whole, tmp_path):
     assert "\nmean_difference " in first_said and len(all_units) == 2 * TASKS
 
 
+@pytest.mark.thorough
 def test_killed_and_rerun_gives_the_same_bytes(inputs, whole, tmp_path):
     _, expected, *_ = whole
     assert len(expected) == 2 * TASKS

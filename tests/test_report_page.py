@@ -306,6 +306,7 @@ def test_where_the_tie_rule_decides_there_is_no_verdict():
     assert "best validation AUC in 30 of 50 cells" in found.caveats[0]
 
 
+@pytest.mark.thorough
 @golden
 def test_the_published_results_have_the_same_report(tmp_path):
     text = report_published(tmp_path, PUBLISHED, cache_dir=tmp_path / "no_cache")

@@ -5,7 +5,7 @@ import pytest
 
 from experiments.benchmarks import saes as benchmark_saes
 from probejax import saes
-from probejax.saes.architectures import ARCHITECTURES
+from probejax.rules import ARCHITECTURES
 
 
 @pytest.fixture(scope="module")

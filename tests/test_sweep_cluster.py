@@ -78,6 +78,7 @@ def wait(driver: subprocess.Popen, until) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.thorough
 def test_a_node_dies_and_one_joins_and_the_bytes_are_those_of_one_process(inputs, nodes, tmp_path):
     """All nodes are held in their first block: what the dead one had can only go to the new one."""
     methods = "--methods=mean_difference,knn"
@@ -117,6 +118,7 @@ def test_a_node_dies_and_one_joins_and_the_bytes_are_those_of_one_process(inputs
     assert not any(map(fitting, named))
 
 
+@pytest.mark.thorough
 def test_an_error_comes_at_the_end_and_the_other_tasks_are_done(inputs, nodes, tmp_path):
     """A folder stands where the probes of one task belong."""
     taken = tmp_path / "out" / "probes" / "own_1__resid__lda.safetensors"
@@ -129,6 +131,7 @@ def test_an_error_comes_at_the_end_and_the_other_tasks_are_done(inputs, nodes, t
     assert len(units(tmp_path / "out")) == 2 * (TASKS - 1)
 
 
+@pytest.mark.thorough
 def test_an_interrupt_ends_what_the_hosts_do(inputs, nodes, tmp_path):
     found, named = nodes
     flags = ("--cluster=ray", f"--ray_address={found.address}", "--methods=lda,sae_k4")

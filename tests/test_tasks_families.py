@@ -36,6 +36,7 @@ def test_what_shares_with_a_third_is_of_one_family():
     assert find_families({}) == {}
 
 
+@pytest.mark.thorough
 def test_the_study_s_families_are_those_of_its_prompts():
     prompts = {name: tasks.load(name).prompts for name in tasks.names()}
     assert find_families(prompts) == STUDY_FAMILIES

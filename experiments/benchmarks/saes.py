@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from probejax import saes
+from probejax.rules import ARCHITECTURES
 from probejax.saes import train
-from probejax.saes.architectures import ARCHITECTURES
 
 _ROWS, _LANES, _K = 1024, 53, 128  # the conditions of one task, the study's largest k
 _GIB = 2**30

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from probejax import sizes
 from probejax.activations.ragged import Activations
 from probejax.probes import tiles as layout
 from probejax.probes.tiles import Tiles
@@ -33,7 +34,7 @@ def blocks(
     block: int,
 ) -> Iterator[Block]:
     """Yields the pooled latents of prompts, [m, block] at a time, in the order of their indices."""
-    plan = layout.tile(tokens, prompts)
+    plan = _tiles(tokens, prompts)
     if not isinstance(sae, SAE | StoredSAE):
         yield Block(0, _pool(tokens, plan, len(prompts), sae, None, None, pooling, None))
         return
@@ -63,7 +64,7 @@ def pool_columns(
       pooling: how.
       block: latents computed at a time where others decide who is active.
     """
-    plan = layout.tile(tokens, prompts)
+    plan = _tiles(tokens, prompts)
     if not isinstance(sae, SAE | StoredSAE):
         return _pool(tokens, plan, len(prompts), sae, None, None, pooling, None)[:, latents]
     distinct, place = np.unique(latents, return_inverse=True)
@@ -71,6 +72,21 @@ def pool_columns(
     encoder, index = sae.columns(distinct), jnp.asarray(distinct, jnp.int32)
     won = _winners(tokens, plan, sae, block)
     return _pool(tokens, plan, len(prompts), sae, encoder, index, pooling, won)[:, place]
+
+
+def _tiles(tokens: Activations, prompts: Int[np.ndarray, " m"]) -> Tiles:
+    """Returns tiles in whole groups, so that one shape compiles; the last may hold no prompt."""
+    plan = layout.tile(tokens, prompts)
+    spare = -len(plan.kind) % _TOGETHER
+    fill = lambda array, value: np.pad(
+        array, [(0, spare)] + [(0, 0)] * (array.ndim - 1), constant_values=value
+    )
+    return plan._replace(
+        kind=fill(plan.kind, 0),
+        prompts=fill(plan.prompts, -1),
+        rows=fill(plan.rows, 0),
+        real=fill(plan.real, False),
+    )
 
 
 def _winners(
@@ -99,13 +115,14 @@ def _pool(tokens, plan: Tiles, count: int, sae, encoder, index, pooling: Pooling
         else:
             x = prepared(sae, x.reshape(-1, tokens.d_model)).reshape(x.shape)
         if pooled is None:
-            pooled = jnp.zeros((count, x.shape[2] if encoder is None else len(index)), jnp.float32)
+            shape = (sizes.up(count, sizes.SHARED), x.shape[2] if encoder is None else len(index))
+            pooled = jnp.zeros(shape, jnp.float32)
         tile = (x, plan.real[which], plan.kind[which], plan.prompts[which])
         here = None if won is None else won[which]
         keep = None if encoder is None else sae.keep
         pooled = _add(pooled, tile, here, encoder, index, keep, pooling, plan.form)
     assert pooled is not None, "a plan has at least one tile"
-    return pooled
+    return pooled[:count]
 
 
 @functools.partial(

@@ -11,6 +11,7 @@ from probejax.models import tokens
 from probejax.sites import EMBEDDING, Site
 from tests.reference import torch_gemma
 
+pytestmark = pytest.mark.thorough
 RTOL = 1e-4  # of the norm of a token's residual
 PROMPTS = {
     "one token": "",
