@@ -15,8 +15,8 @@ from jax.sharding import PartitionSpec as P
 from safetensors.numpy import load_file, save_file
 
 from probejax import artifacts, models
+from probejax.models import families, layouts, safetensors, weights
 from probejax.models import gguf as gguf_module
-from probejax.models import safetensors, weights
 from tests import gguf_files, tiny_models
 
 # Four key/value heads, so that every cut axis divides by the four devices.
@@ -30,7 +30,6 @@ SPECS = {
     "gate_proj": P("model"),
     "up_proj": P("model"),
     "down_proj": P(None, "model"),
-    "weight": P(),
 }
 
 
@@ -63,8 +62,8 @@ def test_a_mesh_shards_the_weights_and_changes_no_residual(arrays):
     assert mesh.size == 4
     sharded = weights.load(CONFIG, arrays, mesh=mesh)
     specs = {name: leaf[...].sharding.spec for name, leaf in leaves(sharded).items()}
-    assert specs == {name: SPECS[name.split(".")[-1]] for name in specs}
-    embedding = sharded.embed_tokens[...]
+    assert specs == {name: SPECS.get(name.split(".")[-2], P()) for name in specs}
+    embedding = sharded.embed_tokens.weight[...]
     assert [shard.data.shape for shard in embedding.addressable_shards] == [(16, 32)] * 4
     alone, together = run(weights.load(CONFIG, arrays)), run(sharded)
     for layer in alone:
@@ -119,9 +118,9 @@ def test_dtype_of_every_weight_and_of_the_residual(arrays, dtype):
 def test_bfloat16_files_load_as_float32_and_back(arrays, tmp_path):
     halves = {name: np.asarray(jnp.asarray(x, jnp.bfloat16)) for name, x in arrays.arrays.items()}
     save_file(halves, tmp_path / "model.safetensors")
-    source = safetensors.Safetensors(tmp_path)
+    source = text_model(tmp_path)
     for dtype in (jnp.float32, jnp.bfloat16):
-        found = weights.load(CONFIG, source, dtype=dtype).layers[1].mlp.up_proj[...]
+        found = weights.load(CONFIG, source, dtype=dtype).layers[1].mlp.up_proj.weight[...]
         assert found.dtype == dtype
         assert np.array_equal(found, halves["model.layers.1.mlp.up_proj.weight"].astype(dtype))
 
@@ -162,6 +161,10 @@ def test_wrong_shapes_are_listed(arrays):
     refused(arrays.arrays | wrong, "q_proj.weight is (32, 64), expected (4, 16, 32).")
 
 
+def text_model(folder):
+    return safetensors.text_model(safetensors.Safetensors(folder), families.GEMMA3.files, CONFIG)
+
+
 @pytest.fixture
 def folder(arrays, tmp_path):
     """A model folder in two files."""
@@ -177,7 +180,7 @@ def folder(arrays, tmp_path):
 
 
 def test_sharded_files_hold_one_model(arrays, folder):
-    found = weights.load(CONFIG, safetensors.Safetensors(folder))
+    found = weights.load(CONFIG, text_model(folder))
     assert np.array_equal(run(found)["2"], run(weights.load(CONFIG, arrays))["2"])
 
 
@@ -257,7 +260,8 @@ def small_gguf(path, arrays):
 
 
 def test_gguf_tensors_equal_the_arrays(arrays, tmp_path):
-    source = gguf_module.Gguf(small_gguf(tmp_path / "x.gguf", arrays.arrays))
+    raw = gguf_module.Gguf(small_gguf(tmp_path / "x.gguf", arrays.arrays))
+    source = layouts.Named(raw, families.GEMMA3.gguf, CONFIG)
     assert set(source.names()) == set(arrays.arrays)
     transformer = weights.load(CONFIG, source)
     for name, leaf in leaves(transformer).items():
