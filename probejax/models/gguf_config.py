@@ -150,7 +150,7 @@ def from_gguf(fields: Mapping[str, Any], name: str, tensors: Tensors) -> ModelCo
         "rope_global": everywhere,
         "n_positions": _rows(tensors, "position_embd.weight", name) if learned else None,
         "parallel": choose("parallel", header.parallel),
-        "qkv_bias": "blk.0.attn_q.bias" in held,
+        "qkv_bias": bool(held & {"blk.0.attn_q.bias", "blk.0.attn_qkv.bias"}),
         "out_bias": "blk.0.attn_output.bias" in held,
         "mlp_bias": "blk.0.ffn_up.bias" in held,
         "embed_scale": math.sqrt(header.d_model) if family.scales_embedding else 1.0,

@@ -38,6 +38,10 @@ LLAMA3 = dict(
     original_max_position_embeddings=32,
 )  # fmt: skip
 
+NEOX = {k: x for k, x in SIZES.items() if k not in ("num_key_value_heads", "rms_norm_eps")}
+NEOX |= dict(layer_norm_eps=1e-3)
+PARTLY = dict(rope_type="default", rope_theta=50.0)
+
 # name -> class of the model, its config, where its blocks and their parts are.
 CASES = {
     "llama": (
@@ -49,10 +53,31 @@ CASES = {
         "Llama",
         SIZES | dict(rope_parameters=dict(rope_type="linear", rope_theta=50.0, factor=4.0)),
     ),
+    "mistral": ("Mistral", SIZES | dict(sliding_window=3, head_dim=16)),
+    "qwen2": ("Qwen2", SIZES | dict(tie_word_embeddings=True)),
+    "qwen2, windows": (
+        "Qwen2",
+        SIZES | dict(use_sliding_window=True, sliding_window=3, max_window_layers=1),
+    ),
+    "qwen3": ("Qwen3", SIZES | dict(head_dim=16, attention_bias=True)),
+    "pythia": ("GPTNeoX", NEOX | dict(rope_parameters=dict(PARTLY, partial_rotary_factor=0.5))),
+    "pythia, one after the other": (
+        "GPTNeoX",
+        NEOX | dict(use_parallel_residual=False, attention_bias=False, hidden_act="gelu_new"),
+    ),
+    "gpt2": (
+        "GPT2",
+        dict(
+            vocab_size=VOCABULARY, n_embd=32, n_layer=N_LAYERS, n_head=4, n_positions=64,
+            layer_norm_epsilon=1e-3,
+        ),
+    ),
+}  # fmt: skip
+PARTS = {  # where a model's blocks are; of a block, its attention, the projection and the MLP
+    "GPTNeoX": ("gpt_neox.layers", "attention", "attention.dense", "mlp"),
+    "GPT2": ("transformer.h", "attn", "attn.c_proj", "mlp"),
 }
-PARTS = {  # of a block: what attention adds, its projection, what the MLP adds
-    "Llama": ("model.layers", "self_attn", "self_attn.o_proj", "mlp"),
-}
+USUAL = ("model.layers", "self_attn", "self_attn.o_proj", "mlp")
 
 
 def build(case):
@@ -90,7 +115,7 @@ def padded(lengths=(LENGTH, 7, 1)):
 
 def run_theirs(case, model, ids, mask):
     """Returns the activations at every site (by hooks), and the logits."""
-    blocks, attention, projection, mlp = PARTS[CASES[case][0]]
+    blocks, attention, projection, mlp = PARTS.get(CASES[case][0], USUAL)
     found, handles = {}, []
 
     def keep(site):
