@@ -134,6 +134,8 @@ def from_hf(fields: Mapping[str, Any], name: str) -> ModelConfig:
         "embed_scale": math.sqrt(own["d_model"]) if family.scales_embedding else 1.0,
     }
     found["query_pre_attn_scalar"] = float(own.get("query_pre_attn_scalar") or found["d_head"])
+    if LOCAL not in found["layer_types"]:
+        found["sliding_window"] = None
     if "attention_bias" in own:
         found["qkv_bias"] = found["out_bias"] = own["attention_bias"]
     return ModelConfig(name=name, family=family.name, **found | family.constants)
