@@ -70,6 +70,55 @@ def test_a_mesh_shards_the_weights_and_changes_no_residual(arrays):
         np.testing.assert_allclose(together[layer], alone[layer], rtol=1e-5, atol=1e-5)
 
 
+def all_numbers(model):
+    ids = jnp.asarray(np.random.default_rng(0).integers(3, 60, (3, tiny_models.LENGTH)))
+    mask = jnp.ones(ids.shape, bool)
+    places = ("embed", "attn_z.0", "attn_out.0", "mlp_out.0", "0", "1")
+    forward = jax.jit(
+        lambda m: (models.residuals(m, ids, mask, places), models.logits(m, ids, mask))
+    )
+    return jax.tree.map(np.asarray, forward(model))
+
+
+@pytest.mark.parametrize("config", [tiny_models.LLAMA, tiny_models.PYTHIA], ids=lambda c: c.name)
+def test_one_two_and_four_devices_give_the_same_numbers(config):
+    tensors = tiny_models.arrays(config)
+    alone = all_numbers(weights.load(config, tensors))
+    for n in (1, 2, 4):
+        mesh = Mesh(np.array(jax.devices()[:n]), ("model",))
+        cut = weights.load(config, tensors, mesh=mesh)
+        spec = P() if config.d_vocab % n else P("model")  # a vocabulary may be of any size
+        assert cut.embed_tokens.weight[...].sharding.spec == spec
+        attention, mlp = cut.layers[1].self_attn, cut.layers[1].mlp
+        assert {s.data.shape[0] for s in attention.q_proj.weight[...].addressable_shards} == {
+            config.n_heads // n
+        }
+        if config.qkv_bias:
+            assert attention.q_proj.bias[...].sharding.spec == P("model")
+            assert mlp.up_proj.bias[...].sharding.spec == P("model")
+            assert attention.o_proj.bias[...].sharding.is_fully_replicated
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5),
+            all_numbers(cut),
+            alone,
+        )
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"n_heads": 6, "n_kv_heads": 2}, "has 6 query heads, which cannot be cut evenly over 4"),
+        ({"d_mlp": 50}, "has 50 columns of its MLP, which cannot be cut evenly over 4 devices"),
+    ],
+)
+def test_a_model_that_cannot_be_cut(fields, said):
+    config = tiny_models.change(tiny_models.LLAMA, **fields)
+    with pytest.raises(ValueError, match=said):
+        weights.load(
+            config, tiny_models.arrays(config), mesh=Mesh(np.array(jax.devices()), ("model",))
+        )
+
+
 def test_a_shard_is_read_and_nothing_else(arrays):
     mesh = Mesh(np.array(jax.devices()), ("model",))
     counted = tiny_models.Arrays(arrays.arrays)

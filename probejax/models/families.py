@@ -265,6 +265,7 @@ GPT_NEOX = Family(  # Pythia
     ),
     architecture="gptneox",
     gguf=_GGUF._replace(fused=("attn_qkv", "stacked")),
+    idle=frozenset({"attention_probs_dropout_prob", "hidden_dropout_prob"}),
 )  # fmt: skip
 GPT2 = Family(
     name="gpt2",

@@ -60,10 +60,13 @@ def load(
       mesh: where to put the weights, cut along its axis "model"; None means the default device.
 
     Raises:
-      ValueError: tensors that are missing, unknown or of another shape; all are listed.
+      ValueError: tensors that are missing, unknown or of another shape, all of which are listed;
+        a model that cannot be cut over the mesh.
     """
     if mesh is None:
         mesh = jax.sharding.Mesh(np.array(devices.own()[:1]), ("model",))
+    if "model" in mesh.axis_names:
+        check_mesh(config, mesh.shape["model"])
     _require_blocks(config, tensors)
     given = set(tensors.names())
     if config.tied and HEAD in given and not _same_head(tensors):
@@ -75,7 +78,7 @@ def load(
     full = wanted if n_layers is None else names(nnx.state(nnx.eval_shape(make(None))))
     _check(config.name, wanted, full, tensors)
     filled = [
-        (path, leaf.replace(_read(tensors, tensor_name(path), leaf, _sharding(mesh, path))))
+        (path, leaf.replace(_read(tensors, tensor_name(path), leaf, _sharding(mesh, path, leaf))))
         for path, leaf in nnx.to_flat_state(abstract)
     ]
     return nnx.merge(graphdef, nnx.from_flat_state(filled))
@@ -126,9 +129,24 @@ def _some(items: list[str], most: int = 8) -> str:
     return (", ".join(items[:most]) or "none") + rest
 
 
-def _sharding(mesh: jax.sharding.Mesh, path: tuple[Any, ...]) -> NamedSharding:
+def check_mesh(config: ModelConfig, n_devices: int) -> None:
+    """Raises ValueError unless a model can be cut over so many devices."""
+    for count, what in ((config.n_heads, "query heads"), (config.d_mlp, "columns of its MLP")):
+        if count % n_devices:
+            raise ValueError(
+                f"{config.name} has {count} {what}, which cannot be cut evenly over {n_devices} "
+                "devices; take a number that divides them."
+            )
+
+
+def _sharding(mesh: jax.sharding.Mesh, path: tuple[Any, ...], leaf: Any) -> NamedSharding:
     spec = _SPECS.get(str(path[-2]), P()) if "model" in mesh.axis_names else P()
-    return NamedSharding(mesh, P(*spec[:1]) if path[-1] == "bias" else spec)
+    if path[-1] == "bias":
+        spec = P(*spec[:1])
+    cut = [size for size, axis in zip(leaf.shape, spec, strict=False) if axis]
+    if any(size % mesh.shape["model"] for size in cut):  # a vocabulary; `check_mesh` saw the rest
+        spec = P()
+    return NamedSharding(mesh, spec)
 
 
 def _groups(ours: tuple[int, ...], theirs: tuple[int, ...]) -> list[tuple[int, ...]] | None:
