@@ -108,7 +108,7 @@ def test_a_tensor_of_another_shape_is_called_as_the_file_calls_it(saved, tmp_pat
 
 
 def test_what_old_files_have_besides(tmp_path):
-    """Masks and frequencies that were saved as if they were weights; another name of Pythia's head."""
+    """Masks and frequencies that were saved with the weights; another name of Pythia's head."""
     for case, rename, buffers in (
         ("gpt2", {}, ("transformer.h.0.attn.bias", "h.1.attn.masked_bias")),
         (

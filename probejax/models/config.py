@@ -163,6 +163,14 @@ class ModelConfig:
                     "`embed`, what enters the first of them."
                 )
 
+    def check_length(self, n_tokens: int) -> None:
+        """Raises ValueError if a prompt of so many tokens has more than the model has positions."""
+        if self.n_positions is not None and n_tokens > self.n_positions:
+            raise ValueError(
+                f"A prompt has {n_tokens:,} tokens, and {self.name} has learned positions for "
+                f"{self.n_positions:,}; give --max_length={self.n_positions} or less."
+            )
+
 
 def alternate(n_layers: int, period: int) -> tuple[str, ...]:
     """Returns the layer types of a model in which every `period`-th block attends in full."""

@@ -300,7 +300,8 @@ def read_sites(
         )
     segments = mask.astype(jnp.int32)
     positions = _positions(segments)
-    x, found = transformer.embed(tokens, positions), {}
+    # Padding may be longer than there are learned positions, and NaN would reach the others.
+    x, found = transformer.embed(tokens, jnp.where(segments > 0, positions, 0)), {}
     index = jnp.arange(tokens.shape[1])
     visible = (segments[:, :, None] == segments[:, None, :]) & (
         index[None, :, None] >= index[None, None, :]
