@@ -5,76 +5,11 @@ they mean to us, what is the same in all its models, and how its files name the 
 that a row does not list is refused by name, unless it is known to change nothing.
 """
 
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from collections.abc import Iterable
 
+from probejax.models.family import GGUF, GROUPED, SIZES, Family
 from probejax.models.layouts import Layout
 
-ACTIVATIONS = {  # as transformers calls them -> ours
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-}
-
-
-class Family(NamedTuple):
-    """One row.
-
-    Attributes:
-      name: as GGUF files call it in `general.architecture`, where it has a name of its own there.
-      model_type: as `config.json` calls it.
-      fields: field of `config.json` -> what it is to us: a field of `ModelConfig`, or one of the
-        roles that `hf_config.py` lists.
-      defaults: the same -> its value where a file leaves it out, as transformers' class has it.
-      constants: field of `ModelConfig` -> its value in every model of the family.
-      files: how safetensors files name the tensors.
-      architecture: as GGUF files call it; None where they have it under another family's.
-      gguf: how GGUF files name the tensors.
-      only: field of `config.json` -> the values that are implemented.
-      idle: fields of `config.json` that its models have and that change nothing.
-      scales_embedding: whether the embedding is multiplied by the root of its width.
-      leaves_out: whether a GGUF header leaves out what does not follow from its other numbers, so
-        that the published model of its size must say it (Gemma).
-      divides_angles: whether llama.cpp divides its rotary angles by the file's `rope_freqs`.
-    """
-
-    name: str
-    model_type: str
-    fields: dict[str, str]
-    defaults: dict[str, Any]
-    constants: dict[str, Any]
-    files: Layout
-    architecture: str | None
-    gguf: Layout
-    only: Mapping[str, tuple[Any, ...]] = MappingProxyType({})
-    idle: frozenset[str] = frozenset()
-    scales_embedding: bool = False
-    leaves_out: bool = False
-    divides_angles: bool = False
-
-
-_SIZES = {
-    "hidden_size": "d_model",
-    "intermediate_size": "d_mlp",
-    "num_hidden_layers": "n_layers",
-    "num_attention_heads": "n_heads",
-    "vocab_size": "d_vocab",
-    "tie_word_embeddings": "tied",
-    "max_position_embeddings": "context",
-    "rope_scaling": "rope_scaling",
-    "rope_parameters": "rope_parameters",
-}
-_GROUPED = {  # of all that came after Llama
-    **_SIZES,
-    "num_key_value_heads": "n_kv_heads",
-    "head_dim": "d_head",
-    "rms_norm_eps": "norm_eps",
-    "rope_theta": "rope_base",
-}
 _PROJECTIONS = {
     **{f"self_attn.{x}_proj": f"self_attn.{x}_proj" for x in "qkvo"},
     **{f"self_attn.{x}_norm": f"self_attn.{x}_norm" for x in "qk"},
@@ -99,37 +34,11 @@ _GEMMA_FILES = Layout(
     )},
     ignored=r"^(model\.)?(vision_tower|multi_modal_projector)\.",
 )  # fmt: skip
-_GGUF = Layout(
-    prefixes=("",),
-    block="blk.",
-    outside={
-        "token_embd": "embed_tokens",
-        "position_embd": "embed_positions",
-        "output_norm": "norm",
-        "output": "lm_head",
-    },
-    inside={
-        "attn_q": "self_attn.q_proj",
-        "attn_k": "self_attn.k_proj",
-        "attn_v": "self_attn.v_proj",
-        "attn_output": "self_attn.o_proj",
-        "attn_q_norm": "self_attn.q_norm",
-        "attn_k_norm": "self_attn.k_norm",
-        "attn_norm": "input_layernorm",
-        "post_attention_norm": "post_attention_layernorm",
-        "ffn_norm": "pre_feedforward_layernorm",
-        "post_ffw_norm": "post_feedforward_layernorm",
-        "ffn_gate": "mlp.gate_proj",
-        "ffn_up": "mlp.up_proj",
-        "ffn_down": "mlp.down_proj",
-    },
-    ignored=r"^rope_freqs\.weight$",  # which `gguf_config` reads
-)
 
 GEMMA2 = Family(
     name="gemma2",
     model_type="gemma2",
-    fields=_GROUPED
+    fields=GROUPED
     | {
         "hidden_activation": "activation",
         "query_pre_attn_scalar": "query_pre_attn_scalar",
@@ -148,7 +57,7 @@ GEMMA2 = Family(
     constants=dict(norm="rms_plus_one", post_norms=True),
     files=_GEMMA_FILES,
     architecture="gemma2",
-    gguf=_GGUF._replace(whole_gain=True),
+    gguf=GGUF._replace(whole_gain=True),
     only={"use_bidirectional_attention": (False,)},
     idle=frozenset({"hidden_act"}),
     scales_embedding=True,
@@ -168,7 +77,7 @@ GEMMA3 = GEMMA2._replace(
 LLAMA = Family(
     name="llama",
     model_type="llama",
-    fields=_GROUPED
+    fields=GROUPED
     | {"hidden_act": "activation", "attention_bias": "attention_bias", "mlp_bias": "mlp_bias"},
     defaults=dict(
         d_model=4096, d_mlp=11008, n_layers=32, n_heads=32, d_vocab=32000, norm_eps=1e-6,
@@ -177,7 +86,7 @@ LLAMA = Family(
     constants=dict(norm="rms"),
     files=_LLAMA_FILES,
     architecture="llama",
-    gguf=_GGUF._replace(paired=True),
+    gguf=GGUF._replace(paired=True),
     only={"rope_interleaved": (False,)},
     # The first splits a product into parts and adds them up, which changes no more than rounding.
     idle=frozenset({"pretraining_tp", "is_llama_config"}),
@@ -186,7 +95,7 @@ LLAMA = Family(
 MISTRAL = LLAMA._replace(
     name="mistral",
     model_type="mistral",
-    fields=_GROUPED | {"hidden_act": "activation", "sliding_window": "sliding_window"},
+    fields=GROUPED | {"hidden_act": "activation", "sliding_window": "sliding_window"},
     defaults=dict(LLAMA.defaults, d_mlp=14336, n_kv_heads=8, sliding_window=4096, context=131_072),
     architecture=None,  # llama.cpp calls its files llama
     only={},
@@ -195,7 +104,7 @@ MISTRAL = LLAMA._replace(
 QWEN2 = LLAMA._replace(
     name="qwen2",
     model_type="qwen2",
-    fields=_GROUPED
+    fields=GROUPED
     | {
         "hidden_act": "activation",
         "use_sliding_window": "use_sliding_window",
@@ -210,7 +119,7 @@ QWEN2 = LLAMA._replace(
     ),
     constants=dict(norm="rms", qkv_bias=True),
     architecture="qwen2",
-    gguf=_GGUF,
+    gguf=GGUF,
     only={"use_mrope": (False,)},
     idle=frozenset(),
     divides_angles=False,
@@ -227,7 +136,7 @@ QWEN3 = QWEN2._replace(
 GPT_NEOX = Family(  # Pythia
     name="gpt_neox",
     model_type="gpt_neox",
-    fields=_SIZES
+    fields=SIZES
     | {
         "hidden_act": "activation",
         "layer_norm_eps": "norm_eps",
@@ -264,7 +173,7 @@ GPT_NEOX = Family(  # Pythia
         ignored=r"\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)$",
     ),
     architecture="gptneox",
-    gguf=_GGUF._replace(fused=("attn_qkv", "stacked")),
+    gguf=GGUF._replace(fused=("attn_qkv", "stacked")),
     idle=frozenset({"attention_probs_dropout_prob", "hidden_dropout_prob"}),
 )  # fmt: skip
 GPT2 = Family(
@@ -307,7 +216,7 @@ GPT2 = Family(
         ignored=r"\.attn\.(bias|masked_bias)$",
     ),
     architecture="gpt2",
-    gguf=_GGUF._replace(fused=("attn_qkv", "stacked")),
+    gguf=GGUF._replace(fused=("attn_qkv", "stacked")),
     only={
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),

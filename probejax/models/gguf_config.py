@@ -20,7 +20,7 @@ from msgspec import Meta
 from probejax.models import config as configs
 from probejax.models import families
 from probejax.models.config import GLOBAL, LOCAL, Layers, ModelConfig, Positive, Size
-from probejax.models.families import Family
+from probejax.models.family import ACTIVATIONS, Family
 from probejax.models.layouts import Tensors
 from probejax.models.presets import PRESETS
 from probejax.models.rope import Rope
@@ -143,7 +143,7 @@ def from_gguf(fields: Mapping[str, Any], name: str, tensors: Tensors) -> ModelCo
         "layer_types": choose("layer_types", _layer_types(header, name)),
         # Stored as float32, meant as a decimal.
         "norm_eps": float(str(np.float32(choose(eps, getattr(header, eps))))),
-        "activation": families.ACTIVATIONS[family.defaults["activation"]],
+        "activation": ACTIVATIONS[family.defaults["activation"]],
         "query_pre_attn_scalar": float(choose("scale", scalar) or d_head),
         "sliding_window": choose("sliding_window", header.sliding_window),
         "rope_local": local,

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from probejax import models
-from probejax.models import transformer as ours_module
+from probejax.models.blocks import softcap
 from probejax.models.rope import rotate
 from probejax.sites import EMBEDDING, KINDS, Site
 from tests import tiny_models
@@ -170,11 +170,11 @@ def test_rope(pair, layer):
 
 def test_softcap_is_odd_bounded_and_close_to_the_identity_near_zero():
     x = np.linspace(-30, 30, 61, dtype=np.float32)
-    found = np.asarray(ours_module.softcap(jnp.asarray(x), 2.0))
+    found = np.asarray(softcap(jnp.asarray(x), 2.0))
     np.testing.assert_allclose(found, 2 * np.tanh(x / 2), atol=1e-6)
     np.testing.assert_allclose(found, -found[::-1], atol=1e-7)
     assert np.abs(found).max() <= 2.0 and (np.diff(found) >= 0).all()
-    assert np.array_equal(ours_module.softcap(jnp.asarray(x), None), x)
+    assert np.array_equal(softcap(jnp.asarray(x), None), x)
 
 
 @pytest.mark.parametrize("layer", [1, 2])
