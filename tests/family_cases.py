@@ -1,8 +1,10 @@
-"""Tiny random models of every family but Gemma, in transformers' PyTorch classes."""
+"""Tiny random models of every family but Gemma 2 and 3, in transformers' PyTorch classes."""
 
 import numpy as np
 import torch
 from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -42,6 +44,7 @@ NEOX |= dict(layer_norm_eps=1e-3)
 PARTLY = dict(rope_type="default", rope_theta=50.0)
 
 CLASSES = {  # importing them sets a variable of the environment, so not inside a test
+    "Gemma": (GemmaConfig, GemmaForCausalLM),
     "Llama": (LlamaConfig, LlamaForCausalLM),
     "Mistral": (MistralConfig, MistralForCausalLM),
     "Qwen2": (Qwen2Config, Qwen2ForCausalLM),
@@ -52,6 +55,7 @@ CLASSES = {  # importing them sets a variable of the environment, so not inside 
 
 # name -> which class, and its config.
 CASES = {
+    "gemma": ("Gemma", SIZES | dict(head_dim=16, hidden_act="gelu")),
     "llama": (
         "Llama",
         SIZES | dict(head_dim=16, rope_parameters=LLAMA3, attention_bias=True, mlp_bias=True),

@@ -310,8 +310,10 @@ def refused(fields, message, name="some-model"):
 
 
 def test_other_models_are_refused():
-    refused({"model_type": "mamba"}, "some-model is a 'mamba'; probejax runs gemma2, gemma3_text")
-    refused({}, "some-model is a 'model of unknown type'; probejax runs gemma2, gemma3_text")
+    refused(
+        {"model_type": "mamba"}, "some-model is a 'mamba'; probejax runs gemma, gemma2, gemma3_text"
+    )
+    refused({}, "some-model is a 'model of unknown type'; probejax runs gemma, gemma2, gemma3_text")
     golden = json.loads((GOLDEN / "gemma-3-270m.json").read_text())
     refused(
         {**golden, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}},

@@ -10,6 +10,7 @@ from flax import nnx
 from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
@@ -25,6 +26,7 @@ from probejax.models.hf_config import from_hf
 from tests import tiny_models
 
 CLASSES = {
+    "gemma": GemmaConfig,
     "gemma2": Gemma2Config,
     "gemma3_text": Gemma3TextConfig,
     "llama": LlamaConfig,
@@ -176,6 +178,7 @@ def test_what_the_file_says_counts(model_type, fields, expected):
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention=True"),
         ("gpt2", {"rope_theta": 1e4}, "rope_theta=10000.0"),
         ("gpt2", {"n_positions": 0}, "n_positions"),
+        ("gemma", {"hidden_act": "silu"}, "hidden_act='silu'"),
         ("gemma2", {"final_logit_scale": 2.0}, "final_logit_scale=2.0"),
         ("gemma3_text", {"query_norm": True}, "query_norm=True"),
         ("mixtral", {}, "is a 'mixtral'"),
@@ -215,6 +218,12 @@ _LLAMA3 = {
 }  # fmt: skip
 _QWEN = {"rms_norm_eps": 1e-6, "rope_theta": 1e6, "use_sliding_window": False}
 PUBLISHED = {  # name -> what its config.json says, and how many parameters it was published with
+    "gemma-2b": (
+        sizes("gemma", 2048, 16384, 18, 8, 256_000, num_key_value_heads=1, head_dim=256,
+              rms_norm_eps=1e-6, rope_theta=10000.0, rope_scaling=None, attention_bias=False)
+        | {"hidden_act": "gelu", "hidden_activation": None},
+        2_506_172_416,
+    ),
     "Llama-3.1-8B": (
         sizes("llama", 4096, 14336, 32, 32, 128_256, **_LLAMA3),
         8_030_261_248,
@@ -330,7 +339,11 @@ def test_what_a_gguf_header_leaves_out_follows_from_its_sizes(architecture):
         ("gptneox", {"rope.dimension_count": 3}, "of which 3 are turned"),
         ("gptneox", {"rope.dimension_count": 16}, "of which 16 are turned"),
         ("qwen2", {"attention.head_count": 5}, "has no qwen2.attention.key_length, and it does"),
-        ("qwen2vl", {}, "a 'qwen2vl' model; probejax runs gemma2, gemma3, llama, qwen2, qwen3"),
+        (
+            "qwen2vl",
+            {},
+            "a 'qwen2vl' model; probejax runs gemma, gemma2, gemma3, llama, qwen2, qwen3",
+        ),
     ],
 )
 def test_a_gguf_key_that_could_change_numbers_is_refused_by_name(architecture, changes, said):

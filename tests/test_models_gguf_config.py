@@ -205,7 +205,7 @@ def test_numbers_that_cannot_be_are_refused(key, bad):
 
 def test_other_architectures_are_refused():
     with pytest.raises(
-        ValueError, match="x holds a 'mamba' model; probejax runs gemma2, gemma3, llama"
+        ValueError, match="x holds a 'mamba' model; probejax runs gemma, gemma2, gemma3, llama"
     ):
         from_gguf({"general.architecture": "mamba"}, "x", table(10))
     with pytest.raises(

@@ -74,6 +74,26 @@ GEMMA3 = GEMMA2._replace(
     constants=GEMMA2.constants | {"qk_norm": True},
     architecture="gemma3",
 )  # fmt: skip
+GEMMA = GEMMA2._replace(
+    name="gemma",
+    model_type="gemma",
+    fields=GROUPED | {"attention_bias": "attention_bias"},
+    defaults=dict(
+        d_model=3072, d_mlp=24576, n_layers=28, n_heads=16, n_kv_heads=16, d_head=256,
+        d_vocab=256_000, norm_eps=1e-6, activation="gelu_pytorch_tanh", tied=True,
+    ),
+    constants=dict(norm="rms_plus_one"),
+    files=_LLAMA_FILES,
+    architecture="gemma",
+    # The first files say gelu, and mean its tanh form, as transformers reads them.
+    only={
+        "hidden_act": ("gelu", "gelu_pytorch_tanh"),
+        "hidden_activation": ("gelu_pytorch_tanh",),
+        "use_bidirectional_attention": (False,),
+    },
+    idle=frozenset(),
+    leaves_out=False,
+)  # fmt: skip
 LLAMA = Family(
     name="llama",
     model_type="llama",
@@ -231,7 +251,7 @@ GPT2 = Family(
     ),
 )  # fmt: skip
 
-FAMILIES = (GEMMA2, GEMMA3, LLAMA, MISTRAL, QWEN2, QWEN3, GPT_NEOX, GPT2)
+FAMILIES = (GEMMA, GEMMA2, GEMMA3, LLAMA, MISTRAL, QWEN2, QWEN3, GPT_NEOX, GPT2)
 
 
 def named(name: str) -> Family:

@@ -1,4 +1,4 @@
-"""Every family but Gemma against transformers' PyTorch classes, in float32 and in bfloat16.
+"""Every family but Gemma 2 and 3 against transformers' PyTorch classes, in float32 and in bfloat16.
 
 The models are tiny and random, and every feature of the family bites. Their weights go through the
 files that transformers writes and the loader that users get; activations are taken by hooks on

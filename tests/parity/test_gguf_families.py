@@ -1,4 +1,4 @@
-"""GGUF files of every family but Gemma, as llama.cpp's converter writes them, against transformers.
+"""GGUF files of every family but Gemma 2 and 3, as llama.cpp's converter writes them, against transformers.
 
 The converter renames, reorders and leaves out; its names are those of the `gguf` package, and what
 it does to rows is written down here once more.
@@ -17,6 +17,7 @@ from tests.family_cases import N_LAYERS, SITES, padded, run_theirs
 READ = jax.jit(models.read_sites, static_argnames="sites")
 LOGITS = jax.jit(models.logits)
 ARCHITECTURES = {
+    "gemma": gguf.MODEL_ARCH.GEMMA,
     "llama": gguf.MODEL_ARCH.LLAMA,
     "llama, plain": gguf.MODEL_ARCH.LLAMA,
     "llama, linear": gguf.MODEL_ARCH.LLAMA,
@@ -38,6 +39,8 @@ def converted(name, x, config, architecture):
     if architecture == gguf.MODEL_ARCH.LLAMA and ("q_proj" in name or "k_proj" in name):
         heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
         return turned(x, heads)
+    if architecture == gguf.MODEL_ARCH.GEMMA and "norm" in name:
+        return x + 1
     if "query_key_value" in name:
         each = x.reshape(config.num_attention_heads, 3, -1, *x.shape[1:])
         return np.concatenate([each[:, i].reshape(-1, *x.shape[1:]) for i in range(3)])
