@@ -1,4 +1,4 @@
-"""GGUF files of every family but Gemma 2 and 3, as llama.cpp's converter writes them, against transformers.
+"""GGUF files of every family but Gemma 2 and 3, as llama.cpp writes them, against transformers.
 
 The converter renames, reorders and leaves out; its names are those of the `gguf` package, and what
 it does to rows is written down here once more.
