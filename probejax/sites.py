@@ -7,7 +7,9 @@ A block adds what its attention and what its MLP write to the residual stream:
 
 The names are TransformerLens' (`hook_resid_post`, `hook_z`, ...), and so are the places: Gemma 2
 and 3 have a norm after the attention and one after the MLP, and `attn_out` and `mlp_out` stand
-behind it, "that which is added to the residual stream" (its `transformer_block.py`). SAELens hooks
+behind it, "that which is added to the residual stream" (its `transformer_block.py`). Other families
+have no norms there, and where the MLP reads what entered the block (GPT-NeoX), both are still what
+is added. resid_pre.0 is what enters block 0: with GPT-2's learned positions added. SAELens hooks
 into TransformerLens and so means the same. Of Gemma Scope's SAEs (arXiv 2408.05147), those called
 `res` read resid_post, those called `mlp` mlp_out, and those called `att` attn_z: the outputs of the
 heads side by side, before the projection.

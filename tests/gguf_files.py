@@ -6,17 +6,17 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from probejax.models import gguf as gguf_module
-
-# llama.cpp's own list of a Gemma 3's tensors, without the head.
-_STEMS = [s for s in gguf.MODEL_TENSORS[gguf.MODEL_ARCH.GEMMA3] if s != gguf.MODEL_TENSOR.OUTPUT]
-
 
 def names(n_layers) -> dict[str, str]:
-    """Hugging Face's name of each tensor -> llama.cpp's."""
-    stems = [gguf.TENSOR_NAMES[stem] + ".weight" for stem in _STEMS]
-    found = [n.format(bid=i) for n in stems for i in range(n_layers if "{bid}" in n else 1)]
-    return {gguf_module.hf_name(name): name for name in found}
+    """Hugging Face's name of each tensor -> llama.cpp's, by llama.cpp's own table."""
+    arch = gguf.MODEL_ARCH.GEMMA3
+    stems = [s for s in gguf.MODEL_TENSORS[arch] if s != gguf.MODEL_TENSOR.OUTPUT]
+    table = gguf.get_tensor_name_map(arch, n_layers).mapping
+    return {
+        f"{theirs}.weight": f"{ours}.weight"
+        for theirs, (stem, ours) in table.items()
+        if stem in stems and theirs.startswith("model.") and not theirs.startswith("model.model")
+    }
 
 
 def numbers(config) -> dict[str, object]:
@@ -32,9 +32,9 @@ def numbers(config) -> dict[str, object]:
         "attention.sliding_window": config.sliding_window,
         "attention.sliding_window_pattern": [t == "sliding_attention" for t in config.layer_types],
         "attention.scale": config.query_pre_attn_scalar**-0.5,
-        "rope.freq_base": config.rope_base_global,
-        "rope.freq_base_swa": config.rope_base_local,
-        "rope.scaling.factor": config.rope_scale_global,
+        "rope.freq_base": config.rope_global.base,
+        "rope.freq_base_swa": config.rope_local.base,
+        "rope.scaling.factor": config.rope_global.factor,
         "final_logit_softcapping": config.final_softcap,
     }
 

@@ -30,7 +30,7 @@ def gemma2() -> dict[str, bytes]:
     fields = tiny_models.hf_config(config) | {
         "model_type": "gemma2",
         "attn_logit_softcapping": config.attn_softcap,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base_local},
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_local.base},
     }
     arrays = tiny_models.arrays(config).arrays
     names = sorted(arrays)

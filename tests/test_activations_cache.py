@@ -67,7 +67,7 @@ def test_rows_are_in_the_order_of_the_prompts(tmp_path):
             np.testing.assert_allclose(last[i], alone[0], rtol=0, atol=2e-5)
     # The embedding of the last real token, not of padding or of BOS.
     ids = tokens.encode(MODEL.tokenizer, PROMPTS, 1024)
-    table = np.asarray(MODEL.transformer.embed_tokens[...]) * np.float32(32**0.5)
+    table = np.asarray(MODEL.transformer.embed_tokens.weight[...]) * np.float32(32**0.5)
     np.testing.assert_allclose(found["embed"].last(), table[[x[-1] for x in ids]], rtol=1e-6)
 
 

@@ -23,7 +23,7 @@ TASKS = [task("a", PROMPTS[:60]), task("b", [*PROMPTS[40:], *PROMPTS[40:45]])]
 
 def embeddings(prompts):
     """The rows that a prompt's tokens have at the embedding, without BOS."""
-    table = np.asarray(MODEL.transformer.embed_tokens[...]) * np.float32(32**0.5)
+    table = np.asarray(MODEL.transformer.embed_tokens.weight[...]) * np.float32(32**0.5)
     ids = tokens.encode(MODEL.tokenizer, prompts, 1024)
     return np.concatenate([table[x[1:]] for x in ids])
 
@@ -50,7 +50,7 @@ def test_all_tokens_but_bos_split_by_prompt(tmp_path):
 
 
 def embeddings_of_bos():
-    return np.asarray(MODEL.transformer.embed_tokens[...])[2] * np.float32(32**0.5)
+    return np.asarray(MODEL.transformer.embed_tokens.weight[...])[2] * np.float32(32**0.5)
 
 
 def test_a_prompt_of_two_tasks_is_held_out_in_both_or_in_neither(tmp_path):

@@ -35,8 +35,9 @@ ORDER = {
         "columns", "folder", "own", "plans", "splits", "regimes", "distinct", "catalog", "draw",
     ),
     "models": (
-        "config", "quantised", "hf_config", "gguf_config", "transformer", "weights",
-        "safetensors", "gguf_header", "gguf", "tokens", "checkpoint",
+        "rope", "config", "quantised", "layouts", "family", "families", "presets", "hf_fields",
+        "hf_rope", "hf_config", "gguf_config", "blocks", "transformer", "weights", "safetensors",
+        "gguf_header", "gguf", "tokens", "checkpoint",
     ),
     "saes": (
         "winners", "sae", "stored", "part", "formats", "absent", "stream", "select", "quality",

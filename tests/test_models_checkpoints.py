@@ -92,21 +92,33 @@ def test_the_embedding_says_how_many_tokens_there_are(tmp_path, arrays):
     assert models.find(str(path)).config.d_vocab == CONFIG.d_vocab  # there is no list of tokens
     less = {name: x for name, x in arrays.items() if name != EMBEDDING}
     path = gguf_files.model(tmp_path / "y.gguf", CONFIG, less)
-    with pytest.raises(ValueError, match=r"y\.gguf has no tensor token_embd\.weight"):
+    with pytest.raises(ValueError, match=r"^y has no tensor token_embd\.weight"):
         _ = models.find(str(path)).config
 
 
-def test_a_head_of_its_own_gives_residuals_and_no_logits(tmp_path, arrays, expected):
+def test_a_head_of_its_own_is_used(tmp_path, arrays, expected):
+    """As in transformers, also where the config says that there is none."""
     other = arrays[EMBEDDING] * 1.01
+    tied = models.logits(models.weights.load(CONFIG, tiny_models.Arrays(arrays)), IDS, MASK)
+    bent = lambda logits: np.arctanh(np.asarray(logits, np.float64) / CONFIG.final_softcap)
     gguf_file = gguf_files.model(
         tmp_path / "x.gguf", CONFIG, arrays, extra={"output.weight": other}
     )
     folder = write(tmp_path / "folder", arrays | {"lm_head.weight": other})
-    for path in (gguf_file, folder):
+    untied = write(tmp_path / "u", arrays | {"lm_head.weight": other}, tie_word_embeddings=False)
+    for path in (gguf_file, folder, untied):
         transformer = load(path)
         assert same(transformer, expected)
-        with pytest.raises(ValueError, match="output head differs from its embedding"):
-            models.logits(transformer, IDS, MASK)
+        found = models.logits(transformer, IDS, MASK)
+        np.testing.assert_allclose(bent(found), 1.01 * bent(tied), rtol=1e-3, atol=1e-4)
+
+
+def test_a_head_that_is_missing_gives_residuals_and_no_logits(tmp_path, arrays, expected):
+    """AutoModel saves none."""
+    transformer = load(write(tmp_path / "x", arrays, tie_word_embeddings=False))
+    assert same(transformer, expected)
+    with pytest.raises(ValueError, match="no output head, and its embedding is none"):
+        models.logits(transformer, IDS, MASK)
 
 
 def test_rotary_factors_that_change_the_angles_are_refused(tmp_path, arrays):
@@ -378,5 +390,5 @@ def test_kinds_that_gguf_quantises_all_load(tmp_path, arrays, expected):
     for kind in ("Q8_0", "Q4_0", "Q5_1", "BF16"):
         kinds = {name: gguf.GGMLQuantizationType[kind]}
         found = Gguf(gguf_files.model(tmp_path / f"{kind}.gguf", config, wide, kinds=kinds))
-        values = found.read(name, (slice(None), slice(None)))
+        values = found.read(gguf_files.names(3)[name], (slice(None), slice(None)))
         assert np.abs(values - wide[name]).max() < 0.2 * np.abs(wide[name]).max()

@@ -94,8 +94,9 @@ def test_the_defaults_are_those_of_transformers(kind):
     """Whatever version is installed; the rotary numbers are compared below, and by their effect."""
     found = from_hf({"model_type": kind}, "x")
     hf = {"gemma2": Gemma2Config, "gemma3_text": Gemma3TextConfig}[kind]()
-    assert found == models.GemmaConfig(
+    assert found == models.ModelConfig(
         name="x",
+        family=kind[:6],
         d_model=hf.hidden_size,
         d_head=hf.head_dim,
         d_mlp=hf.intermediate_size,
@@ -104,14 +105,18 @@ def test_the_defaults_are_those_of_transformers(kind):
         n_kv_heads=hf.num_key_value_heads,
         layer_types=tuple(hf.layer_types),
         sliding_window=hf.sliding_window,
-        rope_base_local=10_000.0,
-        rope_base_global=10_000.0 if kind == "gemma2" else 1_000_000.0,
-        rope_scale_global=1.0,
+        rope_local=models.Rope(1e4),
+        rope_global=models.Rope(1e4 if kind == "gemma2" else 1e6),
         query_pre_attn_scalar=float(hf.query_pre_attn_scalar),
         qk_norm=kind == "gemma3_text",
         attn_softcap=hf.attn_logit_softcapping,
         final_softcap=hf.final_logit_softcapping,
+        norm="rms_plus_one",
         norm_eps=hf.rms_norm_eps,
+        activation="gelu_tanh",
+        post_norms=True,
+        embed_scale=hf.hidden_size**0.5,
+        tied=hf.tie_word_embeddings,
     )
 
 
@@ -161,8 +166,8 @@ def test_every_spelling_of_the_rotary_numbers(spelling):
     golden = json.loads((GOLDEN / "gemma-3-270m.json").read_text())
     fields = {k: v for k, v in golden.items() if not k.startswith("rope")}
     found = from_hf(fields | SPELLINGS[spelling], "x")
-    assert (found.rope_base_local, found.rope_base_global) == (123.0, 1e6)
-    assert found.rope_scale_global == 4.0
+    assert found.rope_local == models.Rope(123.0)
+    assert found.rope_global == models.Rope(1e6, factor=4.0)
 
 
 @pytest.mark.parametrize(
@@ -171,20 +176,35 @@ def test_every_spelling_of_the_rotary_numbers(spelling):
 )
 def test_every_spelling_of_gemma_2s_one_base(fields):
     found = from_hf({"model_type": "gemma2", **fields}, "x")
-    assert (found.rope_base_local, found.rope_base_global) == (99.0, 99.0)
+    assert found.rope_local == found.rope_global == models.Rope(99.0)
 
 
-# Each field and another value for it. A new field of GemmaConfig must find its place here.
-OTHER_VALUES = {
-    "layer_types": ("full_attention",) * 3,
-    "sliding_window": 4,
-    "rope_base_local": 51.0,
-    "rope_base_global": 51.0,
-    "rope_scale_global": 3.0,
-    "query_pre_attn_scalar": 16.0,
-    "attn_softcap": 3.0,
-    "norm_eps": 2e-3,
-}
+# Small programs: there are many.
+SMALL = tiny_models.change(tiny_models.GEMMA3, layer_types=("sliding_attention", "full_attention"))
+
+# Each field and other values for it. A new field of ModelConfig must find its place here.
+GLOBAL_ROPE = SMALL.rope_global
+OTHER_VALUES = [
+    ("layer_types", ("full_attention",) * 2),
+    ("sliding_window", 4),
+    ("norm", "rms"),
+    ("norm_eps", 2e-3),
+    ("activation", "silu"),
+    ("activation", "gelu"),
+    ("query_pre_attn_scalar", 16.0),
+    ("parallel", True),
+    ("embed_scale", 2.0),
+    ("attn_softcap", 3.0),
+    ("rope_local", models.Rope(51.0)),
+    ("rope_global", tiny_models.change(GLOBAL_ROPE, base=51.0)),
+    ("rope_global", tiny_models.change(GLOBAL_ROPE, factor=3.0)),
+    ("rope_global", tiny_models.change(GLOBAL_ROPE, fraction=0.5)),
+    ("rope_global", tiny_models.change(GLOBAL_ROPE, divisors=(2.0,) * 8)),
+    *(
+        ("rope_global", tiny_models.change(GLOBAL_ROPE, llama3=models.Llama3(*numbers)))
+        for numbers in ((8, 1, 4, 64), (9, 1, 4, 64), (8, 2, 4, 64), (8, 1, 5, 64), (8, 1, 4, 80))
+    ),
+]
 OTHER_LOGITS = {"final_softcap": 3.0}  # enters after the residual stream
 OTHER_SHAPES = {  # cannot change without other weights
     "d_model": 16,
@@ -193,26 +213,40 @@ OTHER_SHAPES = {  # cannot change without other weights
     "d_vocab": 30,
     "n_heads": 2,
     "n_kv_heads": 4,
+    "norm": "layer",
+    "n_positions": 20,
+    "gated": False,
+    "post_norms": False,
     "qk_norm": False,
+    "qkv_bias": True,
+    "out_bias": True,
+    "mlp_bias": True,
 }
-NO_EFFECT = {"name": "another"}
+NO_EFFECT = {"name": "another", "family": "gemma2"}
+HEAD = {"tied"}  # tested where there is one
 
 
 def test_every_field_is_tested_for_its_effect():
-    tested = OTHER_VALUES.keys() | OTHER_LOGITS.keys() | OTHER_SHAPES.keys() | NO_EFFECT.keys()
-    assert {field.name for field in dataclasses.fields(models.GemmaConfig)} == tested
+    values = [value for field, value in OTHER_VALUES if field.startswith("rope_")]
+    for kind, found in (
+        (models.ModelConfig, {field for field, _ in OTHER_VALUES}),
+        (models.Rope, {n for x in values for n, y in vars(x).items() if y != vars(GLOBAL_ROPE)[n]}),
+    ):
+        if kind is models.ModelConfig:
+            found |= OTHER_LOGITS.keys() | OTHER_SHAPES.keys() | NO_EFFECT.keys() | HEAD
+        assert {field.name for field in dataclasses.fields(kind)} == found
 
 
 @pytest.fixture(scope="module")
 def outputs():
     """Gives the last residual and the logits of a config, on the same weights."""
-    arrays = tiny_models.arrays(tiny_models.GEMMA3)
+    arrays = tiny_models.arrays(SMALL)
     ids = jnp.asarray(np.random.default_rng(0).integers(3, 61, (2, tiny_models.LENGTH)))
     mask = jnp.ones(ids.shape, bool)
 
     @jax.jit
     def run(model):
-        return models.residuals(model, ids, mask, (2,))[2], models.logits(model, ids, mask)
+        return models.residuals(model, ids, mask, (1,))[1], models.logits(model, ids, mask)
 
     def outputs(config):
         return [np.asarray(x) for x in run(models.weights.load(config, arrays))]
@@ -222,31 +256,40 @@ def outputs():
 
 @pytest.fixture(scope="module")
 def base(outputs):
-    return outputs(tiny_models.GEMMA3)
+    return outputs(SMALL)
 
 
-@pytest.mark.parametrize("field", OTHER_VALUES)
-def test_field_changes_the_residual(outputs, base, field):
-    found = outputs(tiny_models.change(tiny_models.GEMMA3, **{field: OTHER_VALUES[field]}))
-    assert np.abs(found[0] - base[0]).max() > 1e-3 * np.abs(base[0]).max()
+@pytest.fixture(scope="module")
+def seen():
+    """The residuals of the values before, all of which differ."""
+    return []
+
+
+@pytest.mark.parametrize(("field", "value"), OTHER_VALUES)
+def test_field_changes_the_residual(outputs, base, seen, field, value):
+    found = outputs(tiny_models.change(SMALL, **{field: value}))[0]
+    for other in (base[0], *seen):
+        assert np.abs(found - other).max() > 1e-4 * np.abs(base[0]).max()
+    seen.append(found)
 
 
 def test_final_softcap_changes_the_logits_alone(outputs, base):
-    residual, logits = outputs(tiny_models.change(tiny_models.GEMMA3, **OTHER_LOGITS))
+    residual, logits = outputs(tiny_models.change(SMALL, **OTHER_LOGITS))
     assert np.array_equal(residual, base[0])
     assert np.abs(logits - base[1]).max() > 1e-2
 
 
-def test_name_changes_nothing(outputs, base):
-    found = outputs(tiny_models.change(tiny_models.GEMMA3, **NO_EFFECT))
+def test_labels_change_nothing(outputs, base):
+    found = outputs(tiny_models.change(SMALL, **NO_EFFECT))
     assert all(np.array_equal(a, b) for a, b in zip(found, base, strict=True))
 
 
 @pytest.mark.parametrize("field", OTHER_SHAPES)
 def test_field_changes_the_weights_wanted(field):
-    config = tiny_models.change(tiny_models.GEMMA3, **{field: OTHER_SHAPES[field]})
+    ropes = dict(rope_local=None, rope_global=None) if field == "n_positions" else {}
+    config = tiny_models.change(SMALL, **{field: OTHER_SHAPES[field]}, **ropes)
     with pytest.raises(ValueError, match="The checkpoint does not fit tiny-gemma-3: "):
-        models.weights.load(config, tiny_models.arrays(tiny_models.GEMMA3))
+        models.weights.load(config, tiny_models.arrays(SMALL))
 
 
 def test_window_of_w_sees_w_keys():
@@ -267,20 +310,22 @@ def refused(fields, message, name="some-model"):
 
 
 def test_other_models_are_refused():
-    refused({"model_type": "llama"}, "some-model is a 'llama'; probejax runs gemma2, gemma3_text")
-    refused({}, "some-model is a 'model of unknown type'; probejax runs gemma2, gemma3_text")
+    refused(
+        {"model_type": "mamba"}, "some-model is a 'mamba'; probejax runs gemma, gemma2, gemma3_text"
+    )
+    refused({}, "some-model is a 'model of unknown type'; probejax runs gemma, gemma2, gemma3_text")
     golden = json.loads((GOLDEN / "gemma-3-270m.json").read_text())
     refused(
         {**golden, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
-        "some-model uses 'yarn' rotary scaling; only `default` and `linear` are implemented",
+        "some-model uses 'yarn' rotary scaling; only default, linear, llama3 are implemented",
     )
     refused(
         {**golden, "use_bidirectional_attention": True},
-        "some-model attends in both directions",
+        "some-model says use_bidirectional_attention=True in its config.json; of gemma3_text",
     )
     refused(
-        {**golden, "hidden_activation": "silu"},
-        "^some-model says hidden_activation=silu; probejax implements gelu_pytorch_tanh, which",
+        {**golden, "hidden_activation": "quick_gelu"},
+        "^some-model has the activation 'quick_gelu'; probejax implements silu, swish, gelu, ",
     )
 
 
@@ -316,6 +361,7 @@ DAMAGED = [
     ({"rope_scaling": {"rope_type": "linear"}}, "without a factor"),
     ({"rope_scaling": {"rope_type": "linear", "factor": -8.0}}, "factor"),
     ({"rope_parameters": {"full_attention": {"partial_rotary_factor": 0.5}}}, "part of each head"),
+    ({"hidden_activation": None}, "hidden_activation"),
 ]
 
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from probejax.models import tokens, weights
+from probejax.models import families, tokens, weights
 from probejax.models.gguf import Gguf
 from probejax.models.gguf_config import from_gguf
 from probejax.models.gguf_header import read_header
+from probejax.models.layouts import Named
 from probejax.models.safetensors import Safetensors, text_model
 from tests import gguf_files, tiny_models
 from tests.gguf_files import raw, text
@@ -206,9 +207,9 @@ def test_a_gguf_file_damaged_anywhere(whole_gguf, damages):
 
     def read():
         found = Gguf(path)
-        config = from_gguf(found.fields, "x", found.d_vocab)
+        config = from_gguf(found.fields, "x", found)
         if config.n_parameters < 1 << 20 and config.n_layers < 4:  # others cost a second to lay out
-            weights.load(config, found)
+            weights.load(config, Named(found, families.GEMMA3.gguf, config))
         for name in found.names():
             found.read(name, (slice(0, 1), *(slice(None) for _ in found.shape(name)[1:])))
 
@@ -235,7 +236,7 @@ def test_a_safetensors_file_damaged_anywhere(whole_safetensors, damages):
     (folder / "model.safetensors").write_bytes(damaged(whole, damages, start))
 
     def read():
-        found = text_model(Safetensors(folder))
+        found = text_model(Safetensors(folder), families.GEMMA3.files, CONFIG)
         weights.load(CONFIG, found, dtype=jnp.float32)
 
     try:
@@ -283,8 +284,11 @@ def test_the_whole_files_are_read(tmp_path, arrays):
     """Else the tests of damage would find damage everywhere."""
     path = gguf_files.model(tmp_path / "x.gguf", CONFIG, arrays)
     found = Gguf(path)
-    model = weights.load(from_gguf(found.fields, "x", found.d_vocab), found)
+    config = from_gguf(found.fields, "x", found)
+    model = weights.load(config, Named(found, families.GEMMA3.gguf, config))
     save_file(arrays, tmp_path / "model.safetensors")
-    other = weights.load(CONFIG, text_model(Safetensors(tmp_path)))
+    other = weights.load(CONFIG, text_model(Safetensors(tmp_path), families.GEMMA3.files, CONFIG))
     for a, b in ((model, other),):
-        np.testing.assert_allclose(a.embed_tokens[...], b.embed_tokens[...], atol=1e-6)
+        np.testing.assert_allclose(
+            a.embed_tokens.weight[...], b.embed_tokens.weight[...], atol=1e-6
+        )

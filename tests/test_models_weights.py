@@ -15,8 +15,8 @@ from jax.sharding import PartitionSpec as P
 from safetensors.numpy import load_file, save_file
 
 from probejax import artifacts, models
+from probejax.models import families, layouts, safetensors, weights
 from probejax.models import gguf as gguf_module
-from probejax.models import safetensors, weights
 from tests import gguf_files, tiny_models
 
 # Four key/value heads, so that every cut axis divides by the four devices.
@@ -30,7 +30,6 @@ SPECS = {
     "gate_proj": P("model"),
     "up_proj": P("model"),
     "down_proj": P(None, "model"),
-    "weight": P(),
 }
 
 
@@ -63,12 +62,61 @@ def test_a_mesh_shards_the_weights_and_changes_no_residual(arrays):
     assert mesh.size == 4
     sharded = weights.load(CONFIG, arrays, mesh=mesh)
     specs = {name: leaf[...].sharding.spec for name, leaf in leaves(sharded).items()}
-    assert specs == {name: SPECS[name.split(".")[-1]] for name in specs}
-    embedding = sharded.embed_tokens[...]
+    assert specs == {name: SPECS.get(name.split(".")[-2], P()) for name in specs}
+    embedding = sharded.embed_tokens.weight[...]
     assert [shard.data.shape for shard in embedding.addressable_shards] == [(16, 32)] * 4
     alone, together = run(weights.load(CONFIG, arrays)), run(sharded)
     for layer in alone:
         np.testing.assert_allclose(together[layer], alone[layer], rtol=1e-5, atol=1e-5)
+
+
+def all_numbers(model):
+    ids = jnp.asarray(np.random.default_rng(0).integers(3, 60, (3, tiny_models.LENGTH)))
+    mask = jnp.ones(ids.shape, bool)
+    places = ("embed", "attn_z.0", "attn_out.0", "mlp_out.0", "0", "1")
+    forward = jax.jit(
+        lambda m: (models.residuals(m, ids, mask, places), models.logits(m, ids, mask))
+    )
+    return jax.tree.map(np.asarray, forward(model))
+
+
+@pytest.mark.parametrize("config", [tiny_models.LLAMA, tiny_models.PYTHIA], ids=lambda c: c.name)
+def test_one_two_and_four_devices_give_the_same_numbers(config):
+    tensors = tiny_models.arrays(config)
+    alone = all_numbers(weights.load(config, tensors))
+    for n in (1, 2, 4):
+        mesh = Mesh(np.array(jax.devices()[:n]), ("model",))
+        cut = weights.load(config, tensors, mesh=mesh)
+        spec = P() if config.d_vocab % n else P("model")  # a vocabulary may be of any size
+        assert cut.embed_tokens.weight[...].sharding.spec == spec
+        attention, mlp = cut.layers[1].self_attn, cut.layers[1].mlp
+        assert {s.data.shape[0] for s in attention.q_proj.weight[...].addressable_shards} == {
+            config.n_heads // n
+        }
+        if config.qkv_bias:
+            assert attention.q_proj.bias[...].sharding.spec == P("model")
+            assert mlp.up_proj.bias[...].sharding.spec == P("model")
+            assert attention.o_proj.bias[...].sharding.is_fully_replicated
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5),
+            all_numbers(cut),
+            alone,
+        )
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"n_heads": 6, "n_kv_heads": 2}, "has 6 query heads, which cannot be cut evenly over 4"),
+        ({"d_mlp": 50}, "has 50 columns of its MLP, which cannot be cut evenly over 4 devices"),
+    ],
+)
+def test_a_model_that_cannot_be_cut(fields, said):
+    config = tiny_models.change(tiny_models.LLAMA, **fields)
+    with pytest.raises(ValueError, match=said):
+        weights.load(
+            config, tiny_models.arrays(config), mesh=Mesh(np.array(jax.devices()), ("model",))
+        )
 
 
 def test_a_shard_is_read_and_nothing_else(arrays):
@@ -119,9 +167,9 @@ def test_dtype_of_every_weight_and_of_the_residual(arrays, dtype):
 def test_bfloat16_files_load_as_float32_and_back(arrays, tmp_path):
     halves = {name: np.asarray(jnp.asarray(x, jnp.bfloat16)) for name, x in arrays.arrays.items()}
     save_file(halves, tmp_path / "model.safetensors")
-    source = safetensors.Safetensors(tmp_path)
+    source = text_model(tmp_path)
     for dtype in (jnp.float32, jnp.bfloat16):
-        found = weights.load(CONFIG, source, dtype=dtype).layers[1].mlp.up_proj[...]
+        found = weights.load(CONFIG, source, dtype=dtype).layers[1].mlp.up_proj.weight[...]
         assert found.dtype == dtype
         assert np.array_equal(found, halves["model.layers.1.mlp.up_proj.weight"].astype(dtype))
 
@@ -162,6 +210,10 @@ def test_wrong_shapes_are_listed(arrays):
     refused(arrays.arrays | wrong, "q_proj.weight is (32, 64), expected (4, 16, 32).")
 
 
+def text_model(folder):
+    return safetensors.text_model(safetensors.Safetensors(folder), families.GEMMA3.files, CONFIG)
+
+
 @pytest.fixture
 def folder(arrays, tmp_path):
     """A model folder in two files."""
@@ -177,7 +229,7 @@ def folder(arrays, tmp_path):
 
 
 def test_sharded_files_hold_one_model(arrays, folder):
-    found = weights.load(CONFIG, safetensors.Safetensors(folder))
+    found = weights.load(CONFIG, text_model(folder))
     assert np.array_equal(run(found)["2"], run(weights.load(CONFIG, arrays))["2"])
 
 
@@ -257,7 +309,8 @@ def small_gguf(path, arrays):
 
 
 def test_gguf_tensors_equal_the_arrays(arrays, tmp_path):
-    source = gguf_module.Gguf(small_gguf(tmp_path / "x.gguf", arrays.arrays))
+    raw = gguf_module.Gguf(small_gguf(tmp_path / "x.gguf", arrays.arrays))
+    source = layouts.Named(raw, families.GEMMA3.gguf, CONFIG)
     assert set(source.names()) == set(arrays.arrays)
     transformer = weights.load(CONFIG, source)
     for name, leaf in leaves(transformer).items():

@@ -6,6 +6,7 @@ key head, the heads are together wider than the model, and the query scale is no
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import tokenizers
@@ -16,38 +17,78 @@ from probejax import models
 from probejax.models import weights
 
 N_LAYERS, LENGTH, VOCABULARY = 3, 12, 61
-_SHARED = dict(
+_LOCAL, _GLOBAL = "sliding_attention", "full_attention"
+_GEMMA = dict(
     d_model=32,
     d_head=16,
     d_mlp=48,
     d_vocab=VOCABULARY,
     n_heads=4,
     n_kv_heads=2,
-    sliding_window=3,
-    query_pre_attn_scalar=23.0,
-    final_softcap=2.0,
-    norm_eps=1e-3,
-)
-_LOCAL, _GLOBAL = "sliding_attention", "full_attention"
-GEMMA2 = models.GemmaConfig(
-    name="tiny-gemma-2",
-    **_SHARED,
     layer_types=(_LOCAL, _GLOBAL, _LOCAL),
-    rope_base_local=50.0,
-    rope_base_global=50.0,
-    rope_scale_global=1.0,
-    qk_norm=False,
+    norm="rms_plus_one",
+    norm_eps=1e-3,
+    activation="gelu_tanh",
+    query_pre_attn_scalar=23.0,
+    sliding_window=3,
+    post_norms=True,
+    embed_scale=32**0.5,
+    final_softcap=2.0,
+)
+GEMMA2 = models.ModelConfig(
+    name="tiny-gemma-2",
+    family="gemma2",
+    **_GEMMA,
+    rope_local=models.Rope(50.0),
+    rope_global=models.Rope(50.0),
     attn_softcap=2.0,
 )
-GEMMA3 = models.GemmaConfig(
+GEMMA3 = models.ModelConfig(
     name="tiny-gemma-3",
-    **_SHARED,
-    layer_types=(_LOCAL, _GLOBAL, _LOCAL),
-    rope_base_local=50.0,
-    rope_base_global=200.0,
-    rope_scale_global=4.0,
+    family="gemma3",
+    **_GEMMA,
+    rope_local=models.Rope(50.0),
+    rope_global=models.Rope(200.0, factor=4.0),
     qk_norm=True,
-    attn_softcap=None,
+)
+LLAMA = models.ModelConfig(
+    name="tiny-llama",
+    family="llama",
+    d_model=32,
+    d_head=8,
+    d_mlp=48,
+    d_vocab=64,
+    n_heads=8,
+    n_kv_heads=4,
+    layer_types=(_GLOBAL,) * 2,
+    norm="rms",
+    norm_eps=1e-3,
+    activation="silu",
+    query_pre_attn_scalar=8.0,
+    rope_global=models.Rope(50.0, llama3=models.Llama3(8.0, 1.0, 4.0, 32.0)),
+    tied=False,
+)
+PYTHIA = models.ModelConfig(
+    name="tiny-pythia",
+    family="gpt_neox",
+    d_model=32,
+    d_head=8,
+    d_mlp=48,
+    d_vocab=61,
+    n_heads=4,
+    n_kv_heads=4,
+    layer_types=(_GLOBAL,) * 2,
+    norm="layer",
+    norm_eps=1e-3,
+    activation="gelu",
+    query_pre_attn_scalar=8.0,
+    rope_global=models.Rope(50.0, fraction=0.5),
+    gated=False,
+    parallel=True,
+    qkv_bias=True,
+    out_bias=True,
+    mlp_bias=True,
+    tied=False,
 )
 CONFIGS = {config.name: config for config in (GEMMA2, GEMMA3)}
 
@@ -61,6 +102,9 @@ class Arrays:
 
     def names(self):
         return self.arrays
+
+    def called(self, name):
+        return name
 
     def shape(self, name):
         return self.arrays[name].shape
@@ -76,11 +120,13 @@ def arrays(config, seed=0) -> Arrays:
     state = nnx.state(nnx.eval_shape(lambda: models.Transformer(config)))
     found = {}
     for path, leaf in nnx.to_flat_state(state):
-        shape = leaf.shape
-        if path[-1] in ("q_proj", "k_proj", "v_proj"):
-            shape = (shape[0] * shape[1], shape[2])
-        elif path[-1] == "o_proj":
-            shape = (shape[0], shape[1] * shape[2])
+        *outputs, inputs = leaf.shape
+        if path[-2] in ("q_proj", "k_proj", "v_proj"):
+            shape = (math.prod(leaf.shape),) if path[-1] == "bias" else (math.prod(outputs), inputs)
+        elif path[-2:] == ("o_proj", "weight"):
+            shape = (leaf.shape[0], math.prod(leaf.shape[1:]))
+        else:
+            shape = leaf.shape
         scale = 0.5 if len(shape) == 1 else shape[-1] ** -0.5
         found[weights.tensor_name(path)] = (scale * rng.normal(size=shape)).astype(np.float32)
     return Arrays(found)
@@ -133,11 +179,11 @@ def hf_config(config) -> dict:
         "rms_norm_eps": config.norm_eps,
         "final_logit_softcapping": config.final_softcap,
         "rope_parameters": {
-            _LOCAL: {"rope_type": "default", "rope_theta": config.rope_base_local},
+            _LOCAL: {"rope_type": "default", "rope_theta": config.rope_local.base},
             _GLOBAL: {
                 "rope_type": "linear",
-                "rope_theta": config.rope_base_global,
-                "factor": config.rope_scale_global,
+                "rope_theta": config.rope_global.base,
+                "factor": config.rope_global.factor,
             },
         },
     }

@@ -186,6 +186,7 @@ def _run(prompts, folders, recipe, model: LoadedModel, label: str, batch_tokens:
     new = np.setdiff1d(np.arange(len(distinct)), known.prompts)
     ids = tokenizers.encode(model.tokenizer, [distinct[i] for i in new], recipe.max_length)
     batches = forward.batches(ids, batch_tokens)
+    model.config.check_length(max(map(len, ids), default=0))
     # Another set of known prompts makes other batches.
     stem += f".{batch_tokens}.{zlib.crc32(known.prompts.tobytes()):08x}"
     every = recipe.positions == "all"

@@ -14,7 +14,7 @@ import tokenizers
 from probejax.activations.cache import Recipe, is_cached
 from probejax.activations.shared import DIGEST_BYTES
 from probejax.models import tokens as texts
-from probejax.models.config import GemmaConfig
+from probejax.models.config import ModelConfig
 from probejax.sites import Site
 
 _GB = 10**9
@@ -51,7 +51,7 @@ def plan(
     sites: Sequence[Site],
     recipe: Recipe,
     tokenizer: tokenizers.Tokenizer,
-    config: GemmaConfig,
+    config: ModelConfig,
     *,
     cache_dir: str | Path | None = None,
 ) -> list[Plan]:
@@ -98,16 +98,13 @@ def peak_one_by_one(plans: Sequence[Plan]) -> int:
     return max((each.peak for each in plans), default=0)
 
 
-def flops_per_token(config: GemmaConfig, sites: Sequence[Site]) -> float:
+def flops_per_token(config: ModelConfig, sites: Sequence[Site]) -> float:
     """Returns the arithmetic of one token up to the last site, without attention's own products.
 
     Two operations per parameter of a block; attention between tokens adds a few per cent at the
     lengths of prompts.
     """
-    attention = 2 * config.d_model * config.d_head * (config.n_heads + config.n_kv_heads)
-    return (
-        2.0 * max(site.blocks for site in sites) * (attention + 3 * config.d_model * config.d_mlp)
-    )
+    return 2.0 * max(site.blocks for site in sites) * config.n_block_weights
 
 
 def measured_flops(dtype: Any, size: int = 1024) -> float:

@@ -86,6 +86,7 @@ class LanguageModel:
         distinct = list(dict.fromkeys(texts))
         ids = _cut(tokens.encode(self.tokenizer, distinct, max_length + 1), max_length)
         batches = forward.batches(ids, batch_tokens)
+        self.config.check_length(max(map(len, ids), default=0))
         parts, keep = [], cast(forward.Positions, positions)
         with tqdm(total=sum(map(len, ids)), unit="tok", unit_scale=True, desc=str(site)) as bar:
             for part in forward.run(self._up_to(site), batches, (site,), keep):

@@ -1,15 +1,19 @@
 """Language models: configuration, transformer, weights and tokens."""
 
 from probejax.models.checkpoint import Checkpoint, LoadedModel, find, load
-from probejax.models.config import PRESETS, GemmaConfig
+from probejax.models.config import ModelConfig
+from probejax.models.presets import PRESETS
+from probejax.models.rope import Llama3, Rope
 from probejax.models.transformer import Transformer, logits, read_sites, residuals
 from probejax.sites import Site
 
 __all__ = [
     "PRESETS",
     "Checkpoint",
-    "GemmaConfig",
+    "Llama3",
     "LoadedModel",
+    "ModelConfig",
+    "Rope",
     "Site",
     "Transformer",
     "find",

@@ -14,10 +14,12 @@ import tokenizers
 
 from probejax import artifacts
 from probejax.foreign import open_regular, read_json, require_regular
-from probejax.models import gguf_config, hf_config, safetensors, tokens, weights
-from probejax.models.config import PRESETS, GemmaConfig
+from probejax.models import families, gguf_config, hf_config, safetensors, tokens, weights
+from probejax.models.config import ModelConfig
 from probejax.models.gguf import Gguf
 from probejax.models.gguf_header import parts
+from probejax.models.layouts import Named
+from probejax.models.presets import PRESETS
 from probejax.models.transformer import Transformer
 from probejax.sites import Site, parse
 
@@ -48,14 +50,14 @@ class Checkpoint:
     )
 
     @functools.cached_property
-    def config(self) -> GemmaConfig:
+    def config(self) -> ModelConfig:
         """The numbers of the model.
 
         Raises:
           ValueError: a model that probejax does not run, or a damaged file.
         """
         if self.path.is_file():
-            return gguf_config.from_gguf(self._gguf.fields, self.name, self._gguf.d_vocab)
+            return gguf_config.from_gguf(self._gguf.fields, self.name, self._gguf)
         fields = read_json(self.path / "config.json", dict[str, Any], "download it again")
         return hf_config.from_hf(fields, self.name)
 
@@ -74,10 +76,12 @@ class Checkpoint:
         """
         config = self.config  # first: it may say that these are no weights to read
         self.fetch_weights()
+        family = families.named(config.family)
         if self.path.is_file():
-            source = self._gguf
+            source = Named(self._gguf, family.gguf, config)
         else:
-            source = safetensors.text_model(safetensors.Safetensors(self.path))
+            files = safetensors.Safetensors(self.path)
+            source = safetensors.text_model(files, family.files, config)
         return weights.load(config, source, n_layers=n_layers, dtype=dtype, mesh=mesh)
 
     def tokenizer(self) -> tokenizers.Tokenizer:
@@ -91,7 +95,7 @@ class Checkpoint:
 class LoadedModel:
     """A model in memory: its numbers, its weights and its tokenizer."""
 
-    config: GemmaConfig
+    config: ModelConfig
     transformer: Transformer
     tokenizer: tokenizers.Tokenizer
 

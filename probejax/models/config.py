@@ -1,16 +1,17 @@
-"""The numbers of a Gemma 2 or Gemma 3 text model, and those of the published ones."""
+"""The numbers of a language model, whatever its family."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from probejax.models.rope import Rope
 from probejax.sites import Site
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"  # the names of `config.json`
 
-# What a file may say; the largest Gemma has 62 blocks, a width of 5,376 and 262,208 tokens.
+# What a file may say; the largest known has 126 blocks, a width of 16,384 and 262,208 tokens.
 Layers = Annotated[int, Meta(ge=1, le=1024)]
 Size = Annotated[int, Meta(ge=1, le=1 << 24)]
 Epsilon = Annotated[float, Meta(gt=0, le=1)]
@@ -18,30 +19,43 @@ Positive = Annotated[float, Meta(gt=0, le=1e12)]
 
 
 @dataclasses.dataclass(frozen=True)
-class GemmaConfig:
+class ModelConfig:
     """Everything about a checkpoint that changes its numbers.
 
     Attributes:
       name: label for messages and results; no effect on the numbers.
+      family: its row in `families.py`, by which the tensors of its files are named; likewise.
       d_model: width of the residual stream.
       d_head: width of one attention head.
-      d_mlp: width of the gated MLP.
+      d_mlp: width of the MLP.
       d_vocab: rows of the embedding.
       n_heads: query heads.
       n_kv_heads: key and value heads, shared by `n_heads // n_kv_heads` query heads each.
       layer_types: per block, `sliding_attention` or `full_attention`.
-      sliding_window: keys that a query of a sliding block sees, itself included.
-      rope_base_local: base of the rotary angles in sliding blocks.
-      rope_base_global: the same in full blocks.
-      rope_scale_global: positions of full blocks are divided by this (linear scaling).
+      norm: `rms` (gain `weight`), `rms_plus_one` (gain `1 + weight`, Gemma) or `layer` (mean taken
+        off, gain `weight`, then `bias`).
+      norm_eps: added to the mean square, or to the variance, in every norm.
+      activation: of the MLP: `silu`, `gelu` (exact), `gelu_tanh` or `relu`.
       query_pre_attn_scalar: queries are divided by its square root.
-      qk_norm: whether queries and keys pass an RMSNorm (Gemma 3).
+      sliding_window: keys that a query of a sliding block sees, itself included.
+      rope_local: rotary positions in sliding blocks.
+      rope_global: the same in full blocks.
+      n_positions: rows of a learned embedding of positions, in the place of rotary ones (GPT-2).
+      gated: whether the MLP is `down(activation(gate(x)) * up(x))`, else `down(activation(up(x)))`.
+      parallel: whether the MLP reads what entered the block, as the attention does (GPT-NeoX).
+      post_norms: whether attention and MLP pass a norm before they are added (Gemma).
+      qk_norm: whether queries and keys pass a norm, head by head (Gemma 3, Qwen 3).
+      qkv_bias: whether queries, keys and values have a bias.
+      out_bias: whether the projection after the heads has one.
+      mlp_bias: whether the matrices of the MLP have one.
+      embed_scale: the embedding is multiplied by it, rounded to the working dtype.
       attn_softcap: bound of the attention scores, `cap * tanh(score / cap)` (Gemma 2).
       final_softcap: the same for the logits.
-      norm_eps: added to the mean square in every RMSNorm.
+      tied: whether the output head is the embedding.
     """
 
     name: str
+    family: str
     d_model: int
     d_head: int
     d_mlp: int
@@ -49,15 +63,25 @@ class GemmaConfig:
     n_heads: int
     n_kv_heads: int
     layer_types: tuple[str, ...]
-    sliding_window: int
-    rope_base_local: float
-    rope_base_global: float
-    rope_scale_global: float
+    norm: Literal["rms", "rms_plus_one", "layer"]
+    norm_eps: float
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu"]
     query_pre_attn_scalar: float
-    qk_norm: bool
-    attn_softcap: float | None
-    final_softcap: float | None
-    norm_eps: float = 1e-6
+    sliding_window: int | None = None
+    rope_local: Rope | None = None
+    rope_global: Rope | None = None
+    n_positions: int | None = None
+    gated: bool = True
+    parallel: bool = False
+    post_norms: bool = False
+    qk_norm: bool = False
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    embed_scale: float = 1.0
+    attn_softcap: float | None = None
+    final_softcap: float | None = None
+    tied: bool = True
 
     def __post_init__(self):
         """Raises ValueError where the numbers contradict each other."""
@@ -66,15 +90,39 @@ class GemmaConfig:
                 f"{self.name} has {self.n_heads} query heads, which cannot share its "
                 f"{self.n_kv_heads} key and value heads evenly; is its configuration damaged?"
             )
-        if self.d_head % 2:
-            raise ValueError(
-                f"{self.name} has heads of width {self.d_head}; rotary angles need an even one."
-            )
         if unknown := set(self.layer_types) - {LOCAL, GLOBAL}:
             raise ValueError(
                 f"{self.name} has blocks of type {', '.join(sorted(unknown))}; probejax knows "
                 f"{LOCAL} and {GLOBAL}."
             )
+        if LOCAL in self.layer_types and self.sliding_window is None:
+            raise ValueError(f"{self.name} has sliding blocks, and no sliding_window for them.")
+        for kind in sorted(set(self.layer_types)):
+            self._check_positions(kind)
+
+    def _check_positions(self, kind: str) -> None:
+        rope = self.rope(kind)
+        if (rope is None) == (self.n_positions is None):
+            raise ValueError(
+                f"{self.name} needs positions that are either learned or rotary in its blocks of "
+                f"type {kind}."
+            )
+        if rope is None:
+            return
+        turned, pairs = int(self.d_head * rope.fraction), rope.pairs(self.d_head)
+        if turned % 2 or not 0 < turned <= self.d_head:
+            raise ValueError(
+                f"{self.name} has heads of width {self.d_head}, of which {turned} are turned; "
+                "rotary angles need an even number."
+            )
+        if rope.divisors is not None and len(rope.divisors) != pairs:
+            raise ValueError(
+                f"{self.name} has {len(rope.divisors)} divisors of rotary angles for {pairs} pairs."
+            )
+
+    def rope(self, layer_type: str) -> Rope | None:
+        """Returns the rotary positions of a type of block; None where positions are learned."""
+        return self.rope_global if layer_type == GLOBAL else self.rope_local
 
     @property
     def n_layers(self) -> int:
@@ -82,12 +130,22 @@ class GemmaConfig:
         return len(self.layer_types)
 
     @property
-    def n_parameters(self) -> int:
-        """Parameters of the full text model; the embedding counts once, it is tied."""
+    def n_block_weights(self) -> int:
+        """Entries of the matrices of one block: each costs a token one multiplication."""
         attention = 2 * self.d_model * self.d_head * (self.n_heads + self.n_kv_heads)
-        norms = 4 * self.d_model + 2 * self.d_head * self.qk_norm
-        block = attention + 3 * self.d_model * self.d_mlp + norms
-        return self.d_vocab * self.d_model + self.n_layers * block + self.d_model
+        return attention + (3 if self.gated else 2) * self.d_model * self.d_mlp
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters of the full text model; a tied embedding counts once."""
+        norm = 2 * self.d_model if self.norm == "layer" else self.d_model
+        block = self.n_block_weights
+        block += (4 if self.post_norms else 2) * norm + 2 * self.d_head * self.qk_norm
+        block += self.qkv_bias * self.d_head * (self.n_heads + 2 * self.n_kv_heads)
+        block += self.out_bias * self.d_model
+        block += self.mlp_bias * (self.d_model + (2 if self.gated else 1) * self.d_mlp)
+        tables = self.d_vocab * (1 if self.tied else 2) + (self.n_positions or 0)
+        return tables * self.d_model + self.n_layers * block + norm
 
     def width(self, site: Site) -> int:
         """Returns how many numbers a token has at a site."""
@@ -105,42 +163,15 @@ class GemmaConfig:
                     "`embed`, what enters the first of them."
                 )
 
+    def check_length(self, n_tokens: int) -> None:
+        """Raises ValueError if a prompt of so many tokens has more than the model has positions."""
+        if self.n_positions is not None and n_tokens > self.n_positions:
+            raise ValueError(
+                f"A prompt has {n_tokens:,} tokens, and {self.name} has learned positions for "
+                f"{self.n_positions:,}; give --max_length={self.n_positions} or less."
+            )
+
 
 def alternate(n_layers: int, period: int) -> tuple[str, ...]:
     """Returns the layer types of a model in which every `period`-th block attends in full."""
     return tuple(GLOBAL if (i + 1) % period == 0 else LOCAL for i in range(n_layers))
-
-
-def _gemma2(name, d_model, d_head, d_mlp, n_heads, n_kv_heads, n_layers, scalar) -> GemmaConfig:
-    return GemmaConfig(
-        name, d_model, d_head, d_mlp, 256_000, n_heads, n_kv_heads, alternate(n_layers, 2),
-        sliding_window=4096, rope_base_local=1e4, rope_base_global=1e4, rope_scale_global=1.0,
-        query_pre_attn_scalar=scalar, qk_norm=False, attn_softcap=50.0, final_softcap=30.0,
-    )  # fmt: skip
-
-
-def _gemma3(
-    name, d_model, d_head, d_mlp, d_vocab, n_heads, n_kv_heads, n_layers, window, scale, scalar
-) -> GemmaConfig:
-    return GemmaConfig(
-        name, d_model, d_head, d_mlp, d_vocab, n_heads, n_kv_heads, alternate(n_layers, 6),
-        sliding_window=window, rope_base_local=1e4, rope_base_global=1e6, rope_scale_global=scale,
-        query_pre_attn_scalar=scalar, qk_norm=True, attn_softcap=None, final_softcap=None,
-    )  # fmt: skip
-
-
-# The published models, for shape tests and memory plans; a run reads its checkpoint instead.
-# Sources: arXiv 2408.00118 table 1, arXiv 2503.19786 table 1, and the checkpoints' config.json.
-PRESETS = {
-    config.name: config
-    for config in (
-        _gemma2("gemma-2-2b", 2304, 256, 9216, 8, 4, 26, 256.0),
-        _gemma2("gemma-2-9b", 3584, 256, 14336, 16, 8, 42, 256.0),
-        _gemma2("gemma-2-27b", 4608, 128, 36864, 32, 16, 46, 144.0),
-        _gemma3("gemma-3-270m", 640, 256, 2048, 262_144, 4, 1, 18, 512, 1.0, 256.0),
-        _gemma3("gemma-3-1b", 1152, 256, 6912, 262_144, 4, 1, 26, 512, 1.0, 256.0),
-        _gemma3("gemma-3-4b", 2560, 256, 10240, 262_208, 8, 4, 34, 1024, 8.0, 256.0),
-        _gemma3("gemma-3-12b", 3840, 256, 15360, 262_208, 16, 8, 48, 1024, 8.0, 256.0),
-        _gemma3("gemma-3-27b", 5376, 128, 21504, 262_208, 32, 16, 62, 1024, 8.0, 168.0),
-    )
-}

@@ -1,7 +1,6 @@
-"""Reads GGUF files: the header, and quantised tensors under their Hugging Face names."""
+"""Reads GGUF files: the header, and quantised tensors."""
 
 import functools
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,28 +10,8 @@ import numpy as np
 
 from probejax.foreign import DamagedFile
 from probejax.models.gguf_header import TensorInfo, parts, read_header
-from probejax.models.weights import HEAD
 
-_NAMES = {
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "attn_norm": "input_layernorm",
-    "post_attention_norm": "post_attention_layernorm",
-    "ffn_norm": "pre_feedforward_layernorm",
-    "post_ffw_norm": "post_feedforward_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-    "token_embd": "embed_tokens",
-    "output_norm": "norm",
-}
-_LAYER = re.compile(r"^blk\.(\d+)\.(.*)$")
 _NOT_TEXT = ("v.", "mm.")  # a vision tower and its projection
-_ROPE_FACTORS = "rope_freqs.weight"
 
 
 class Gguf:
@@ -57,11 +36,9 @@ class Gguf:
             for name, info in header.tensors.items():
                 if not name.startswith(_NOT_TEXT):
                     self._add(part, name, info)
-        self._require_plain_angles()
 
     def _add(self, path: Path, name: str, info: TensorInfo) -> None:
-        ours = hf_name(name)
-        if ours in self._tensors:
+        if name in self._tensors:
             raise DamagedFile(
                 f"{path} holds {name}, which it or another part holds as well; download it again."
             )
@@ -70,33 +47,10 @@ class Gguf:
                 f"{path} stores {name} as {info.kind.name}, which probejax cannot turn into "
                 "values; use a file of another quantisation, such as Q8_0."
             )
-        self._tensors[ours] = (path, info)
-
-    def _require_plain_angles(self) -> None:
-        if _ROPE_FACTORS in self._tensors:
-            path, info = self._tensors[_ROPE_FACTORS]
-            if info.n_bytes > 1 << 20 or (self.read(_ROPE_FACTORS, (slice(None),)) != 1.0).any():
-                raise ValueError(
-                    f"{path} scales each rotary angle by a factor of its own ({_ROPE_FACTORS}), "
-                    "which no Gemma does and probejax has not implemented."
-                )
-            del self._tensors[_ROPE_FACTORS]
-
-    @property
-    def d_vocab(self) -> int:
-        """Rows of the embedding: tokens may be fewer, or more.
-
-        Raises:
-          ValueError: there is none.
-        """
-        if (name := hf_name("token_embd.weight")) not in self._tensors:
-            raise ValueError(
-                f"{self._path} has no tensor token_embd.weight; give the file of a whole model."
-            )
-        return self.shape(name)[0]
+        self._tensors[name] = (path, info)
 
     def names(self) -> Iterable[str]:
-        """Returns the Hugging Face name of every tensor of the text model."""
+        """Returns the name of every tensor of the text model."""
         return self._tensors
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -104,27 +58,12 @@ class Gguf:
         return self._tensors[name][1].shape
 
     def read(self, name: str, cuts: tuple[slice, ...]) -> np.ndarray:
-        """Dequantises the rows asked for, then cuts the other axes.
-
-        llama.cpp stores a Gemma norm as its whole gain, `1 + weight`; the one comes off here.
-        """
+        """Dequantises the rows asked for, then cuts the other axes."""
         path, tensor = self._tensors[name]
         rows = tensor.shape[0]
         data = np.memmap(path, np.uint8, "r", tensor.offset, (rows, tensor.n_bytes // rows))
         values = gguf.quants.dequantize(data[cuts[0]], tensor.kind)
-        values = values.reshape(-1, *tensor.shape[1:])[(slice(None), *cuts[1:])]
-        return values - 1.0 if name.endswith("norm.weight") else values
-
-
-def hf_name(name: str) -> str:
-    """Returns the Hugging Face name of a GGUF tensor; an unknown name passes through."""
-    if name == "output.weight":
-        return HEAD
-    layer = _LAYER.match(name)
-    stem, weight, rest = (layer[2] if layer else name).partition(".weight")
-    if stem not in _NAMES or not weight or rest:
-        return name
-    return f"model.{f'layers.{layer[1]}.' if layer else ''}{_NAMES[stem]}.weight"
+        return values.reshape(-1, *tensor.shape[1:])[(slice(None), *cuts[1:])]
 
 
 @functools.cache

@@ -1,6 +1,5 @@
 """Reads the safetensors files of a Hugging Face model folder."""
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,12 +8,10 @@ import numpy as np
 from safetensors import safe_open
 
 from probejax.foreign import DamagedFile, file_name, parsing, read_json, require_regular
+from probejax.models.config import ModelConfig
+from probejax.models.layouts import Layout, Named
 from probejax.models.quantised import require_floats
-from probejax.models.weights import HEAD, Renamed
 
-_TEXT_MODEL = re.compile(r"^(?:language_model\.model|model\.language_model|language_model)\.")
-_BARE = re.compile(r"^(?=(?:embed_tokens|layers|norm)\.)")  # a folder saved by AutoModel
-_NOT_TEXT = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_")
 _ADVICE = "download it again"
 
 
@@ -95,20 +92,13 @@ def files(folder: Path) -> list[Path]:
     return found
 
 
-def text_model(tensors: Safetensors) -> Renamed:
-    """Returns the text model's tensors under `model.`, whatever its checkpoint calls them.
+def text_model(tensors: Safetensors, layout: Layout, config: ModelConfig) -> Named:
+    """Returns the text model's tensors under our names.
 
     Raises:
       ValueError: the weights are quantised, or two tensors have the same place.
     """
-
-    def rename(name: str) -> str | None:
-        if name.startswith(_NOT_TEXT):
-            return None
-        if name.endswith("lm_head.weight"):
-            return HEAD
-        return _BARE.sub("model.", _TEXT_MODEL.sub("model.", name))
-
-    text = [name for name in tensors.names() if not name.startswith(_NOT_TEXT)]
-    require_floats({name: tensors.type(name) for name in text}, tensors.folder)
-    return Renamed(tensors, rename)
+    found = Named(tensors, layout, config)
+    types = {name: tensors.type(name) for name in map(found.called, found.names())}
+    require_floats(types, tensors.folder)
+    return found

@@ -4,9 +4,10 @@ The loop runs over our parameters, never over the file, so a missing tensor cann
 leaf is read straight into its shards: nothing holds a second copy of the model.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +17,17 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from probejax import devices
-from probejax.models.config import GemmaConfig
+from probejax.models.config import ModelConfig
+from probejax.models.layouts import HEAD, OurTensors
 from probejax.models.transformer import Transformer
 
-HEAD = "lm_head.weight"  # what a checkpoint may hold besides: in every Gemma, the embedding again
 _EMBEDDING = "model.embed_tokens.weight"
 
-# How each parameter is cut over the mesh axis "model": by heads, MLP width or vocabulary.
+# How each matrix is cut over the mesh axis "model": by heads, MLP width or vocabulary. A bias is
+# cut as the outputs of its matrix.
 _SPECS = {
     "embed_tokens": P("model"),
+    "lm_head": P("model"),
     "q_proj": P("model"),
     "o_proj": P(None, "model"),
     "gate_proj": P("model"),
@@ -33,36 +36,15 @@ _SPECS = {
 }
 
 
-@runtime_checkable
-class Tensors(Protocol):
-    """The tensors of a checkpoint under their Hugging Face names, read on demand."""
-
-    def names(self) -> Iterable[str]:
-        """Returns the name of every tensor."""
-        ...
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Returns a tensor's shape without reading it."""
-        ...
-
-    def read(self, name: str, cuts: tuple[slice, ...]) -> np.ndarray:
-        """Reads one block of a tensor."""
-        ...
-
-
 def tensor_name(path: tuple[Any, ...]) -> str:
-    """Returns the checkpoint's name for a parameter of ours.
-
-    Ours repeat the checkpoint's; only its `model.` prefix and the `.weight` of its linear layers
-    are not part of ours.
-    """
-    name = "model." + ".".join(map(str, path))
-    return name if name.endswith(".weight") else name + ".weight"
+    """Returns the name of the tensor that fills a parameter: its path, under `model.` or alone."""
+    name = ".".join(map(str, path))
+    return name if name == HEAD else f"model.{name}"
 
 
 def load(
-    config: GemmaConfig,
-    tensors: Tensors,
+    config: ModelConfig,
+    tensors: OurTensors,
     *,
     n_layers: int | None = None,
     dtype: Any = jnp.float32,
@@ -72,33 +54,37 @@ def load(
 
     Args:
       config: the checkpoint's numbers.
-      tensors: the checkpoint's tensors.
+      tensors: the checkpoint's tensors, under our names (`layouts.Named`).
       n_layers: blocks to hold; the tensors of later blocks are not read. None holds all.
       dtype: dtype of every parameter and so of the residual stream.
       mesh: where to put the weights, cut along its axis "model"; None means the default device.
 
     Raises:
-      ValueError: tensors that are missing, unknown or of another shape; all are listed.
+      ValueError: tensors that are missing, unknown or of another shape, all of which are listed;
+        a model that cannot be cut over the mesh.
     """
     if mesh is None:
         mesh = jax.sharding.Mesh(np.array(devices.own()[:1]), ("model",))
+    if "model" in mesh.axis_names:
+        check_mesh(config, mesh.shape["model"])
     _require_blocks(config, tensors)
-    make = lambda n: lambda: Transformer(config, n, dtype)
+    given = set(tensors.names())
+    if config.tied and HEAD in given and not _same_head(tensors):
+        config = dataclasses.replace(config, tied=False)  # as in transformers, the file decides
+    make = lambda n: lambda: Transformer(config, n, dtype, head=config.tied or HEAD in given)
     names = lambda state: {tensor_name(path): leaf for path, leaf in nnx.to_flat_state(state)}
     graphdef, abstract = nnx.split(nnx.eval_shape(make(n_layers)))
     wanted = names(abstract)
     full = wanted if n_layers is None else names(nnx.state(nnx.eval_shape(make(None))))
     _check(config.name, wanted, full, tensors)
     filled = [
-        (path, leaf.replace(_read(tensors, tensor_name(path), leaf, _sharding(mesh, path))))
+        (path, leaf.replace(_read(tensors, tensor_name(path), leaf, _sharding(mesh, path, leaf))))
         for path, leaf in nnx.to_flat_state(abstract)
     ]
-    transformer = nnx.merge(graphdef, nnx.from_flat_state(filled))
-    transformer.tied = transformer.norm is None or _tied(tensors)
-    return transformer
+    return nnx.merge(graphdef, nnx.from_flat_state(filled))
 
 
-def _require_blocks(config: GemmaConfig, tensors: Tensors) -> None:
+def _require_blocks(config: ModelConfig, tensors: OurTensors) -> None:
     """Raises before a model of very many blocks is laid out, if the checkpoint has not as many."""
     n_tensors = len(list(tensors.names()))
     if n_tensors < config.n_layers:
@@ -108,17 +94,18 @@ def _require_blocks(config: GemmaConfig, tensors: Tensors) -> None:
         )
 
 
-def _check(model: str, wanted: Mapping, full: Mapping, tensors: Tensors) -> None:
+def _check(model: str, wanted: Mapping, full: Mapping, tensors: OurTensors) -> None:
     """Raises unless the checkpoint holds exactly this model."""
     given = set(tensors.names())
     missing, unused = sorted(wanted.keys() - given), sorted(given - full.keys() - {HEAD})
     if missing or unused:
+        theirs = lambda names: _some([tensors.called(name) for name in names])
         raise ValueError(
-            f"The checkpoint does not fit {model}: missing {_some(missing)}; "
-            f"unused {_some(unused)}."
+            f"The checkpoint does not fit {model}: missing {theirs(missing)}; "
+            f"unused {theirs(unused)}."
         )
     wrong = [
-        f"{name} is {tensors.shape(name)}, expected {leaf.shape}"
+        f"{tensors.called(name)} is {tensors.shape(name)}, expected {leaf.shape}"
         for name, leaf in wanted.items()
         if _groups(leaf.shape, tensors.shape(name)) is None
     ]
@@ -126,10 +113,8 @@ def _check(model: str, wanted: Mapping, full: Mapping, tensors: Tensors) -> None
         raise ValueError(f"The checkpoint does not fit {model}: {_some(wrong)}.")
 
 
-def _tied(tensors: Tensors, samples: int = 64) -> bool:
-    """Tells whether the output head is the embedding, by some rows if the checkpoint holds both."""
-    if HEAD not in tensors.names():
-        return True
+def _same_head(tensors: OurTensors, samples: int = 64) -> bool:
+    """Tells whether the output head is the embedding, by some rows of both."""
     if tensors.shape(HEAD) != tensors.shape(_EMBEDDING):
         return False
     for row in np.linspace(0, tensors.shape(HEAD)[0] - 1, samples).astype(int):
@@ -144,8 +129,23 @@ def _some(items: list[str], most: int = 8) -> str:
     return (", ".join(items[:most]) or "none") + rest
 
 
-def _sharding(mesh: jax.sharding.Mesh, path: tuple[Any, ...]) -> NamedSharding:
-    spec = _SPECS.get(str(path[-1]), P()) if "model" in mesh.axis_names else P()
+def check_mesh(config: ModelConfig, n_devices: int) -> None:
+    """Raises ValueError unless a model can be cut over so many devices."""
+    for count, what in ((config.n_heads, "query heads"), (config.d_mlp, "columns of its MLP")):
+        if count % n_devices:
+            raise ValueError(
+                f"{config.name} has {count} {what}, which cannot be cut evenly over {n_devices} "
+                "devices; take a number that divides them."
+            )
+
+
+def _sharding(mesh: jax.sharding.Mesh, path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    spec = _SPECS.get(str(path[-2]), P()) if "model" in mesh.axis_names else P()
+    if path[-1] == "bias":
+        spec = P(*spec[:1])
+    cut = [size for size, axis in zip(leaf.shape, spec, strict=False) if axis]
+    if any(size % mesh.shape["model"] for size in cut):  # a vocabulary; `check_mesh` saw the rest
+        spec = P()
     return NamedSharding(mesh, spec)
 
 
@@ -162,7 +162,7 @@ def _groups(ours: tuple[int, ...], theirs: tuple[int, ...]) -> list[tuple[int, .
     return groups if axis == len(ours) else None
 
 
-def _read(tensors: Tensors, name: str, leaf, sharding: NamedSharding) -> jax.Array:
+def _read(tensors: OurTensors, name: str, leaf, sharding: NamedSharding) -> jax.Array:
     """Reads one parameter into its shards; only the first axis of a group may be cut."""
     groups = _groups(leaf.shape, tensors.shape(name))
     assert groups is not None  # _check has seen it
@@ -178,32 +178,3 @@ def _read(tensors: Tensors, name: str, leaf, sharding: NamedSharding) -> jax.Arr
         return tensors.read(name, tuple(cuts)).reshape(shape).astype(leaf.dtype)
 
     return jax.make_array_from_callback(leaf.shape, sharding, block)
-
-
-class Renamed:
-    """Tensors under other names: `rename` maps a file's name to ours, or None to leave it out."""
-
-    def __init__(self, tensors: Tensors, rename: Callable[[str], str | None]):
-        """Raises ValueError if two tensors get the same name."""
-        self._tensors = tensors
-        self._source = {}
-        for name in tensors.names():
-            if (ours := rename(name)) in self._source:
-                raise ValueError(
-                    f"The checkpoint holds {self._source[ours]} and {name}, which are both {ours}; "
-                    "delete the one that does not belong to the model."
-                )
-            if ours is not None:
-                self._source[ours] = name
-
-    def names(self) -> Iterable[str]:
-        """Returns our names."""
-        return self._source
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Returns the shape of the tensor that we call `name`."""
-        return self._tensors.shape(self._source[name])
-
-    def read(self, name: str, cuts: tuple[slice, ...]) -> np.ndarray:
-        """Reads a block of the tensor that we call `name`."""
-        return self._tensors.read(self._source[name], cuts)

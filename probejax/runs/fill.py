@@ -130,7 +130,7 @@ def fill_cache(filling: Filling, *, disk_gb: float | None = None) -> Path:
 
 
 def find_sites(
-    config: models.GemmaConfig, at: Sequence[Site | str | int] | None
+    config: models.ModelConfig, at: Sequence[Site | str | int] | None
 ) -> tuple[Site, ...]:
     """Returns distinct sites of a model, or the study's.
 

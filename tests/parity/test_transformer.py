@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from probejax import models
-from probejax.models import transformer as ours_module
+from probejax.models.blocks import softcap
+from probejax.models.rope import rotate
 from probejax.sites import EMBEDDING, KINDS, Site
 from tests import tiny_models
 
@@ -52,11 +53,11 @@ def hf_model(config):
     )
     torch.manual_seed(0)
     # As transformers 4 spells the rotary numbers; 5 reads it too, and saves its own spelling.
-    shared["rope_theta"] = c.rope_base_global
+    shared["rope_theta"] = c.rope_global.base
     if c.qk_norm:
         ropes = dict(
-            rope_local_base_freq=c.rope_base_local,
-            rope_scaling={"rope_type": "linear", "factor": c.rope_scale_global},
+            rope_local_base_freq=c.rope_local.base,
+            rope_scaling={"rope_type": "linear", "factor": c.rope_global.factor},
         )
         model = Gemma3ForCausalLM(Gemma3TextConfig(**shared, **ropes))
     else:
@@ -161,9 +162,7 @@ def test_rope(pair, layer):
     cos, sin = (each[:, :, None].numpy() for each in rotary(torch.tensor(x), where, *kind))
     half = np.concatenate([-x[..., 8:], x[..., :8]], axis=-1)
     block = ours.layers[layer].self_attn
-    found = ours_module.rotate(
-        jnp.asarray(x), jnp.asarray(positions), block.rope_base, block.rope_scale
-    )
+    found = rotate(jnp.asarray(x), jnp.asarray(positions), block.rope)
     # A float32 angle of 200 radians is known to 1e-5.
     np.testing.assert_allclose(found[:, :4], (x * cos + half * sin)[:, :4], rtol=0, atol=1e-6)
     np.testing.assert_allclose(found, x * cos + half * sin, rtol=0, atol=3e-5)
@@ -171,11 +170,11 @@ def test_rope(pair, layer):
 
 def test_softcap_is_odd_bounded_and_close_to_the_identity_near_zero():
     x = np.linspace(-30, 30, 61, dtype=np.float32)
-    found = np.asarray(ours_module.softcap(jnp.asarray(x), 2.0))
+    found = np.asarray(softcap(jnp.asarray(x), 2.0))
     np.testing.assert_allclose(found, 2 * np.tanh(x / 2), atol=1e-6)
     np.testing.assert_allclose(found, -found[::-1], atol=1e-7)
     assert np.abs(found).max() <= 2.0 and (np.diff(found) >= 0).all()
-    assert np.array_equal(ours_module.softcap(jnp.asarray(x), None), x)
+    assert np.array_equal(softcap(jnp.asarray(x), None), x)
 
 
 @pytest.mark.parametrize("layer", [1, 2])
