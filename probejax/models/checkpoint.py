@@ -21,7 +21,10 @@ from probejax.models.gguf_header import parts
 from probejax.models.transformer import Transformer
 from probejax.sites import Site, parse
 
-PINNED = {"gemma-3-270m": artifacts.gemma_3_270m}  # models that come without an account
+PINNED = {  # models that come without an account
+    "gemma-3-270m": artifacts.gemma_3_270m,
+    "smollm2-135m": artifacts.smollm2_135m,
+}
 # What may be meant by a name with a slip in it. Base models of Gemma 3 end in -pt, but for one.
 _BASES = {name: name if name[:7] == "gemma-2" else f"{name}-pt" for name in PRESETS} | {
     "gemma-3-270m": "gemma-3-270m"
