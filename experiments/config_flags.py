@@ -29,6 +29,7 @@ _AS_THEY_ARE = (
     *common.OWN,
     common.DTYPE,
     common.MAX_LENGTH,
+    common.BOS,
     flags.DEFINE_string(
         "groups",
         None,

@@ -53,6 +53,7 @@ def plan(
     tokenizer: tokenizers.Tokenizer,
     config: GemmaConfig,
     *,
+    bos: str | None = texts.BOS,
     cache_dir: str | Path | None = None,
 ) -> list[Plan]:
     """Counts what a harvest of lists of prompts takes; exact but for the headers of files.
@@ -65,6 +66,7 @@ def plan(
       recipe: as for `harvest`.
       tokenizer: of the model.
       config: its numbers.
+      bos: text of the token before each prompt; None if there is none.
       cache_dir: where to look for what is there already.
     """
     every = recipe.positions == "all"
@@ -79,7 +81,7 @@ def plan(
         distinct = list(dict.fromkeys(prompts))
         new = distinct if every else [prompt for prompt in distinct if prompt not in known]
         known.update(prompts)
-        tokens = sum(map(len, texts.encode(tokenizer, new, recipe.max_length)))
+        tokens = sum(map(len, texts.encode(tokenizer, new, recipe.max_length, bos)))
         rows = tokens if every else len(distinct)
         # And where each prompt's rows are, and its hash.
         size = rows * vectors + len(sites) * (2 * 8 + DIGEST_BYTES) * len(prompts)

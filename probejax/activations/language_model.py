@@ -23,9 +23,10 @@ class LanguageModel:
     Its weights are read when it is first asked, no further than up to the site that is asked for.
     """
 
-    def __init__(self, found: checkpoint.Checkpoint, dtype: str):
-        """Keeps where the model is; reads none of it but its numbers."""
+    def __init__(self, found: checkpoint.Checkpoint, dtype: str, bos: str = "auto"):
+        """Keeps where the model is; reads none of it but its numbers and what it says of BOS."""
         self.checkpoint, self.config, self.dtype = found, found.config, dtype
+        self.bos = found.bos_token(bos)
         self._transformer = None
 
     def __repr__(self) -> str:
@@ -56,7 +57,7 @@ class LanguageModel:
 
         Args:
           texts: N strings, in a list, tuple, array or column of a table. Equal ones run once; an
-            empty one is the BOS token alone.
+            empty one is the BOS token alone, and refused where no BOS is put before texts.
           site: `resid_post.9`, `mlp_out.9`, ..., see `probejax.sites`; `9` is short for
             `resid_post.9`.
           positions: `last` keeps the last token of each text, `all` keeps every token, BOS first.
@@ -83,8 +84,14 @@ class LanguageModel:
         if positions not in get_args(forward.Positions):
             raise ValueError(f"positions is {positions!r}; choose 'last' or 'all'.")
         self.config.check([site])
+        if self.bos is None and "" in texts:
+            raise ValueError(
+                f"texts[{texts.index('')}] is empty, and without BOS it has no token; leave it "
+                'out, or give load_model(..., bos="always").'
+            )
         distinct = list(dict.fromkeys(texts))
-        ids = _cut(tokens.encode(self.tokenizer, distinct, max_length + 1), max_length)
+        ids = tokens.encode(self.tokenizer, distinct, max_length + 1, self.bos)
+        ids = _cut(ids, max_length, 0 if self.bos is None else 1)
         batches = forward.batches(ids, batch_tokens)
         parts, keep = [], cast(forward.Positions, positions)
         with tqdm(total=sum(map(len, ids)), unit="tok", unit_scale=True, desc=str(site)) as bar:
@@ -92,7 +99,8 @@ class LanguageModel:
                 parts.append(part)
                 bar.update(part.tokens)
         number = {text: i for i, text in enumerate(distinct)}
-        return _joined(parts, site, np.array([number[text] for text in texts]))
+        found = _joined(parts, site, np.array([number[text] for text in texts]))
+        return found._replace(bos=self.bos is not None)
 
     def _up_to(self, site: Site):
         """Returns the transformer with the blocks up to a site, and keeps the deepest."""
@@ -104,14 +112,20 @@ class LanguageModel:
 
 
 def load_model(
-    spec: str, *, dtype: str = "float32", cache_dir: str | Path | None = None
+    spec: str,
+    *,
+    dtype: str = "float32",
+    bos: str = "auto",
+    cache_dir: str | Path | None = None,
 ) -> LanguageModel:
     """Finds a language model; its weights are read when it is first asked for activations.
 
     Args:
-      spec: `gemma-3-270m`, which needs no account; a Hugging Face id such as `google/gemma-2-2b`; a
-        folder with config.json and safetensors; or a GGUF file.
+      spec: `gemma-3-270m` or `smollm2-135m`, which need no account; a Hugging Face id such as
+        `google/gemma-2-2b`; a folder with config.json and safetensors; or a GGUF file.
       dtype: `float32` or `bfloat16`, of the weights and of the activations.
+      bos: whether a BOS token is put before each text: `always`, `never`, or `auto` for what is
+        the model's own convention (Gemma and Llama have it; GPT-2, Pythia, Qwen and SmolLM2 not).
       cache_dir: where fetched files live; `$PROBEJAX_CACHE`, else `~/.cache/probejax`.
 
     Returns:
@@ -121,8 +135,8 @@ def load_model(
     Raises:
       FileNotFoundError: a path that does not exist, or a folder that is not a model's.
       ArtifactError: the files could not be fetched.
-      ValueError: a spec that is none of these, a model that probejax does not run, or a dtype that
-        is none of the two.
+      ValueError: a spec that is none of these, a model that probejax does not run, a dtype that is
+        none of the two, or BOS is wanted and the model has none.
 
     Example:
       >>> import probejax as px
@@ -134,7 +148,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; choose from {', '.join(DTYPES)}.")
-    return LanguageModel(checkpoint.find(spec, cache_dir=cache_dir), dtype)
+    return LanguageModel(checkpoint.find(spec, cache_dir=cache_dir), dtype, bos)
 
 
 def _strings(texts: Iterable[Any]) -> list[str]:
@@ -149,8 +163,8 @@ def _strings(texts: Iterable[Any]) -> list[str]:
     return texts
 
 
-def _cut(ids: list[np.ndarray], max_length: int) -> list[np.ndarray]:
-    """Takes the token after BOS from texts with one token too many, and says how many were cut."""
+def _cut(ids: list[np.ndarray], max_length: int, first: int) -> list[np.ndarray]:
+    """Takes the first token after BOS from texts with one too many, and says how many were cut."""
     longer = [i for i, row in enumerate(ids) if len(row) > max_length]
     if longer:
         warnings.warn(
@@ -159,7 +173,7 @@ def _cut(ids: list[np.ndarray], max_length: int) -> list[np.ndarray]:
             stacklevel=3,
         )
     for i in longer:
-        ids[i] = np.delete(ids[i], 1)
+        ids[i] = np.delete(ids[i], first)
     return ids
 
 

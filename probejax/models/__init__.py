@@ -1,5 +1,6 @@
 """Language models: configuration, transformer, weights and tokens."""
 
+from probejax.models import bos
 from probejax.models.checkpoint import Checkpoint, LoadedModel, find, load
 from probejax.models.config import PRESETS, GemmaConfig
 from probejax.models.transformer import Transformer, logits, read_sites, residuals
@@ -12,6 +13,7 @@ __all__ = [
     "LoadedModel",
     "Site",
     "Transformer",
+    "bos",
     "find",
     "load",
     "logits",

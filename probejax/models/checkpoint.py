@@ -14,7 +14,8 @@ import tokenizers
 
 from probejax import artifacts
 from probejax.foreign import open_regular, read_json, require_regular
-from probejax.models import gguf_config, hf_config, safetensors, tokens, weights
+from probejax.models import bos as of_bos
+from probejax.models import ggml_vocabulary, gguf_config, hf_config, safetensors, tokens, weights
 from probejax.models.config import PRESETS, GemmaConfig
 from probejax.models.gguf import Gguf
 from probejax.models.gguf_header import parts
@@ -89,14 +90,30 @@ class Checkpoint:
             return tokens.tokenizer_from_gguf(self.path)
         return tokens.tokenizer_from_folder(self.path)
 
+    @functools.cached_property
+    def bos(self) -> of_bos.Bos:
+        """What the model's files say of BOS."""
+        if self.path.is_file():
+            return of_bos.of_vocabulary(ggml_vocabulary.read(self._gguf.fields, self.path))
+        return of_bos.of_folder(self.path, self.tokenizer)
+
+    def bos_token(self, rule: str = "auto") -> str | None:
+        """Returns the text of the token to put before each prompt, see `bos.chosen`.
+
+        Raises:
+          ValueError: there is none where one is wanted.
+        """
+        return of_bos.chosen(self.bos, rule, self.name)
+
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory: its numbers, its weights and its tokenizer."""
+    """A model in memory: its numbers, its weights, its tokenizer and the text of its BOS."""
 
     config: GemmaConfig
     transformer: Transformer
     tokenizer: tokenizers.Tokenizer
+    bos: str | None = tokens.BOS
 
     def __repr__(self) -> str:
         return f"LoadedModel({self.config.name}, {self.transformer})"
@@ -181,9 +198,8 @@ def load(
         sites = [parse(layer) for layer in layers]
         checkpoint.config.check(sites)
         n_layers = max(site.blocks for site in sites)
-    return LoadedModel(
-        checkpoint.config, checkpoint.transformer(n_layers, dtype, mesh), checkpoint.tokenizer()
-    )
+    transformer = checkpoint.transformer(n_layers, dtype, mesh)
+    return LoadedModel(checkpoint.config, transformer, checkpoint.tokenizer(), checkpoint.bos.token)
 
 
 def _fingerprint(path: Path, samples: int = 64, block: int = 1 << 16) -> str:

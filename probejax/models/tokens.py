@@ -8,9 +8,9 @@ import tokenizers
 
 from probejax.foreign import parsing, read_bytes
 from probejax.models import byte_bpe, ggml_vocabulary, sentencepiece_bpe
+from probejax.models.bos import GEMMA as BOS
 from probejax.models.gguf_header import parts, read_header
 
-BOS = "<bos>"
 _MOST_BYTES = 1 << 28  # of a tokenizer.json; Gemma's has 33 million
 _CHUNK = 256  # prompts per call
 _CHARACTERS = 1 << 22  # per call: an encoding takes 70 bytes for each, of rare scripts 300

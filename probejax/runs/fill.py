@@ -58,6 +58,7 @@ def plan_filling(
     positions: Literal["last", "all"] = "last",
     dtype: str = "float32",
     max_length: int | None = None,
+    bos: str = "auto",
     weights: bool = True,
     target: str = "cpu",
     cache_dir: str | Path | None = None,
@@ -72,6 +73,8 @@ def plan_filling(
       positions: `last` token of a prompt or `all`.
       dtype: of the model.
       max_length: tokens kept of a prompt; None is 1024 for the last, 256 for all tokens.
+      bos: whether BOS is put before each prompt: `always`, `never`, or `auto` for the model's own
+        convention.
       target: the machine whose time is told, see `rules.TARGETS`; `cpu` is this one.
       weights: False takes the published sizes of a Gemma model, and gemma-3-270m's tokenizer.
       cache_dir: the cache.
@@ -82,15 +85,17 @@ def plan_filling(
     lists = _prompts(names, data, cache_dir)  # before the model: a mistake costs no download
     if not weights and model in models.PRESETS and model != "gemma-3-270m":
         config, fingerprint = models.PRESETS[model], ""
-        tokenizer = models.find("gemma-3-270m", cache_dir=cache_dir).tokenizer()
+        reader = models.find("gemma-3-270m", cache_dir=cache_dir)
     else:
-        checkpoint = models.find(model, cache_dir=cache_dir)
-        config, fingerprint = checkpoint.config, checkpoint.fingerprint
-        tokenizer = checkpoint.tokenizer()
+        reader = models.find(model, cache_dir=cache_dir)
+        config, fingerprint = reader.config, reader.fingerprint
+    token = reader.bos_token(bos)
     chosen = find_sites(config, at)
     length = max_length or (_ALL_TOKENS if positions == "all" else _LAST_TOKEN)
-    recipe = activations.Recipe(config.name, fingerprint, dtype, length, positions)
-    plans = activations.plan(lists, chosen, recipe, tokenizer, config, cache_dir=cache_dir)
+    done = models.bos.done(token)
+    recipe = activations.Recipe(config.name, fingerprint, dtype, length, positions, done)
+    how = {"bos": token, "cache_dir": cache_dir}
+    plans = activations.plan(lists, chosen, recipe, reader.tokenizer(), config, **how)
     todo = sum(each.tokens for each in plans if not each.cached)
     flops = todo * activations.flops_per_token(config, chosen)
     machine = sweep.machine(target, dtype)

@@ -30,11 +30,18 @@ class Unit(NamedTuple):
     seeds: tuple[int, ...]
     task_files: str
     recipe: int
+    bos: str = ""  # what was done, unless BOS is prepended because the model's convention is so
 
     @property
     def name(self) -> str:
         """The name of its file."""
-        return storage.unit_id(self._asdict())
+        return storage.unit_id(self.facts)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Its fields as they are written, `bos` only where it says something."""
+        fields = self._asdict()
+        return fields if self.bos else {k: v for k, v in fields.items() if k != "bos"}
 
     @property
     def label(self) -> str:
