@@ -9,10 +9,10 @@ from probejax.models import tokens
 from tests import gguf_files
 
 WORDS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-PIECES = ["▁▁", "▁a", "ab", "abb", "▁ab", "▁", "a", "b", "[X]"]
+PIECES = ["▁", "▁▁", "▁a", "ab", "abb", "▁ab", "a", "b", "[X]"]
 WORDS = WORDS + PIECES
 KINDS = [2, 3, 3, *[6] * 256, *[1] * 8, 4]
-SCORES = [0.0] * 259 + [-9.0, -1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -1000.0]
+SCORES = [0.0] * 259 + [-5.0, -9.0, -1.0, -2.0, -3.0, -4.0, -6.0, -7.0, -1000.0]
 ID = {word: i for i, word in enumerate(WORDS)}
 
 # As Llama 2's makers publish theirs, with the merges that training made, best first.
@@ -51,7 +51,7 @@ PUBLISHED = {
         "fuse_unk": True,
         "byte_fallback": True,
         "vocab": ID,
-        "merges": ["▁ a", "a b", "ab b", "▁a b", "▁ ab", "▁ ▁"],
+        "merges": ["▁ a", "a b", "ab b", "▁ ab", "▁a b", "▁ ▁"],
     },
 }
 TEXTS = ["", "ab", " ab", "abb abb", "a  a    a", "a<s>ab</s> [X]ab<unk>", "é\n\x00", "▁a ▁"]
