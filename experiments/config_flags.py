@@ -30,6 +30,7 @@ _AS_THEY_ARE = (
     common.DTYPE,
     common.MAX_LENGTH,
     common.BOS,
+    common.CHAT_TEMPLATE,
     flags.DEFINE_string(
         "groups",
         None,

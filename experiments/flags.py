@@ -56,6 +56,11 @@ BOS = flags.DEFINE_enum(
     list(BOS_RULES),
     "Whether a BOS token is put before each prompt; auto: as the model's own convention has it.",
 )
+CHAT_TEMPLATE = flags.DEFINE_bool(
+    "chat_template",
+    False,
+    "Read each prompt as the user's turn of a chat, by the tokenizer's own template.",
+)
 DISK_GB = flags.DEFINE_float(
     "disk_gb",
     None,

@@ -17,7 +17,14 @@ from experiments.entry import run
 
 for _flag in (
     *(common.MODEL, common.SITE, common.LAYER, common.TASKS, *common.OWN, common.DTYPE),
-    *(common.MAX_LENGTH, common.BOS, common.DISK_GB, common.CACHE_DIR, common.DRY_RUN),
+    *(
+        common.MAX_LENGTH,
+        common.BOS,
+        common.CHAT_TEMPLATE,
+        common.DISK_GB,
+        common.CACHE_DIR,
+        common.DRY_RUN,
+    ),
     common.TARGET,
 ):
     flags.declare_key_flag(_flag)
@@ -41,6 +48,7 @@ def main(_: list[str]) -> None:
         dtype=common.DTYPE.value,
         max_length=common.MAX_LENGTH.value if common.MAX_LENGTH.present else None,
         bos=common.BOS.value,
+        chat_template=common.CHAT_TEMPLATE.value,
         weights=not common.DRY_RUN.value,
         target=target,
         cache_dir=common.CACHE_DIR.value,

@@ -35,6 +35,7 @@ class Facts(msgspec.Struct):
     site: SiteText | None = None
     layer: Layer | None = None  # units from before there were sites have this
     bos: Literal["prepended", "none"] | None = None  # unless it was prepended as is usual
+    chat: Text | None = None  # where a template made each prompt a turn of a chat
 
     def __post_init__(self):
         """Raises ValueError unless it says where the model was read."""

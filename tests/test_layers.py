@@ -37,7 +37,7 @@ ORDER = {
     "models": (
         "config", "quantised", "hf_config", "gguf_config", "transformer", "weights",
         "safetensors", "gguf_header", "gguf", "ggml_vocabulary", "byte_bpe",
-        "sentencepiece_bpe", "bos", "tokens", "checkpoint",
+        "sentencepiece_bpe", "bos", "chat", "tokens", "checkpoint",
     ),
     "saes": (
         "winners", "sae", "stored", "part", "formats", "absent", "stream", "select", "quality",

@@ -27,6 +27,7 @@ from probejax.activations.ragged import Activations
 from probejax.activations.stored import FORMAT
 from probejax.artifacts import cache_dir as artifacts_cache_dir
 from probejax.foreign import DamagedFile
+from probejax.models import chat
 from probejax.models import tokens as tokenizers
 from probejax.models.checkpoint import LoadedModel
 from probejax.rules import PREPENDED
@@ -44,6 +45,7 @@ class Recipe:
       max_length: tokens kept of a prompt, BOS included; longer prompts lose their beginning.
       positions: `last` token of each prompt, or `all`.
       bos: `prepended` to each prompt, or `none`.
+      chat: hash of the template that makes each prompt a turn of a chat; empty without one.
     """
 
     model: str
@@ -52,6 +54,7 @@ class Recipe:
     max_length: int = 1024
     positions: forward.Positions = "last"
     bos: str = PREPENDED
+    chat: str = ""
 
 
 def key(recipe: Recipe, site: Site, prompts: Sequence[str]) -> str:
@@ -61,6 +64,8 @@ def key(recipe: Recipe, site: Site, prompts: Sequence[str]) -> str:
     if site.is_residual:  # as before there were other sites: what was harvested then still counts
         where = {"layer": site.blocks - 1}
     fields = {"format": FORMAT, **where, **dataclasses.asdict(recipe)}
+    if not recipe.chat:  # as before there were templates
+        del fields["chat"]
     digest.update(json.dumps(fields, sort_keys=True).encode())
     for prompt in prompts:
         data = prompt.encode("utf-8", "surrogatepass")
@@ -188,7 +193,8 @@ def _run(prompts, folders, recipe, model: LoadedModel, label: str, batch_tokens:
     known = _known(parts / f"{stem}.known.npz", distinct, sites, recipe)
     new = np.setdiff1d(np.arange(len(distinct)), known.prompts)
     bos = _bos(recipe, model, prompts, label)
-    ids = tokenizers.encode(model.tokenizer, [distinct[i] for i in new], recipe.max_length, bos)
+    texts = _texts(recipe, model, [distinct[i] for i in new])
+    ids = tokenizers.encode(model.tokenizer, texts, recipe.max_length, bos)
     batches = forward.batches(ids, batch_tokens)
     # Another set of known prompts makes other batches.
     stem += f".{batch_tokens}.{zlib.crc32(known.prompts.tobytes()):08x}"
@@ -239,12 +245,21 @@ def _bos(recipe: Recipe, model: LoadedModel, prompts: Sequence[str], label: str)
         if model.bos is None:
             raise ValueError(f"{model.config.name} has no BOS token to put before each prompt.")
         return model.bos
-    if "" in prompts:
+    if "" in prompts and not recipe.chat:
         raise ValueError(
             f"Prompt {list(prompts).index('')} of {label or 'the list'} is empty, and without BOS "
             "it has no token; leave it out, or give --bos=always."
         )
     return None
+
+
+def _texts(recipe: Recipe, model: LoadedModel, prompts: list[str]) -> list[str]:
+    """Returns what the model reads of each prompt."""
+    if not recipe.chat:
+        return prompts
+    if chat.digest(model.chat_template) != recipe.chat:
+        raise ValueError(f"{model.config.name} has not the chat template that was asked for.")
+    return chat.turns(model.chat_template, prompts, model.config.name)
 
 
 def _known(path: Path, distinct: list[str], sites: tuple[Site, ...], recipe: Recipe) -> _Piece:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from probejax.activations import forward
 from probejax.activations.ragged import Activations
-from probejax.models import checkpoint, tokens
+from probejax.models import chat, checkpoint, tokens
 from probejax.rules import DTYPES
 from probejax.sites import Site, parse
 
@@ -23,10 +23,12 @@ class LanguageModel:
     Its weights are read when it is first asked, no further than up to the site that is asked for.
     """
 
-    def __init__(self, found: checkpoint.Checkpoint, dtype: str, bos: str = "auto"):
-        """Keeps where the model is; reads none of it but its numbers and what it says of BOS."""
+    def __init__(
+        self, found: checkpoint.Checkpoint, dtype: str, bos: str = "auto", chat: bool = False
+    ):
+        """Keeps where the model is; reads none of it but its numbers and how it reads texts."""
         self.checkpoint, self.config, self.dtype = found, found.config, dtype
-        self.bos = found.bos_token(bos)
+        self.bos, self.template = found.bos_token(bos), found.template(chat)
         self._transformer = None
 
     def __repr__(self) -> str:
@@ -84,13 +86,14 @@ class LanguageModel:
         if positions not in get_args(forward.Positions):
             raise ValueError(f"positions is {positions!r}; choose 'last' or 'all'.")
         self.config.check([site])
-        if self.bos is None and "" in texts:
+        if self.bos is None and self.template is None and "" in texts:
             raise ValueError(
                 f"texts[{texts.index('')}] is empty, and without BOS it has no token; leave it "
                 'out, or give load_model(..., bos="always").'
             )
         distinct = list(dict.fromkeys(texts))
-        ids = tokens.encode(self.tokenizer, distinct, max_length + 1, self.bos)
+        read = chat.turns(self.template, distinct, self.config.name)
+        ids = tokens.encode(self.tokenizer, read, max_length + 1, self.bos)
         ids = _cut(ids, max_length, 0 if self.bos is None else 1)
         batches = forward.batches(ids, batch_tokens)
         parts, keep = [], cast(forward.Positions, positions)
@@ -116,6 +119,7 @@ def load_model(
     *,
     dtype: str = "float32",
     bos: str = "auto",
+    chat_template: bool = False,
     cache_dir: str | Path | None = None,
 ) -> LanguageModel:
     """Finds a language model; its weights are read when it is first asked for activations.
@@ -126,6 +130,8 @@ def load_model(
       dtype: `float32` or `bfloat16`, of the weights and of the activations.
       bos: whether a BOS token is put before each text: `always`, `never`, or `auto` for what is
         the model's own convention (Gemma and Llama have it; GPT-2, Pythia, Qwen and SmolLM2 not).
+      chat_template: whether each text is read as the user's turn of a chat, by the tokenizer's own
+        template; the last token is then that of the turn.
       cache_dir: where fetched files live; `$PROBEJAX_CACHE`, else `~/.cache/probejax`.
 
     Returns:
@@ -136,7 +142,7 @@ def load_model(
       FileNotFoundError: a path that does not exist, or a folder that is not a model's.
       ArtifactError: the files could not be fetched.
       ValueError: a spec that is none of these, a model that probejax does not run, a dtype that is
-        none of the two, or BOS is wanted and the model has none.
+        none of the two, or BOS or a chat template is wanted and the model has none.
 
     Example:
       >>> import probejax as px
@@ -148,7 +154,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; choose from {', '.join(DTYPES)}.")
-    return LanguageModel(checkpoint.find(spec, cache_dir=cache_dir), dtype, bos)
+    return LanguageModel(checkpoint.find(spec, cache_dir=cache_dir), dtype, bos, chat_template)
 
 
 def _strings(texts: Iterable[Any]) -> list[str]:

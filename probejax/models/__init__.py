@@ -1,6 +1,6 @@
 """Language models: configuration, transformer, weights and tokens."""
 
-from probejax.models import bos
+from probejax.models import bos, chat
 from probejax.models.checkpoint import Checkpoint, LoadedModel, find, load
 from probejax.models.config import PRESETS, GemmaConfig
 from probejax.models.transformer import Transformer, logits, read_sites, residuals
@@ -14,6 +14,7 @@ __all__ = [
     "Site",
     "Transformer",
     "bos",
+    "chat",
     "find",
     "load",
     "logits",

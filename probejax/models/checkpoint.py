@@ -15,7 +15,15 @@ import tokenizers
 from probejax import artifacts
 from probejax.foreign import open_regular, read_json, require_regular
 from probejax.models import bos as of_bos
-from probejax.models import ggml_vocabulary, gguf_config, hf_config, safetensors, tokens, weights
+from probejax.models import (
+    chat,
+    ggml_vocabulary,
+    gguf_config,
+    hf_config,
+    safetensors,
+    tokens,
+    weights,
+)
 from probejax.models.config import PRESETS, GemmaConfig
 from probejax.models.gguf import Gguf
 from probejax.models.gguf_header import parts
@@ -97,6 +105,26 @@ class Checkpoint:
             return of_bos.of_vocabulary(ggml_vocabulary.read(self._gguf.fields, self.path))
         return of_bos.of_folder(self.path, self.tokenizer)
 
+    @functools.cached_property
+    def chat_template(self) -> str | None:
+        """What its tokenizer makes turns of a chat with, see `models.chat`; None without one."""
+        if self.path.is_file():
+            return chat.of_header(self._gguf.fields)
+        return chat.of_folder(self.path)
+
+    def template(self, wanted: bool) -> str | None:
+        """Returns the chat template where one is wanted.
+
+        Raises:
+          ValueError: there is none.
+        """
+        if wanted and not self.chat_template:
+            raise ValueError(
+                f"--chat_template makes each prompt a turn of a chat, and {self.name} has no "
+                "template for that; leave it out, or take a model that was trained to chat."
+            )
+        return self.chat_template if wanted else None
+
     def bos_token(self, rule: str = "auto") -> str | None:
         """Returns the text of the token to put before each prompt, see `bos.chosen`.
 
@@ -108,12 +136,13 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory: its numbers, its weights, its tokenizer and the text of its BOS."""
+    """A model in memory: numbers, weights, tokenizer, the text of its BOS, its chat template."""
 
     config: GemmaConfig
     transformer: Transformer
     tokenizer: tokenizers.Tokenizer
     bos: str | None = tokens.BOS
+    chat_template: str | None = None
 
     def __repr__(self) -> str:
         return f"LoadedModel({self.config.name}, {self.transformer})"
@@ -199,7 +228,8 @@ def load(
         checkpoint.config.check(sites)
         n_layers = max(site.blocks for site in sites)
     transformer = checkpoint.transformer(n_layers, dtype, mesh)
-    return LoadedModel(checkpoint.config, transformer, checkpoint.tokenizer(), checkpoint.bos.token)
+    texts = (checkpoint.tokenizer(), checkpoint.bos.token, checkpoint.chat_template)
+    return LoadedModel(checkpoint.config, transformer, *texts)
 
 
 def _fingerprint(path: Path, samples: int = 64, block: int = 1 << 16) -> str:

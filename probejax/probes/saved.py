@@ -128,7 +128,8 @@ class SavedProbe:
         dtype, length = self.origin.get("dtype", "float32"), self.origin.get("max_length", 1024)
         positions = "all" if self.probe.reads_tokens else "last"
         bos = _BOS.get(str(self.origin.get("bos")), "auto")
-        lm = load_model(str(model), dtype=dtype, bos=bos, cache_dir=cache_dir)
+        how = {"bos": bos, "chat_template": bool(self.origin.get("chat"))}
+        lm = load_model(str(model), dtype=dtype, cache_dir=cache_dir, **how)
         return self(lm.activations(texts, site, positions=positions, max_length=length))
 
     def find(

@@ -59,6 +59,7 @@ def plan_filling(
     dtype: str = "float32",
     max_length: int | None = None,
     bos: str = "auto",
+    chat_template: bool = False,
     weights: bool = True,
     target: str = "cpu",
     cache_dir: str | Path | None = None,
@@ -75,6 +76,7 @@ def plan_filling(
       max_length: tokens kept of a prompt; None is 1024 for the last, 256 for all tokens.
       bos: whether BOS is put before each prompt: `always`, `never`, or `auto` for the model's own
         convention.
+      chat_template: whether each prompt is read as the user's turn of a chat.
       target: the machine whose time is told, see `rules.TARGETS`; `cpu` is this one.
       weights: False takes the published sizes of a Gemma model, and gemma-3-270m's tokenizer.
       cache_dir: the cache.
@@ -89,12 +91,12 @@ def plan_filling(
     else:
         reader = models.find(model, cache_dir=cache_dir)
         config, fingerprint = reader.config, reader.fingerprint
-    token = reader.bos_token(bos)
+    token, template = reader.bos_token(bos), reader.template(chat_template)
     chosen = find_sites(config, at)
     length = max_length or (_ALL_TOKENS if positions == "all" else _LAST_TOKEN)
-    done = models.bos.done(token)
-    recipe = activations.Recipe(config.name, fingerprint, dtype, length, positions, done)
-    how = {"bos": token, "cache_dir": cache_dir}
+    done = (models.bos.done(token), models.chat.digest(template))
+    recipe = activations.Recipe(config.name, fingerprint, dtype, length, positions, *done)
+    how = {"bos": token, "template": template, "cache_dir": cache_dir}
     plans = activations.plan(lists, chosen, recipe, reader.tokenizer(), config, **how)
     todo = sum(each.tokens for each in plans if not each.cached)
     flops = todo * activations.flops_per_token(config, chosen)

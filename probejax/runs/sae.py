@@ -29,6 +29,7 @@ def plan_training(
     dtype: str = "float32",
     max_length: int = 1024,
     bos: str = "auto",
+    chat_template: bool = False,
     cache_dir: str | Path | None = None,
     target: str = "cpu",
 ) -> str:
@@ -44,6 +45,7 @@ def plan_training(
       dtype: likewise.
       max_length: likewise.
       bos: likewise.
+      chat_template: likewise.
       cache_dir: likewise.
       target: the machine that it is told for, see `rules.TARGETS`; `cpu` is this one.
 
@@ -51,7 +53,12 @@ def plan_training(
       ValueError, ArtifactError: a task, the model or the site does not exist.
     """
     how = {"data": data, "dtype": dtype, "max_length": max_length, "bos": bos}
-    how |= {"weights": False, "target": target, "cache_dir": cache_dir}
+    how |= {
+        "chat_template": chat_template,
+        "weights": False,
+        "target": target,
+        "cache_dir": cache_dir,
+    }
     filling = plan_filling(model, names, [site], positions="all", **how)
     machine = sweep.machine(target)
     weights = 2.0 * filling.width * options.d_sae
@@ -78,6 +85,7 @@ def train_sae(
     dtype: str = "float32",
     max_length: int = 1024,
     bos: str = "auto",
+    chat_template: bool = False,
     cache_dir: str | Path | None = None,
     command: str = "probejax.runs.train_sae",
 ) -> Quality:
@@ -97,6 +105,7 @@ def train_sae(
       max_length: tokens kept of a prompt.
       bos: whether BOS is put before each prompt: `always`, `never`, or `auto` for the model's own
         convention. It is never among the tokens that train.
+      chat_template: whether each prompt is read as the user's turn of a chat.
       cache_dir: where downloads and activations live.
       command: what `training.json` says that made the SAE.
 
@@ -113,7 +122,8 @@ def train_sae(
     checkpoint.config.check([site])
     name = checkpoint.name
     done = models.bos.done(checkpoint.bos_token(bos))
-    recipe = activations.Recipe(name, checkpoint.fingerprint, dtype, max_length, "all", done)
+    turns = models.chat.digest(checkpoint.template(chat_template))
+    recipe = activations.Recipe(name, checkpoint.fingerprint, dtype, max_length, "all", done, turns)
     load = functools.cache(lambda: models.load(model, (site,), dtype=dtype, cache_dir=cache_dir))
     loaded = [tasks.load(task, data=data, cache_dir=cache_dir) for task in chosen]
     x, held_out = activations.sample_tokens(loaded, tokens, site, recipe, load, cache_dir=cache_dir)
@@ -134,6 +144,7 @@ def train_sae(
         "model": name,
         "site": str(site),
         "bos": done,
+        "chat": turns,
         "training_tokens": len(x),
         "device": jax.devices()[0].device_kind,
         "command": command,

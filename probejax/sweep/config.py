@@ -35,6 +35,8 @@ class Config:
       max_length: tokens kept of a prompt.
       bos: whether BOS is put before each prompt: `always`, `never`, or `auto` for what is the
         model's own convention, see `probejax.models.bos`.
+      chat_template: whether each prompt is read as the user's turn of a chat, by the tokenizer's
+        own template; the last token is then that of the turn.
       data: a file of one's own (CSV, TSV, JSONL or Parquet) or a folder of such files.
       text_column: of these, holds the texts; None finds it by its name.
       label_column: of these, holds the labels; None finds it by its name.
@@ -59,6 +61,7 @@ class Config:
     engine: str = "auto"
     max_length: int = 1024
     bos: str = "auto"
+    chat_template: bool = False
     data: str | None = None
     text_column: str | None = None
     label_column: str | None = None
@@ -111,6 +114,8 @@ class Config:
             raise ValueError(f"--activations are one task, so {other} has no place beside them.")
         if self.activations is not None and self.bos != "auto":
             raise ValueError(f"--activations are read by no model, so --bos={self.bos} means none.")
+        if self.activations is not None and self.chat_template:
+            raise ValueError("--activations are read by no model, so --chat_template means none.")
         for flag in ("text_column", "label_column", "groups"):
             if getattr(self, flag) is not None and self.data is None:
                 raise ValueError(f"--{flag} names a column of --data; give that, too.")

@@ -65,6 +65,7 @@ class Plan:
             config.max_length,
             positions,
             self.bos,
+            self.chat,
         )
 
     @property
@@ -116,7 +117,13 @@ class Plan:
             task_files=self.source.fingerprint(task),
             recipe=RECIPE,
             bos="" if given or self._usual_bos else self.bos,
+            chat="" if given else self.chat,
         )
+
+    @property
+    def chat(self) -> str:
+        """Hash of the template that makes each prompt a turn of a chat; empty without one."""
+        return models.chat.digest(self.checkpoint.template(self.config.chat_template))
 
     @property
     def _usual_bos(self) -> bool:
@@ -156,6 +163,7 @@ def resolve(config: Config, cache_dir: str | Path | None = None) -> Plan:
         checkpoint = models.find(config.model, cache_dir=cache_dir)
         model = checkpoint.config
         checkpoint.bos_token(config.bos)  # like what follows: said before an SAE is fetched
+        checkpoint.template(config.chat_template)
         if config.site is not None:
             model.check([sites.parse(config.site)])
         found = _find_saes(config, cache_dir, names, checkpoint.name)

@@ -99,7 +99,11 @@ def _key(plan: Plan, each: Task) -> str:
 def plans(plan: Plan, tasks: Sequence[str]) -> dict[str, list[activations.Plan]]:
     """Returns what the harvest of each task takes, exactly: it counts their tokens."""
     tokenizer, config = plan.checkpoint.tokenizer(), plan.checkpoint.config
-    how = {"bos": plan.checkpoint.bos_token(plan.config.bos), "cache_dir": plan.cache_dir}
+    how = {
+        "bos": plan.checkpoint.bos_token(plan.config.bos),
+        "template": plan.checkpoint.template(plan.config.chat_template),
+        "cache_dir": plan.cache_dir,
+    }
     found = {}
     for task in tasks:
         own, *shifted = plan.prompts(task)

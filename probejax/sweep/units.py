@@ -31,6 +31,7 @@ class Unit(NamedTuple):
     task_files: str
     recipe: int
     bos: str = ""  # what was done, unless BOS is prepended because the model's convention is so
+    chat: str = ""  # hash of the template that makes each prompt a turn of a chat
 
     @property
     def name(self) -> str:
@@ -39,9 +40,9 @@ class Unit(NamedTuple):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Its fields as they are written, `bos` only where it says something."""
-        fields = self._asdict()
-        return fields if self.bos else {k: v for k, v in fields.items() if k != "bos"}
+        """Its fields as they are written, `bos` and `chat` only where they say something."""
+        silent = {name for name in ("bos", "chat") if not getattr(self, name)}
+        return {name: value for name, value in self._asdict().items() if name not in silent}
 
     @property
     def label(self) -> str:
