@@ -29,6 +29,8 @@ _AS_THEY_ARE = (
     *common.OWN,
     common.DTYPE,
     common.MAX_LENGTH,
+    common.BOS,
+    common.CHAT_TEMPLATE,
     flags.DEFINE_string(
         "groups",
         None,

@@ -5,13 +5,14 @@ A command declares those that it obeys as its key flags: its --help lists them, 
 
 from absl import flags
 
-from probejax.rules import DTYPES, TARGETS
+from probejax.rules import BOS_RULES, DTYPES, TARGETS
 from probejax.tasks import Own
 
 MODEL = flags.DEFINE_string(
     "model",
     "gemma-3-270m",
-    "gemma-3-270m (fetched without an account), a Hugging Face id, a model folder or a GGUF file.",
+    "gemma-3-270m or smollm2-135m (fetched without an account), a Hugging Face id, a model folder "
+    "or a GGUF file.",
 )
 SITE = flags.DEFINE_string(
     "site",
@@ -48,6 +49,17 @@ POSITIVE = flags.DEFINE_string(
 DTYPE = flags.DEFINE_enum("dtype", "float32", list(DTYPES), "Dtype of the model.")
 MAX_LENGTH = flags.DEFINE_integer(
     "max_length", 1024, "Tokens kept of a prompt, BOS included; the beginning is cut.", 2
+)
+BOS = flags.DEFINE_enum(
+    "bos",
+    "auto",
+    list(BOS_RULES),
+    "Whether a BOS token is put before each prompt; auto: as the model's own convention has it.",
+)
+CHAT_TEMPLATE = flags.DEFINE_bool(
+    "chat_template",
+    False,
+    "Read each prompt as the user's turn of a chat, by the tokenizer's own template.",
 )
 DISK_GB = flags.DEFINE_float(
     "disk_gb",

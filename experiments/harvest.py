@@ -17,7 +17,15 @@ from experiments.entry import run
 
 for _flag in (
     *(common.MODEL, common.SITE, common.LAYER, common.TASKS, *common.OWN, common.DTYPE),
-    *(common.MAX_LENGTH, common.DISK_GB, common.CACHE_DIR, common.DRY_RUN, common.TARGET),
+    *(
+        common.MAX_LENGTH,
+        common.BOS,
+        common.CHAT_TEMPLATE,
+        common.DISK_GB,
+        common.CACHE_DIR,
+        common.DRY_RUN,
+    ),
+    common.TARGET,
 ):
     flags.declare_key_flag(_flag)
 _POSITIONS = flags.DEFINE_enum(
@@ -39,6 +47,8 @@ def main(_: list[str]) -> None:
         positions=_POSITIONS.value,
         dtype=common.DTYPE.value,
         max_length=common.MAX_LENGTH.value if common.MAX_LENGTH.present else None,
+        bos=common.BOS.value,
+        chat_template=common.CHAT_TEMPLATE.value,
         weights=not common.DRY_RUN.value,
         target=target,
         cache_dir=common.CACHE_DIR.value,

@@ -18,7 +18,14 @@ from probejax.rules import ARCHITECTURES
 
 for _flag in (
     *(common.MODEL, common.SITE, common.LAYER, common.TASKS, *common.OWN, common.DTYPE),
-    *(common.MAX_LENGTH, common.CACHE_DIR, common.DRY_RUN, common.TARGET),
+    *(
+        common.MAX_LENGTH,
+        common.BOS,
+        common.CHAT_TEMPLATE,
+        common.CACHE_DIR,
+        common.DRY_RUN,
+        common.TARGET,
+    ),
 ):
     flags.declare_key_flag(_flag)
 _OUT = common.unless_dry(
@@ -47,6 +54,8 @@ def main(_: list[str]) -> None:
         "tokens": _TOKENS.value,
         "dtype": common.DTYPE.value,
         "max_length": common.MAX_LENGTH.value,
+        "bos": common.BOS.value,
+        "chat_template": common.CHAT_TEMPLATE.value,
         "cache_dir": common.CACHE_DIR.value,
     }
     px.tasks.match(chosen["names"], data=chosen["data"])

@@ -21,3 +21,9 @@ TARGETS = ("cpu", "v5e-8", "v5p-8", "v6e-8", "h100", "a100")
 MAX_ROWS = 65535
 """Test rows that can be scored exactly: twice the number of (positive, negative) pairs is at most
 rows**2 / 2 and must fit an int32."""
+
+BOS_RULES = ("auto", "always", "never")
+"""Whether a BOS token is put before each prompt; `auto` does as the model's convention has it."""
+
+PREPENDED, NO_BOS = "prepended", "none"
+"""What was done about BOS, as it stands in results and in the cache."""

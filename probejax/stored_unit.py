@@ -7,7 +7,7 @@ the fits are equally long.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -34,6 +34,8 @@ class Facts(msgspec.Struct):
     k: Count | None
     site: SiteText | None = None
     layer: Layer | None = None  # units from before there were sites have this
+    bos: Literal["prepended", "none"] | None = None  # unless it was prepended as is usual
+    chat: Text | None = None  # where a template made each prompt a turn of a chat
 
     def __post_init__(self):
         """Raises ValueError unless it says where the model was read."""

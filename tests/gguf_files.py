@@ -64,6 +64,18 @@ def model(path, config, arrays, *, extra=(), kinds=None, split=None) -> Path:
     return Path(path)
 
 
+def header(path, architecture, *additions) -> Path:
+    """Writes a file without tensors; each addition gets the writer."""
+    writer = gguf.GGUFWriter(path, architecture)
+    for add in additions:
+        add(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return Path(path)
+
+
 def _add(writer, name, x, kind):
     if kind is None:
         writer.add_tensor(name, np.ascontiguousarray(x))

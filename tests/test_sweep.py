@@ -283,7 +283,7 @@ def results(job):
 def test_a_unit_holds_one_row_per_condition(job, results):
     assert len(results) == 6
     for unit, (payload, timing, _) in results.items():
-        assert payload["unit"] == unit._asdict()
+        assert payload["unit"] == unit.facts
         assert set(payload) == {"unit", "fits"} | ({"latents", "sae"} if unit.sae_id else set())
         fits = payload["fits"]
         assert list(fits) == [

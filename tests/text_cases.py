@@ -53,6 +53,20 @@ HARD = {
     "long": "The quick brown fox jumps over the lazy dog. " * 100,
 }
 
+WORDS = {  # what byte-level tokenizers of different families cut in different places
+    "contractions": "I'M you'll WE'VE it's 'tis 'S don't can't THEY'RE o'clock",
+    "digits": "123456789 1 12 123 1234 x1y22z333 3.14",
+    "other_digits": "١٢٣٤ ½ ² Ⅷ 五 १२३",
+    "newlines": "a\r\n\r\n b \n\n\n c\t\t\n",
+    "spaces": "  \n \n\n  x   y  ",
+    "composed": "e\u0301 \u1e9b\u0323 가 \u1112\u1161\u11ab \u212b",
+    "wide": "\u3000全角 space\u00a0no\u2028line",
+    "control": "\x00\x01\x7f\x85\u200b\ufeff",
+    "emoji": "🤦🏽‍♂️ ok👍🏿!",
+    "punctuation": "!!! -- (a) [b] {c} #d @e /f/ ... «g»\n;\n",
+    "special": "<|endoftext|>x<|im_start|>user\nhi<|im_end|> <s>a</s> <unk>",
+}
+
 
 def sample(prompts) -> list[str]:
     """Returns nine prompts, evenly spaced, and every one with a long run of white space."""
@@ -72,3 +86,15 @@ def merges_digest(tokenizer) -> str:
     """Returns a hash of a byte-pair tokenizer's merges, in order."""
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     return hashlib.sha256(json.dumps(merges).encode()).hexdigest()[:16]
+
+
+def words(tokenizer, text) -> list[str]:
+    """Returns the words into which a tokenizer cuts a text before it merges their parts."""
+    text = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
+    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+
+
+def words_digest(tokenizer, texts) -> str:
+    """Returns a hash of the words of texts, in order."""
+    found = json.dumps([words(tokenizer, text) for text in texts])
+    return hashlib.sha256(found.encode()).hexdigest()[:16]

@@ -27,8 +27,10 @@ from probejax.activations.ragged import Activations
 from probejax.activations.stored import FORMAT
 from probejax.artifacts import cache_dir as artifacts_cache_dir
 from probejax.foreign import DamagedFile
+from probejax.models import chat
 from probejax.models import tokens as tokenizers
 from probejax.models.checkpoint import LoadedModel
+from probejax.rules import PREPENDED
 from probejax.sites import Site
 
 
@@ -42,6 +44,8 @@ class Recipe:
       dtype: `float32` or `bfloat16`.
       max_length: tokens kept of a prompt, BOS included; longer prompts lose their beginning.
       positions: `last` token of each prompt, or `all`.
+      bos: `prepended` to each prompt, or `none`.
+      chat: hash of the template that makes each prompt a turn of a chat; empty without one.
     """
 
     model: str
@@ -49,6 +53,8 @@ class Recipe:
     dtype: str = "float32"
     max_length: int = 1024
     positions: forward.Positions = "last"
+    bos: str = PREPENDED
+    chat: str = ""
 
 
 def key(recipe: Recipe, site: Site, prompts: Sequence[str]) -> str:
@@ -57,7 +63,9 @@ def key(recipe: Recipe, site: Site, prompts: Sequence[str]) -> str:
     where: dict[str, str | int] = {"site": str(site)}
     if site.is_residual:  # as before there were other sites: what was harvested then still counts
         where = {"layer": site.blocks - 1}
-    fields = {"format": FORMAT, "bos": "prepended", **where, **dataclasses.asdict(recipe)}
+    fields = {"format": FORMAT, **where, **dataclasses.asdict(recipe)}
+    if not recipe.chat:  # as before there were templates
+        del fields["chat"]
     digest.update(json.dumps(fields, sort_keys=True).encode())
     for prompt in prompts:
         data = prompt.encode("utf-8", "surrogatepass")
@@ -131,7 +139,7 @@ def _open(folder: Path, site: Site, recipe: Recipe, prompts: int) -> Activations
         x, (starts, counts) = stored.read(folder, manifest)
     except FileNotFoundError as error:
         raise DamagedFile(f"{folder} lacks {Path(error.filename).name}; run again.") from error
-    return Activations(x, starts, counts)
+    return Activations(x, starts, counts, recipe.bos == PREPENDED)
 
 
 def is_cached(
@@ -184,7 +192,9 @@ def _run(prompts, folders, recipe, model: LoadedModel, label: str, batch_tokens:
     stem = "_".join(map(str, sites))
     known = _known(parts / f"{stem}.known.npz", distinct, sites, recipe)
     new = np.setdiff1d(np.arange(len(distinct)), known.prompts)
-    ids = tokenizers.encode(model.tokenizer, [distinct[i] for i in new], recipe.max_length)
+    bos = _bos(recipe, model, prompts, label)
+    texts = _texts(recipe, model, [distinct[i] for i in new])
+    ids = tokenizers.encode(model.tokenizer, texts, recipe.max_length, bos)
     batches = forward.batches(ids, batch_tokens)
     model.config.check_length(max(map(len, ids), default=0))
     # Another set of known prompts makes other batches.
@@ -228,6 +238,29 @@ def _run(prompts, folders, recipe, model: LoadedModel, label: str, batch_tokens:
         piece.path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         parts.rmdir()  # unless batches of other sites lie there
+
+
+def _bos(recipe: Recipe, model: LoadedModel, prompts: Sequence[str], label: str) -> str | None:
+    """Returns the text to put before each prompt, once every prompt has a token with it."""
+    if recipe.bos == PREPENDED:
+        if model.bos is None:
+            raise ValueError(f"{model.config.name} has no BOS token to put before each prompt.")
+        return model.bos
+    if "" in prompts and not recipe.chat:
+        raise ValueError(
+            f"Prompt {list(prompts).index('')} of {label or 'the list'} is empty, and without BOS "
+            "it has no token; leave it out, or give --bos=always."
+        )
+    return None
+
+
+def _texts(recipe: Recipe, model: LoadedModel, prompts: list[str]) -> list[str]:
+    """Returns what the model reads of each prompt."""
+    if not recipe.chat:
+        return prompts
+    if chat.digest(model.chat_template) != recipe.chat:
+        raise ValueError(f"{model.config.name} has not the chat template that was asked for.")
+    return chat.turns(model.chat_template, prompts, model.config.name)
 
 
 def _known(path: Path, distinct: list[str], sites: tuple[Site, ...], recipe: Recipe) -> _Piece:

@@ -13,6 +13,7 @@ import tokenizers
 
 from probejax.activations.cache import Recipe, is_cached
 from probejax.activations.shared import DIGEST_BYTES
+from probejax.models import chat
 from probejax.models import tokens as texts
 from probejax.models.config import ModelConfig
 from probejax.sites import Site
@@ -53,6 +54,8 @@ def plan(
     tokenizer: tokenizers.Tokenizer,
     config: ModelConfig,
     *,
+    bos: str | None = texts.BOS,
+    template: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> list[Plan]:
     """Counts what a harvest of lists of prompts takes; exact but for the headers of files.
@@ -65,6 +68,8 @@ def plan(
       recipe: as for `harvest`.
       tokenizer: of the model.
       config: its numbers.
+      bos: text of the token before each prompt; None if there is none.
+      template: that makes each prompt a turn of a chat, see `models.chat.turns`.
       cache_dir: where to look for what is there already.
     """
     every = recipe.positions == "all"
@@ -79,7 +84,8 @@ def plan(
         distinct = list(dict.fromkeys(prompts))
         new = distinct if every else [prompt for prompt in distinct if prompt not in known]
         known.update(prompts)
-        tokens = sum(map(len, texts.encode(tokenizer, new, recipe.max_length)))
+        new = chat.turns(template, new, config.name)
+        tokens = sum(map(len, texts.encode(tokenizer, new, recipe.max_length, bos)))
         rows = tokens if every else len(distinct)
         # And where each prompt's rows are, and its hash.
         size = rows * vectors + len(sites) * (2 * 8 + DIGEST_BYTES) * len(prompts)

@@ -50,7 +50,7 @@ def run(
       todo: batches of packed prompts.
       sites: where it is read.
       positions: `last` keeps the last real token of each prompt (the study's rule), `all` keeps
-        every real token, BOS first.
+        every real token, BOS first if there is one.
     """
     for batch in todo:
         if positions == "last":

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from probejax.activations import forward
 from probejax.activations.ragged import Activations
-from probejax.models import checkpoint, tokens
+from probejax.models import chat, checkpoint, tokens
 from probejax.rules import DTYPES
 from probejax.sites import Site, parse
 
@@ -23,9 +23,12 @@ class LanguageModel:
     Its weights are read when it is first asked, no further than up to the site that is asked for.
     """
 
-    def __init__(self, found: checkpoint.Checkpoint, dtype: str):
-        """Keeps where the model is; reads none of it but its numbers."""
+    def __init__(
+        self, found: checkpoint.Checkpoint, dtype: str, bos: str = "auto", chat: bool = False
+    ):
+        """Keeps where the model is; reads none of it but its numbers and how it reads texts."""
         self.checkpoint, self.config, self.dtype = found, found.config, dtype
+        self.bos, self.template = found.bos_token(bos), found.template(chat)
         self._transformer = None
 
     def __repr__(self) -> str:
@@ -56,7 +59,7 @@ class LanguageModel:
 
         Args:
           texts: N strings, in a list, tuple, array or column of a table. Equal ones run once; an
-            empty one is the BOS token alone.
+            empty one is the BOS token alone, and refused where no BOS is put before texts.
           site: `resid_post.9`, `mlp_out.9`, ..., see `probejax.sites`; `9` is short for
             `resid_post.9`.
           positions: `last` keeps the last token of each text, `all` keeps every token, BOS first.
@@ -83,8 +86,15 @@ class LanguageModel:
         if positions not in get_args(forward.Positions):
             raise ValueError(f"positions is {positions!r}; choose 'last' or 'all'.")
         self.config.check([site])
+        if self.bos is None and self.template is None and "" in texts:
+            raise ValueError(
+                f"texts[{texts.index('')}] is empty, and without BOS it has no token; leave it "
+                'out, or give load_model(..., bos="always").'
+            )
         distinct = list(dict.fromkeys(texts))
-        ids = _cut(tokens.encode(self.tokenizer, distinct, max_length + 1), max_length)
+        read = chat.turns(self.template, distinct, self.config.name)
+        ids = tokens.encode(self.tokenizer, read, max_length + 1, self.bos)
+        ids = _cut(ids, max_length, 0 if self.bos is None else 1)
         batches = forward.batches(ids, batch_tokens)
         self.config.check_length(max(map(len, ids), default=0))
         parts, keep = [], cast(forward.Positions, positions)
@@ -93,7 +103,8 @@ class LanguageModel:
                 parts.append(part)
                 bar.update(part.tokens)
         number = {text: i for i, text in enumerate(distinct)}
-        return _joined(parts, site, np.array([number[text] for text in texts]))
+        found = _joined(parts, site, np.array([number[text] for text in texts]))
+        return found._replace(bos=self.bos is not None)
 
     def _up_to(self, site: Site):
         """Returns the transformer with the blocks up to a site, and keeps the deepest."""
@@ -105,14 +116,23 @@ class LanguageModel:
 
 
 def load_model(
-    spec: str, *, dtype: str = "float32", cache_dir: str | Path | None = None
+    spec: str,
+    *,
+    dtype: str = "float32",
+    bos: str = "auto",
+    chat_template: bool = False,
+    cache_dir: str | Path | None = None,
 ) -> LanguageModel:
     """Finds a language model; its weights are read when it is first asked for activations.
 
     Args:
-      spec: `gemma-3-270m`, which needs no account; a Hugging Face id such as `google/gemma-2-2b`; a
-        folder with config.json and safetensors; or a GGUF file.
+      spec: `gemma-3-270m` or `smollm2-135m`, which need no account; a Hugging Face id such as
+        `google/gemma-2-2b`; a folder with config.json and safetensors; or a GGUF file.
       dtype: `float32` or `bfloat16`, of the weights and of the activations.
+      bos: whether a BOS token is put before each text: `always`, `never`, or `auto` for what is
+        the model's own convention (Gemma and Llama have it; GPT-2, Pythia, Qwen and SmolLM2 not).
+      chat_template: whether each text is read as the user's turn of a chat, by the tokenizer's own
+        template; the last token is then that of the turn.
       cache_dir: where fetched files live; `$PROBEJAX_CACHE`, else `~/.cache/probejax`.
 
     Returns:
@@ -122,8 +142,8 @@ def load_model(
     Raises:
       FileNotFoundError: a path that does not exist, or a folder that is not a model's.
       ArtifactError: the files could not be fetched.
-      ValueError: a spec that is none of these, a model that probejax does not run, or a dtype that
-        is none of the two.
+      ValueError: a spec that is none of these, a model that probejax does not run, a dtype that is
+        none of the two, or BOS or a chat template is wanted and the model has none.
 
     Example:
       >>> import probejax as px
@@ -135,7 +155,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; choose from {', '.join(DTYPES)}.")
-    return LanguageModel(checkpoint.find(spec, cache_dir=cache_dir), dtype)
+    return LanguageModel(checkpoint.find(spec, cache_dir=cache_dir), dtype, bos, chat_template)
 
 
 def _strings(texts: Iterable[Any]) -> list[str]:
@@ -150,8 +170,8 @@ def _strings(texts: Iterable[Any]) -> list[str]:
     return texts
 
 
-def _cut(ids: list[np.ndarray], max_length: int) -> list[np.ndarray]:
-    """Takes the token after BOS from texts with one token too many, and says how many were cut."""
+def _cut(ids: list[np.ndarray], max_length: int, first: int) -> list[np.ndarray]:
+    """Takes the first token after BOS from texts with one too many, and says how many were cut."""
     longer = [i for i, row in enumerate(ids) if len(row) > max_length]
     if longer:
         warnings.warn(
@@ -160,7 +180,7 @@ def _cut(ids: list[np.ndarray], max_length: int) -> list[np.ndarray]:
             stacklevel=3,
         )
     for i in longer:
-        ids[i] = np.delete(ids[i], 1)
+        ids[i] = np.delete(ids[i], first)
     return ids
 
 

@@ -15,13 +15,15 @@ class Activations(NamedTuple):
     Attributes:
       x: [rows, d] in any float dtype, in memory or mapped from a file; all that is asked of it is
         `shape`, `dtype` and `x[rows]` with an array of rows. Equal texts may share rows.
-      starts: first row of each text; where all tokens were kept, its BOS.
+      starts: first row of each text.
       counts: number of rows of each text, at least one; 1 where only the last token was kept.
+      bos: whether the first token of each text is BOS.
     """
 
     x: Any
     starts: Int[np.ndarray, " N"]
     counts: Int[np.ndarray, " N"]
+    bos: bool = True
 
     def __repr__(self) -> str:
         rows, width = self.x.shape
@@ -49,8 +51,10 @@ def join(parts: Sequence[Activations]) -> Activations:
     """Puts the prompts of several parts behind each other; no row is copied.
 
     Raises:
-      ValueError: the parts differ in width or dtype.
+      ValueError: the parts differ in width or dtype, or some have BOS and others not.
     """
+    if len({part.bos for part in parts}) > 1:
+        raise ValueError("Activations with BOS and without it cannot be joined.")
     if len(kinds := {(part.d_model, np.dtype(part.x.dtype)) for part in parts}) > 1:
         raise ValueError(f"Activations of different widths or dtypes cannot be joined: {kinds}.")
     if len(parts) == 1:
@@ -61,6 +65,7 @@ def join(parts: Sequence[Activations]) -> Activations:
         _Joined([part.x for part in parts], ends),
         np.concatenate(moved),
         np.concatenate([part.counts for part in parts]),
+        parts[0].bos,
     )
 
 
@@ -85,9 +90,11 @@ class _Joined:
 
 
 def without_bos(tokens: Activations) -> Activations:
-    """Leaves out the first token of each prompt; a prompt that has no other keeps it."""
+    """Leaves out the BOS of each prompt, if there is one; a prompt with no other token keeps it."""
+    if not tokens.bos:
+        return tokens
     more = (tokens.counts > 1).astype(tokens.starts.dtype)
-    return tokens._replace(starts=tokens.starts + more, counts=tokens.counts - more)
+    return tokens._replace(starts=tokens.starts + more, counts=tokens.counts - more, bos=False)
 
 
 def at(

@@ -63,6 +63,7 @@ def _held_out(prompt: str, share: float) -> bool:
 
 
 def _without_bos(found: Activations, where: np.ndarray) -> np.ndarray:
-    spans = zip(found.starts[where] + 1, found.starts[where] + found.counts[where], strict=True)
+    first = found.starts[where] + int(found.bos)
+    spans = zip(first, found.starts[where] + found.counts[where], strict=True)
     rows = np.concatenate([np.arange(a, b) for a, b in spans] or [np.zeros(0, np.int64)])
     return np.asarray(found.x[rows], np.float32)

@@ -43,6 +43,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dtype: Literal["float32", "bfloat16"]
     max_length: int
     positions: Literal["last", "all"]
+    bos: Literal["prepended", "none"] = "prepended"
+    chat: str = ""
 
     def holds(self, site: Site, recipe: Mapping[str, Any]) -> bool:
         """Tells whether these are activations of this site, made by this recipe."""

@@ -192,6 +192,8 @@ def _facts(store: storage.Store, units: list[dict[str, Any]]) -> dict[str, list[
         "site": "site",
         "dtype": "dtype of the model",
         "max_length": "longest prompt, tokens",
+        "bos": "BOS before each prompt",
+        "chat": "chat template, SHA-256",
         "sae_id": "SAE",
         "sae_weights": "SAE weights, SHA-256",
         "ranking": "ranking of latents",

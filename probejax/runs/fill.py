@@ -58,6 +58,8 @@ def plan_filling(
     positions: Literal["last", "all"] = "last",
     dtype: str = "float32",
     max_length: int | None = None,
+    bos: str = "auto",
+    chat_template: bool = False,
     weights: bool = True,
     target: str = "cpu",
     cache_dir: str | Path | None = None,
@@ -72,6 +74,9 @@ def plan_filling(
       positions: `last` token of a prompt or `all`.
       dtype: of the model.
       max_length: tokens kept of a prompt; None is 1024 for the last, 256 for all tokens.
+      bos: whether BOS is put before each prompt: `always`, `never`, or `auto` for the model's own
+        convention.
+      chat_template: whether each prompt is read as the user's turn of a chat.
       target: the machine whose time is told, see `rules.TARGETS`; `cpu` is this one.
       weights: False takes the published sizes of a Gemma model, and gemma-3-270m's tokenizer.
       cache_dir: the cache.
@@ -82,15 +87,17 @@ def plan_filling(
     lists = _prompts(names, data, cache_dir)  # before the model: a mistake costs no download
     if not weights and model in models.PRESETS and model != "gemma-3-270m":
         config, fingerprint = models.PRESETS[model], ""
-        tokenizer = models.find("gemma-3-270m", cache_dir=cache_dir).tokenizer()
+        reader = models.find("gemma-3-270m", cache_dir=cache_dir)
     else:
-        checkpoint = models.find(model, cache_dir=cache_dir)
-        config, fingerprint = checkpoint.config, checkpoint.fingerprint
-        tokenizer = checkpoint.tokenizer()
+        reader = models.find(model, cache_dir=cache_dir)
+        config, fingerprint = reader.config, reader.fingerprint
+    token, template = reader.bos_token(bos), reader.template(chat_template)
     chosen = find_sites(config, at)
     length = max_length or (_ALL_TOKENS if positions == "all" else _LAST_TOKEN)
-    recipe = activations.Recipe(config.name, fingerprint, dtype, length, positions)
-    plans = activations.plan(lists, chosen, recipe, tokenizer, config, cache_dir=cache_dir)
+    done = (models.bos.done(token), models.chat.digest(template))
+    recipe = activations.Recipe(config.name, fingerprint, dtype, length, positions, *done)
+    how = {"bos": token, "template": template, "cache_dir": cache_dir}
+    plans = activations.plan(lists, chosen, recipe, reader.tokenizer(), config, **how)
     todo = sum(each.tokens for each in plans if not each.cached)
     flops = todo * activations.flops_per_token(config, chosen)
     machine = sweep.machine(target, dtype)

@@ -28,6 +28,8 @@ def plan_training(
     tokens: int = 1_000_000,
     dtype: str = "float32",
     max_length: int = 1024,
+    bos: str = "auto",
+    chat_template: bool = False,
     cache_dir: str | Path | None = None,
     target: str = "cpu",
 ) -> str:
@@ -42,16 +44,22 @@ def plan_training(
       tokens: likewise.
       dtype: likewise.
       max_length: likewise.
+      bos: likewise.
+      chat_template: likewise.
       cache_dir: likewise.
       target: the machine that it is told for, see `rules.TARGETS`; `cpu` is this one.
 
     Raises:
       ValueError, ArtifactError: a task, the model or the site does not exist.
     """
-    how = {"data": data, "dtype": dtype, "max_length": max_length, "cache_dir": cache_dir}
-    filling = plan_filling(
-        model, names, [site], positions="all", weights=False, target=target, **how
-    )
+    how = {"data": data, "dtype": dtype, "max_length": max_length, "bos": bos}
+    how |= {
+        "chat_template": chat_template,
+        "weights": False,
+        "target": target,
+        "cache_dir": cache_dir,
+    }
+    filling = plan_filling(model, names, [site], positions="all", **how)
     machine = sweep.machine(target)
     weights = 2.0 * filling.width * options.d_sae
     flops = _PRODUCTS * weights * options.batch * options.steps
@@ -76,6 +84,8 @@ def train_sae(
     tokens: int = 1_000_000,
     dtype: str = "float32",
     max_length: int = 1024,
+    bos: str = "auto",
+    chat_template: bool = False,
     cache_dir: str | Path | None = None,
     command: str = "probejax.runs.train_sae",
 ) -> Quality:
@@ -93,6 +103,9 @@ def train_sae(
       tokens: how many to harvest, over all tasks.
       dtype: of the model.
       max_length: tokens kept of a prompt.
+      bos: whether BOS is put before each prompt: `always`, `never`, or `auto` for the model's own
+        convention. It is never among the tokens that train.
+      chat_template: whether each prompt is read as the user's turn of a chat.
       cache_dir: where downloads and activations live.
       command: what `training.json` says that made the SAE.
 
@@ -108,7 +121,9 @@ def train_sae(
     checkpoint = models.find(model, cache_dir=cache_dir)
     checkpoint.config.check([site])
     name = checkpoint.name
-    recipe = activations.Recipe(name, checkpoint.fingerprint, dtype, max_length, positions="all")
+    done = models.bos.done(checkpoint.bos_token(bos))
+    turns = models.chat.digest(checkpoint.template(chat_template))
+    recipe = activations.Recipe(name, checkpoint.fingerprint, dtype, max_length, "all", done, turns)
     load = functools.cache(lambda: models.load(model, (site,), dtype=dtype, cache_dir=cache_dir))
     loaded = [tasks.load(task, data=data, cache_dir=cache_dir) for task in chosen]
     x, held_out = activations.sample_tokens(loaded, tokens, site, recipe, load, cache_dir=cache_dir)
@@ -128,6 +143,8 @@ def train_sae(
     provenance = {
         "model": name,
         "site": str(site),
+        "bos": done,
+        "chat": turns,
         "training_tokens": len(x),
         "device": jax.devices()[0].device_kind,
         "command": command,

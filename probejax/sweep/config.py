@@ -5,7 +5,7 @@ import dataclasses
 
 from probejax import sites
 from probejax.probes import methods
-from probejax.rules import DTYPES, ENGINES, PROTOCOLS, RANKINGS
+from probejax.rules import BOS_RULES, DTYPES, ENGINES, PROTOCOLS, RANKINGS
 from probejax.sites import Site
 from probejax.tasks import ALL_REGIMES, REGIMES, Own
 
@@ -33,6 +33,10 @@ class Config:
       engine: what the solvers' loops compute in, `float32`, `float64`, or `auto` for what suits
         the device, see `probejax.solvers.arithmetic`.
       max_length: tokens kept of a prompt.
+      bos: whether BOS is put before each prompt: `always`, `never`, or `auto` for what is the
+        model's own convention, see `probejax.models.bos`.
+      chat_template: whether each prompt is read as the user's turn of a chat, by the tokenizer's
+        own template; the last token is then that of the turn.
       data: a file of one's own (CSV, TSV, JSONL or Parquet) or a folder of such files.
       text_column: of these, holds the texts; None finds it by its name.
       label_column: of these, holds the labels; None finds it by its name.
@@ -56,6 +60,8 @@ class Config:
     dtype: str = "float32"
     engine: str = "auto"
     max_length: int = 1024
+    bos: str = "auto"
+    chat_template: bool = False
     data: str | None = None
     text_column: str | None = None
     label_column: str | None = None
@@ -72,6 +78,7 @@ class Config:
             ("protocol", (self.protocol,), PROTOCOLS),
             ("dtype", (self.dtype,), DTYPES),
             ("engine", (self.engine,), ENGINES),
+            ("bos", (self.bos,), BOS_RULES),
         ):
             for value in values:
                 if value not in known:
@@ -105,6 +112,10 @@ class Config:
         if self.activations is not None and (self.data is not None or self.tasks is not None):
             other = "--tasks" if self.data is None else "--data"
             raise ValueError(f"--activations are one task, so {other} has no place beside them.")
+        if self.activations is not None and self.bos != "auto":
+            raise ValueError(f"--activations are read by no model, so --bos={self.bos} means none.")
+        if self.activations is not None and self.chat_template:
+            raise ValueError("--activations are read by no model, so --chat_template means none.")
         for flag in ("text_column", "label_column", "groups"):
             if getattr(self, flag) is not None and self.data is None:
                 raise ValueError(f"--{flag} names a column of --data; give that, too.")

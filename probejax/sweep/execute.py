@@ -64,7 +64,7 @@ class Execution:
         for which, found in fitted:
             for name, values in found.scores._asdict().items():
                 scores[name][list(which)] = values
-        payload = {"unit": unit._asdict(), "fits": columns(lanes.conditions, scores)}
+        payload = {"unit": unit.facts, "fits": columns(lanes.conditions, scores)}
         if data.groups:
             payload["groups"] = list(data.groups)
         if unit.sae_id:
@@ -99,7 +99,7 @@ class Execution:
         method, data = probes.parse(unit.method), self.data(unit.task)
         lanes = self._lanes(unit.task, method.control == "shuffled")
         x = data.tokens if method.reads_tokens else data.features
-        probes.saved.write(path, unit._asdict(), lanes.conditions, result.fitted, x)
+        probes.saved.write(path, unit.facts, lanes.conditions, result.fitted, x)
 
     def _fit(self, unit: Unit, batch: int) -> probes.Fit:
         method = probes.parse(unit.method)

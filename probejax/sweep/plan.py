@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from probejax import activations, models, probes, saes, sites
+from probejax.rules import PREPENDED
 from probejax.saes import SaeFile
 from probejax.sites import EMBEDDING, GIVEN, Site
 from probejax.sweep.config import Config
@@ -58,8 +59,19 @@ class Plan:
         config, checkpoint = self.config, self.checkpoint
         positions = "all" if self.reads_tokens else "last"
         return activations.Recipe(
-            checkpoint.name, checkpoint.fingerprint, config.dtype, config.max_length, positions
+            checkpoint.name,
+            checkpoint.fingerprint,
+            config.dtype,
+            config.max_length,
+            positions,
+            self.bos,
+            self.chat,
         )
+
+    @property
+    def bos(self) -> str:
+        """What is done about BOS, see `models.bos.done`."""
+        return models.bos.done(self.checkpoint.bos_token(self.config.bos))
 
     @property
     def site_name(self) -> str:
@@ -104,7 +116,18 @@ class Plan:
             seeds=config.seeds,
             task_files=self.source.fingerprint(task),
             recipe=RECIPE,
+            bos="" if given or self._usual_bos else self.bos,
+            chat="" if given else self.chat,
         )
+
+    @property
+    def chat(self) -> str:
+        """Hash of the template that makes each prompt a turn of a chat; empty without one."""
+        return models.chat.digest(self.checkpoint.template(self.config.chat_template))
+
+    @property
+    def _usual_bos(self) -> bool:
+        return self.checkpoint.bos.usual and self.bos == PREPENDED
 
     def families(self) -> dict[str, str]:
         """Returns the family of each task of one's own; empty where all are the study's."""
@@ -139,8 +162,10 @@ def resolve(config: Config, cache_dir: str | Path | None = None) -> Plan:
     else:
         checkpoint = models.find(config.model, cache_dir=cache_dir)
         model = checkpoint.config
+        checkpoint.bos_token(config.bos)  # like what follows: said before an SAE is fetched
+        checkpoint.template(config.chat_template)
         if config.site is not None:
-            model.check([sites.parse(config.site)])  # said before an SAE is fetched
+            model.check([sites.parse(config.site)])
         found = _find_saes(config, cache_dir, names, checkpoint.name)
         site = _find_site(config, checkpoint.name, found.values())
         model.check([site])

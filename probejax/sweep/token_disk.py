@@ -99,13 +99,16 @@ def _key(plan: Plan, each: Task) -> str:
 def plans(plan: Plan, tasks: Sequence[str]) -> dict[str, list[activations.Plan]]:
     """Returns what the harvest of each task takes, exactly: it counts their tokens."""
     tokenizer, config = plan.checkpoint.tokenizer(), plan.checkpoint.config
+    how = {
+        "bos": plan.checkpoint.bos_token(plan.config.bos),
+        "template": plan.checkpoint.template(plan.config.chat_template),
+        "cache_dir": plan.cache_dir,
+    }
     found = {}
     for task in tasks:
         own, *shifted = plan.prompts(task)
         lists = {task: own.prompts} | {f"{task}, shifted": each.prompts for each in shifted}
-        found[task] = activations.plan(
-            lists, [plan.site], plan.recipe, tokenizer, config, cache_dir=plan.cache_dir
-        )
+        found[task] = activations.plan(lists, [plan.site], plan.recipe, tokenizer, config, **how)
     return found
 
 

@@ -30,11 +30,19 @@ class Unit(NamedTuple):
     seeds: tuple[int, ...]
     task_files: str
     recipe: int
+    bos: str = ""  # what was done, unless BOS is prepended because the model's convention is so
+    chat: str = ""  # hash of the template that makes each prompt a turn of a chat
 
     @property
     def name(self) -> str:
         """The name of its file."""
-        return storage.unit_id(self._asdict())
+        return storage.unit_id(self.facts)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Its fields as they are written, `bos` and `chat` only where they say something."""
+        silent = {name for name in ("bos", "chat") if not getattr(self, name)}
+        return {name: value for name, value in self._asdict().items() if name not in silent}
 
     @property
     def label(self) -> str:

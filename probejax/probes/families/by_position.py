@@ -17,7 +17,7 @@ class ByPosition(Probe):
     """The logit of a prompt is b plus the sum of (x_t - mean_t).w_t over the positions it has.
 
     Attributes:
-      w: [*lanes, positions, d] weights, the first position the BOS.
+      w: [*lanes, positions, d] weights, the first position the BOS if there is one.
       b: [*lanes] intercepts.
       mean: [*lanes, positions, d], taken off first.
     """
