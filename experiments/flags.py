@@ -61,6 +61,9 @@ CHAT_TEMPLATE = flags.DEFINE_bool(
     False,
     "Read each prompt as the user's turn of a chat, by the tokenizer's own template.",
 )
+MODEL_PARALLEL = flags.DEFINE_integer(
+    "model_parallel", 1, "Devices of this machine that hold the language model together.", 1
+)
 DISK_GB = flags.DEFINE_float(
     "disk_gb",
     None,
@@ -80,6 +83,10 @@ TARGET = flags.DEFINE_enum(
 )
 
 OWN = (DATA, TEXT_COLUMN, LABEL_COLUMN, POSITIVE)
+READS = (  # of every command that lets a language model read texts
+    *(MODEL, SITE, LAYER, TASKS, *OWN, DTYPE, MAX_LENGTH, BOS, CHAT_TEMPLATE, MODEL_PARALLEL),
+    *(CACHE_DIR, DRY_RUN, TARGET),
+)
 
 
 def unless_dry(flag: flags.FlagHolder) -> flags.FlagHolder:

@@ -15,18 +15,7 @@ import probejax as px
 from experiments import flags as common
 from experiments.entry import run
 
-for _flag in (
-    *(common.MODEL, common.SITE, common.LAYER, common.TASKS, *common.OWN, common.DTYPE),
-    *(
-        common.MAX_LENGTH,
-        common.BOS,
-        common.CHAT_TEMPLATE,
-        common.DISK_GB,
-        common.CACHE_DIR,
-        common.DRY_RUN,
-    ),
-    common.TARGET,
-):
+for _flag in (*common.READS, common.DISK_GB):
     flags.declare_key_flag(_flag)
 _POSITIONS = flags.DEFINE_enum(
     "positions", "last", ["last", "all"], "Tokens to keep of a prompt: the last, or all."
@@ -55,7 +44,9 @@ def main(_: list[str]) -> None:
     )
     print(filling, flush=True)
     if not common.DRY_RUN.value:
-        folder = px.runs.fill_cache(filling, disk_gb=common.DISK_GB.value)
+        folder = px.runs.fill_cache(
+            filling, disk_gb=common.DISK_GB.value, model_parallel=common.MODEL_PARALLEL.value
+        )
         print(f"All {len(filling.prompts)} lists of prompts are in {folder}.")
 
 

@@ -13,7 +13,7 @@ from experiments import config_flags
 from experiments import flags as common
 from experiments.entry import run
 
-for _flag in (*config_flags.ALL, common.DISK_GB, common.CACHE_DIR, common.DRY_RUN, common.TARGET):
+for _flag in (*config_flags.ALL, *common.READS, common.DISK_GB):
     flags.declare_key_flag(_flag)
 _OUT = common.unless_dry(
     flags.DEFINE_string("out", None, "Folder or gs:// prefix for the results.")
@@ -31,7 +31,7 @@ _SETTINGS = (
     flags.DEFINE_string(
         "ray_address", None, "Of that cluster, or `auto`. Default: one on this machine alone."
     ),
-    *(common.DISK_GB, common.CACHE_DIR),
+    *(common.MODEL_PARALLEL, common.DISK_GB, common.CACHE_DIR),
     flags.DEFINE_bool("save_probes", False, "Write the final probes to OUT/probes."),
     flags.DEFINE_bool("keep_tokens", False, "Keep all-token activations that have served."),
     flags.DEFINE_bool(
@@ -52,7 +52,7 @@ def main(_: list[str]) -> int:
     target = common.target()
     if common.DRY_RUN.value:
         plan = px.sweep.resolve(config_flags.config(), common.CACHE_DIR.value)
-        print(px.sweep.look(plan, target))
+        print(px.sweep.look(plan, target, common.MODEL_PARALLEL.value))
         return 1 if any(isinstance(why, str) for why in plan.left_out.values()) else 0
     rank, count = px.hosts.rank(_MULTIHOST.value, _PROCESS_ID.value, _NUM_PROCESSES.value)
     settings = {flag.name: flag.value for flag in _SETTINGS}

@@ -16,17 +16,7 @@ from experiments.entry import run
 from probejax import sites
 from probejax.rules import ARCHITECTURES
 
-for _flag in (
-    *(common.MODEL, common.SITE, common.LAYER, common.TASKS, *common.OWN, common.DTYPE),
-    *(
-        common.MAX_LENGTH,
-        common.BOS,
-        common.CHAT_TEMPLATE,
-        common.CACHE_DIR,
-        common.DRY_RUN,
-        common.TARGET,
-    ),
-):
+for _flag in common.READS:
     flags.declare_key_flag(_flag)
 _OUT = common.unless_dry(
     flags.DEFINE_string("sae_out", None, "Folder for the SAE and its checkpoints.")
@@ -66,7 +56,8 @@ def main(_: list[str]) -> None:
         print(px.runs.plan_training(options, **chosen, target=target))
         return
     command = " ".join(["python -m experiments.train_sae", *sys.argv[1:]])
-    print(px.runs.train_sae(_OUT.value, options, **chosen, command=command))
+    chosen |= {"model_parallel": common.MODEL_PARALLEL.value, "command": command}
+    print(px.runs.train_sae(_OUT.value, options, **chosen))
 
 
 if __name__ == "__main__":

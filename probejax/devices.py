@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import zstandard
 from etils import epath
 
@@ -35,6 +36,24 @@ def own() -> list[Any]:
     """
     default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     return [default] if isinstance(default, jax.Device) else jax.local_devices()
+
+
+def mesh(count: int) -> jax.sharding.Mesh | None:
+    """Returns so many local devices, from this thread's on, for one model; None for a single one.
+
+    Raises:
+      ValueError: there are not as many.
+    """
+    if count == 1:
+        return None
+    local = jax.local_devices()
+    first = local.index(own()[0])
+    if first + count > len(local):
+        raise ValueError(
+            f"--model_parallel={count} cuts the model over as many devices, and this machine has "
+            f"{len(local)} ({jax.default_backend()})."
+        )
+    return jax.sharding.Mesh(np.array(local[first : first + count]), ("model",))
 
 
 def compilation_cache(cache_dir: epath.PathLike, *, says: bool = True) -> epath.Path | None:
@@ -159,9 +178,15 @@ def cores() -> int:
     return int(limit) if limit.isdigit() and int(limit) else len(os.sched_getaffinity(0))
 
 
-def workers() -> int:
-    """Returns how many tasks are best in work: one per core of a CPU, one per GPU or TPU chip."""
-    return cores() if jax.default_backend() == "cpu" else jax.local_device_count()
+def workers(model_parallel: int = 1) -> int:
+    """Returns how many tasks are best in work: one per core of a CPU, one per GPU or TPU chip.
+
+    Args:
+      model_parallel: devices that hold one language model together.
+    """
+    if jax.default_backend() == "cpu":
+        return cores()
+    return max(1, jax.local_device_count() // model_parallel)
 
 
 @contextlib.contextmanager

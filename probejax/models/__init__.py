@@ -6,6 +6,7 @@ from probejax.models.config import ModelConfig
 from probejax.models.presets import PRESETS
 from probejax.models.rope import Llama3, Rope
 from probejax.models.transformer import Transformer, logits, read_sites, residuals
+from probejax.models.weights import check_mesh
 from probejax.sites import Site
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Transformer",
     "bos",
     "chat",
+    "check_mesh",
     "find",
     "load",
     "logits",

@@ -106,18 +106,20 @@ def plan_filling(
     return Filling(model, chosen, lists, recipe, plans, width, seconds, target, root)
 
 
-def fill_cache(filling: Filling, *, disk_gb: float | None = None) -> Path:
+def fill_cache(filling: Filling, *, disk_gb: float | None = None, model_parallel: int = 1) -> Path:
     """Makes the activations that are not there; killed at any moment, the same call goes on.
 
     Args:
       filling: what `plan_filling` has planned.
       disk_gb: what they may take; None is no limit.
+      model_parallel: devices of this machine that hold the language model together.
 
     Returns:
       The folder of the cache that they are in.
 
     Raises:
-      ValueError: the disk cannot hold them, or may not; or it was planned without weights.
+      ValueError: the disk cannot hold them, or may not; it was planned without weights; or the
+        model cannot be cut over so many devices.
     """
     recipe, root = filling.recipe, filling.cache_dir
     if not recipe.fingerprint:
@@ -127,9 +129,8 @@ def fill_cache(filling: Filling, *, disk_gb: float | None = None) -> Path:
     activations.check_disk(filling.plans, allowed, shutil.disk_usage(root).free)
     devices.compilation_cache(root)
     storage.remove_leftovers(root / "activations")
-    load = functools.cache(
-        lambda: models.load(filling.model, filling.sites, dtype=recipe.dtype, cache_dir=root)
-    )
+    how = {"dtype": recipe.dtype, "cache_dir": root, "mesh": devices.mesh(model_parallel)}
+    load = functools.cache(lambda: models.load(filling.model, filling.sites, **how))
     for number, (name, prompts) in enumerate(filling.prompts.items(), start=1):
         label = f"{name} ({number} of {len(filling.prompts)})"
         activations.harvest(prompts, filling.sites, recipe, load, cache_dir=root, label=label)

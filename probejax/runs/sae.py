@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from probejax import activations, models, saes, sites, storage, sweep, tasks
+from probejax import activations, devices, models, saes, sites, storage, sweep, tasks
 from probejax.runs.fill import plan_filling
 from probejax.saes import fit, train
 from probejax.saes.formats import gemma_scope, sae_lens
@@ -86,6 +86,7 @@ def train_sae(
     max_length: int = 1024,
     bos: str = "auto",
     chat_template: bool = False,
+    model_parallel: int = 1,
     cache_dir: str | Path | None = None,
     command: str = "probejax.runs.train_sae",
 ) -> Quality:
@@ -106,6 +107,7 @@ def train_sae(
       bos: whether BOS is put before each prompt: `always`, `never`, or `auto` for the model's own
         convention. It is never among the tokens that train.
       chat_template: whether each prompt is read as the user's turn of a chat.
+      model_parallel: devices of this machine that hold the language model together.
       cache_dir: where downloads and activations live.
       command: what `training.json` says that made the SAE.
 
@@ -124,7 +126,8 @@ def train_sae(
     done = models.bos.done(checkpoint.bos_token(bos))
     turns = models.chat.digest(checkpoint.template(chat_template))
     recipe = activations.Recipe(name, checkpoint.fingerprint, dtype, max_length, "all", done, turns)
-    load = functools.cache(lambda: models.load(model, (site,), dtype=dtype, cache_dir=cache_dir))
+    where = {"dtype": dtype, "cache_dir": cache_dir, "mesh": devices.mesh(model_parallel)}
+    load = functools.cache(lambda: models.load(model, (site,), **where))
     loaded = [tasks.load(task, data=data, cache_dir=cache_dir) for task in chosen]
     x, held_out = activations.sample_tokens(loaded, tokens, site, recipe, load, cache_dir=cache_dir)
     params, scale = fit.fit(x, options, out / "checkpoints")

@@ -25,6 +25,7 @@ def run(
     cache_dir: str | Path | None = None,
     workers: int | None = None,
     memory_gb: float | None = None,
+    model_parallel: int = 1,
     disk_gb: float | None = None,
     rank: int = 0,
     count: int = 1,
@@ -47,6 +48,7 @@ def run(
       cache_dir: where downloads and activations live, see `probejax.artifacts.cache_dir`.
       workers: tasks at a time; None is one per core of a CPU, one per GPU or TPU chip.
       memory_gb: memory for one process; None is half of the machine's, shared.
+      model_parallel: devices of this machine that hold the language model together.
       disk_gb: what all-token activations may take; None is no limit.
       rank: which share of the tasks is this process's, from 0.
       count: how many processes share the tasks.
@@ -83,7 +85,7 @@ def run(
         raise ValueError(f"show={show} does not exist; choose from {', '.join(SHOWS)}.")
     storage.check_place(place)
     hosts.share((), rank, count)
-    _check_cluster(cluster, ray_address, count)
+    _check_cluster(cluster, ray_address, count, model_parallel)
     if config.activations is None:
         tasks.match(config.tasks or (), config.own)
     from probejax import devices  # imports JAX: after what can be told without it
@@ -93,7 +95,9 @@ def run(
     if cluster is None:  # else the devices are for the cluster's processes
         memory_gb = memory_gb or devices.memory_budget() / 1e9
     plan = sweep.resolve(config, cache_dir)
-    job, units, store = sweep.Execution(plan, memory_gb), plan.units(), storage.Store(place)
+    plan.check_parallel(model_parallel)
+    job = sweep.Execution(plan, memory_gb, model_parallel)
+    units, store = plan.units(), storage.Store(place)
     identity = dataclasses.asdict(config) | {"site": plan.site_name, "methods": plan.methods}
     storage.write_config(place, identity)
     storage.write_atomic(f"{place}/left_out.json", storage.encode_json(plan.left_out))
@@ -127,7 +131,7 @@ def run(
         work = sweep.cluster.Work(config, where, cache_dir, folder=os.getcwd(), **limits)
         finished = sweep.cluster.run(work, sweep.by_task(todo), ray_address)
     else:
-        workers = workers or devices.workers()
+        workers = workers or devices.workers(model_parallel)
         finished = sweep.run_units(job, todo, place, workers=workers, compiled=root, **kept)
         left = list(dict.fromkeys(unit.task for unit in todo))
         if left and plan.reads_tokens:
@@ -145,7 +149,7 @@ def run(
     return read(place)
 
 
-def _check_cluster(cluster: str | None, address: str | None, count: int) -> None:
+def _check_cluster(cluster: str | None, address: str | None, count: int, parallel: int) -> None:
     """Raises ValueError for a cluster that does not exist, is not installed, or shares twice."""
     if cluster is None and address is not None:
         raise ValueError(f"--ray_address={address} is that of --cluster=ray; give both.")
@@ -157,6 +161,11 @@ def _check_cluster(cluster: str | None, address: str | None, count: int) -> None
         raise ValueError(
             f"--cluster={cluster} shares the tasks itself; start it once, without --multihost and "
             "--num_processes."
+        )
+    if parallel > 1:
+        raise ValueError(
+            f"--cluster={cluster} gives each device a model of its own; leave out "
+            f"--model_parallel={parallel}."
         )
     if importlib.util.find_spec(cluster) is None:
         raise ValueError("--cluster=ray needs Ray: pip install 'probejax[ray]'.")

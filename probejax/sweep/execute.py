@@ -30,14 +30,16 @@ class Execution:
     kept only while the units of the same task go on.
     """
 
-    def __init__(self, plan: Plan, memory_gb: float | None = None):
+    def __init__(self, plan: Plan, memory_gb: float | None = None, model_parallel: int = 1):
         """Loads nothing yet.
 
         Args:
           plan: the run.
           memory_gb: what a unit may take; None is no limit.
+          model_parallel: local devices that hold the language model together.
         """
         self.plan = plan
+        self.model_parallel = model_parallel
         self.memory_gb = memory_gb
         self.data = functools.lru_cache(1)(self._read_data)
         self._lanes = functools.lru_cache(2)(self._pack_lanes)
@@ -202,7 +204,8 @@ class Execution:
     def _load_model(self) -> models.LoadedModel:
         plan = self.plan
         dtype = jnp.dtype(plan.config.dtype)
-        return models.load(plan.config.model, (plan.site,), dtype=dtype, cache_dir=plan.cache_dir)
+        where = {"cache_dir": plan.cache_dir, "mesh": devices.mesh(self.model_parallel)}
+        return models.load(plan.config.model, (plan.site,), dtype=dtype, **where)
 
     def _select(
         self,

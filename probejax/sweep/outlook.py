@@ -72,12 +72,13 @@ class Outlook:
         return "\n".join(_lines(self))
 
 
-def look(plan: Plan, target: str = "cpu") -> Outlook:
+def look(plan: Plan, target: str = "cpu", model_parallel: int = 1) -> Outlook:
     """Foresees a run: counts its fits and tokens exactly, and estimates time and memory.
 
     Args:
       plan: the run.
-      target: a machine, see `machines.TARGETS`; `cpu` is this one.
+      target: a machine, see `rules.TARGETS`; `cpu` is this one.
+      model_parallel: devices that hold the language model together.
 
     Raises:
       ValueError: there is no such machine.
@@ -104,10 +105,12 @@ def look(plan: Plan, target: str = "cpu") -> Outlook:
         Row(name, units, fits, time, work.PROGRAMS.get(probes.parse(name).family))
         for name, (units, fits, time) in per_method.items()
     )
-    return _with_places(plan, machine, rows, largest, d_sae)
+    return _with_places(plan, machine, rows, largest, d_sae, model_parallel)
 
 
-def _with_places(plan: Plan, machine: Machine, rows, largest: int, d_sae: int) -> Outlook:
+def _with_places(
+    plan: Plan, machine: Machine, rows, largest: int, d_sae: int, parallel: int
+) -> Outlook:
     """Adds what the language model takes, and what device and disk must hold."""
     tokens, harvest, model = 0, 0.0, 0.0
     on_disk = {"units": float(_FIT_BYTES * sum(row.fits for row in rows))}
@@ -120,7 +123,7 @@ def _with_places(plan: Plan, machine: Machine, rows, largest: int, d_sae: int) -
         for name, cached in (("activations in the cache", True), ("activations to come", False)):
             on_disk[name] = float(sum(each.bytes for each in lists if each.cached == cached))
         size = 4 if plan.config.dtype == "float32" else 2
-        model = size * (per_token / 2 + config.d_vocab * config.d_model)
+        model = size * (per_token / 2 + config.d_vocab * config.d_model) / parallel
     sizes = (largest, plan.width, d_sae, plan.most_latents)
     data = float(memory.predicted_bytes(*sizes, 0))
     fit = memory.predicted_bytes(*sizes, 1024) - data
@@ -140,12 +143,13 @@ def _faults(machine: Machine, on_device: dict[str, float]) -> Iterator[str]:
     if model > room:
         yield (
             f"The language model takes {model / _GB:.1f} GB up to this site, and {what}: give "
-            "--dtype=bfloat16, an earlier --site, or a larger machine."
+            "--dtype=bfloat16, --model_parallel=N, an earlier --site, or a larger machine."
         )
     elif (total := sum(on_device.values())) > room:
         yield (
             f"Model, features and a fit take {total / _GB:.1f} GB, and {what}: give "
-            "--dtype=bfloat16 or a narrower SAE, or harvest first (experiments.harvest)."
+            "--dtype=bfloat16, --model_parallel=N or a narrower SAE, or harvest first "
+            "(experiments.harvest)."
         )
 
 

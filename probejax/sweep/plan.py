@@ -5,7 +5,7 @@ import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from probejax import activations, models, probes, saes, sites
+from probejax import activations, devices, models, probes, saes, sites
 from probejax.rules import PREPENDED
 from probejax.saes import SaeFile
 from probejax.sites import EMBEDDING, GIVEN, Site
@@ -82,6 +82,16 @@ class Plan:
     def most_latents(self) -> int:
         """The largest k of the run; every smaller selection is a prefix of that one."""
         return max(probes.parse(method).k for method in self.methods)
+
+    def check_parallel(self, count: int) -> None:
+        """Raises ValueError unless the language model can be cut over so many devices."""
+        if count > 1 and isinstance(self.source, Vectors):
+            raise ValueError(
+                f"--model_parallel={count} cuts a language model, and --activations needs none."
+            )
+        if count > 1:
+            models.check_mesh(self.checkpoint.config, count)
+            devices.mesh(count)
 
     def units(self) -> list[Unit]:
         """Returns all units, task by task, in the order of the configuration."""

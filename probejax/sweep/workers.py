@@ -56,7 +56,7 @@ def run_units(
         return processes.run(processes.Work(*settings), groups, workers, disk)
     if workers > 1:
         return _on_devices(
-            job, groups, out, jax.local_devices()[:workers], save_probes, keep_tokens
+            job, groups, out, _places(workers, job.model_parallel), save_probes, keep_tokens
         )
     return _here(job, groups, out, save_probes, disk)
 
@@ -78,6 +78,11 @@ def _here(job: Execution, groups, out: str, save_probes: bool, disk: TokenDisk) 
             yield unit
 
 
+def _places(workers: int, model_parallel: int) -> list:
+    """Returns the device of each worker, the first of those that hold its model."""
+    return jax.local_devices()[::model_parallel][:workers]
+
+
 def _on_devices(
     job: Execution, groups, out: str, places, save_probes: bool, keep_tokens: bool
 ) -> Iterator[Unit]:
@@ -90,7 +95,7 @@ def _on_devices(
     def serve(place) -> None:
         try:
             with jax.default_device(place):
-                own = Execution(job.plan, job.memory_gb)
+                own = Execution(job.plan, job.memory_gb, job.model_parallel)
                 disk = TokenDisk(own, out, keep_tokens)
                 while True:
                     for unit in _here(own, [work.get_nowait()], out, save_probes, disk):
