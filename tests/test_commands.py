@@ -117,7 +117,7 @@ def test_the_commands_are_all_here():
     entries = {
         path.stem for path in ROOT.glob("experiments/*.py") if "run(main)" in path.read_text()
     }
-    assert entries == {"sweep", "harvest", "report", "train_sae", "benchmark"}
+    assert entries == {"audit", "sweep", "harvest", "report", "train_sae", "benchmark"}
 
 
 def test_an_error_that_nobody_foresaw_is_a_sentence_too(capsys, monkeypatch):

@@ -1,0 +1,5 @@
+from .audit import Audit, audit
+from .dataset import Dataset
+from .start import run
+
+__all__ = ["Audit", "Dataset", "audit", "run"]
