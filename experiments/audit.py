@@ -17,6 +17,12 @@ from experiments.entry import run
 for _flag in (*config_flags.VECTORS, common.CACHE_DIR):
     flags.declare_key_flag(_flag)
 _OUT = flags.DEFINE_string("out", None, "Folder or gs:// prefix for the pages.", required=True)
+_CORPUS = flags.DEFINE_string(
+    "corpus",
+    None,
+    "Neutral texts for the probe's direction on single tokens: a .txt file with one per line, a "
+    "file as --data takes, or a folder of them. Default: prompts of the study's other tasks.",
+)
 
 
 def main(_: list[str]) -> None:
@@ -25,7 +31,8 @@ def main(_: list[str]) -> None:
     px.storage.check_place(_OUT.value)
     if config.activations is None:
         px.tasks.match(config.tasks or (), config.own)  # told before JAX is imported
-    for place, found in px.auditing.run(config, _OUT.value, cache_dir=common.CACHE_DIR.value):
+    where = {"corpus": _CORPUS.value, "cache_dir": common.CACHE_DIR.value}
+    for place, found in px.auditing.run(config, _OUT.value, **where):
         print(f"{found}\n\nThe page and its tables are in {place}.\n", flush=True)
 
 

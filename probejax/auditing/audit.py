@@ -10,8 +10,12 @@ from etils import epath
 from probejax import spreadsheet, storage
 from probejax.auditing.dataset import Dataset, dataset
 from probejax.auditing.finding import Finding
+from probejax.auditing.latents import latents
 from probejax.auditing.page import page
+from probejax.auditing.shortcuts import shortcuts
+from probejax.auditing.single_latents import single_latents
 from probejax.auditing.suspect_labels import suspect_labels
+from probejax.auditing.tokens import Corpus, tokens
 from probejax.saes import stream
 
 K = 128  # latents of the SAE probe that judges labels
@@ -98,10 +102,23 @@ def audit(
     return examine(dataset(x, y, texts=texts, groups=groups, sae=sae), seed=seed)
 
 
-def examine(data: Dataset, *, seed: int = 0, facts: dict[str, str] | None = None) -> Audit:
-    """Returns every finding of a dataset that has been checked; `facts` says where it is from."""
+def examine(
+    data: Dataset,
+    corpus: Corpus | None = None,
+    *,
+    seed: int = 0,
+    facts: dict[str, str] | None = None,
+) -> Audit:
+    """Returns every finding of a dataset that has been checked.
+
+    Args:
+      data: the dataset.
+      corpus: tokens of other texts, of the same model and site.
+      seed: of folds and permutations.
+      facts: where it is from.
+    """
     methods = ("logreg",) if data.sae is None else ("logreg", f"sae_k{_k(data)}")
-    findings = (suspect_labels(data, methods, seed=seed),)
+    findings = _findings(data, methods, corpus, seed)
     ones = int(data.y.sum())
     known = {
         "rows": f"{len(data.y):,} rows of {len(set(data.same.tolist())):,} different prompts",
@@ -112,6 +129,25 @@ def examine(data: Dataset, *, seed: int = 0, facts: dict[str, str] | None = None
         "judged by": " and ".join(methods),
     }
     return Audit(data.name, findings, known | (facts or {}))
+
+
+def _findings(
+    data: Dataset, methods: tuple[str, ...], corpus: Corpus | None, seed: int
+) -> tuple[Finding, ...]:
+    """Returns what can be looked for in these data, in the order of the page."""
+    found = [suspect_labels(data, methods, seed=seed)]
+    own, known = None, None
+    later: list[Finding] = []
+    if data.sae is not None:
+        found.append(single_latents(data, seed=seed))
+        finding, own = latents(data, seed=seed)
+        later.append(finding)
+    if corpus is not None:
+        finding, known = tokens(data, corpus, seed=seed)
+        later.append(finding)
+    if data.texts is not None:
+        found.append(shortcuts(data, own, known, seed=seed))
+    return (*found, *later)
 
 
 def _k(data: Dataset) -> int:

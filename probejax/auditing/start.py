@@ -11,21 +11,30 @@ from etils import epath
 
 from probejax import activations, artifacts, devices, models, saes, storage, sweep, tasks
 from probejax.activations import given
+from probejax.activations.language_model import LanguageModel
+from probejax.analysis.left_out import attempt
+from probejax.auditing import corpus as corpora
 from probejax.auditing import dataset
 from probejax.auditing.audit import Audit, examine
+from probejax.auditing.tokens import Corpus
 from probejax.sweep.config import Config
 from probejax.sweep.source import Vectors
 from probejax.tasks import Task, classes
 
 
 def run(
-    config: Config, out: epath.PathLike, *, cache_dir: str | Path | None = None
+    config: Config,
+    out: epath.PathLike,
+    *,
+    corpus: str | Path | None = None,
+    cache_dir: str | Path | None = None,
 ) -> Iterator[tuple[str, Audit]]:
     """Audits every task that a configuration names, and writes a page for each.
 
     Args:
       config: which tasks, model, site and SAE; of a run's other settings none counts.
       out: folder for `audit.html` and its tables; of several tasks each has a folder of its own.
+      corpus: file or folder of neutral texts, see `corpus.read`; the study's other tasks when None.
       cache_dir: where downloads and activations live, see `probejax.artifacts.cache_dir`.
 
     Yields:
@@ -37,6 +46,9 @@ def run(
       StorageError, ArtifactError: a place cannot be written, or a download fails.
     """
     storage.check_place(str(out))
+    if corpus is not None and config.activations is not None:
+        raise ValueError("--corpus is read by a model, and --activations stand in place of one.")
+    given_texts = None if corpus is None else corpora.read(corpus)
     devices.compilation_cache(artifacts.cache_dir(cache_dir))
     plan = sweep.resolve(_judging(config, cache_dir), cache_dir)
     wanted = [_task(plan, config, name, cache_dir) for name in plan.source.names()]
@@ -50,6 +62,11 @@ def run(
             config.model, (plan.site,), dtype=jnp.dtype(config.dtype), cache_dir=cache_dir
         )
     )
+    left_out: list[str] = []
+    neutral = None
+    if not isinstance(plan.source, Vectors):
+        make = lambda: _corpus(plan, given_texts, str(corpus), cache_dir)
+        neutral = attempt(left_out, "the probe's direction on single tokens", make)
     sae = next(iter(plan.saes.values()), None)
     for task in wanted:
         x = _vectors(plan, task, model)
@@ -65,7 +82,8 @@ def run(
         )
         facts = {"read": f"{plan.checkpoint.name}, {plan.site_name}"}
         facts |= {} if sae is None else {"latents of": sae.sae_id}
-        found = examine(data, seed=config.seeds[0], facts=facts)
+        facts |= {"left out": " ".join(left_out)} if left_out else {}
+        found = examine(data, neutral, seed=config.seeds[0], facts=facts)
         place = epath.Path(out) if len(wanted) == 1 else epath.Path(out) / _folder(task.name)
         found.save(place)
         yield str(place), found
@@ -80,6 +98,14 @@ def _judging(config: Config, cache_dir) -> Config:
     if len(config.sae) > 1:
         raise ValueError(f"An audit looks at one SAE, and --sae names {len(config.sae)}.")
     return dataclasses.replace(config, methods=names, regimes=("standard",), groups=None)
+
+
+def _corpus(plan: sweep.Plan, texts, about: str, cache_dir) -> Corpus:
+    if texts is None:
+        texts = corpora.of_other_tasks(plan.source.names(), cache_dir)
+        about = "the study's other tasks"
+    model = LanguageModel(plan.checkpoint, plan.config.dtype)
+    return corpora.activate(model, plan.site, texts, about)
 
 
 def _task(plan: sweep.Plan, config: Config, name: str, cache_dir) -> Task:

@@ -54,7 +54,7 @@ def suspect_labels(
     alike = share_alike(data, first := np.argsort(rank, kind="stable")[:LOOKED])
     table.loc[: len(first) - 1, "neighbours_alike"] = alike
     table.loc[: len(first) - 1, "latents"] = firing(data, first)
-    cleaned = _cleaned(data, ~every)
+    cleaned = _cleaned(data, np.logical_not(every))
     who = "all methods call" if len(judged) > 1 else f"{methods[0]} calls"
     notes = [
         f"cleaned.csv has {len(cleaned):,} of {len(data.y):,} rows: without the "
