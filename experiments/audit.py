@@ -31,6 +31,8 @@ def main(_: list[str]) -> None:
     px.storage.check_place(_OUT.value)
     if config.activations is None:
         px.tasks.match(config.tasks or (), config.own)  # told before JAX is imported
+    if _CORPUS.value is not None:
+        px.auditing.neutral_texts.read(_CORPUS.value)
     where = {"corpus": _CORPUS.value, "cache_dir": common.CACHE_DIR.value}
     for place, found in px.auditing.run(config, _OUT.value, **where):
         print(f"{found}\n\nThe page and its tables are in {place}.\n", flush=True)

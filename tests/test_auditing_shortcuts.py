@@ -7,11 +7,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from probejax import tasks
-from probejax.auditing import corpus, surface
+from probejax.auditing import neutral_texts, surface
+from probejax.auditing.corpus import Corpus
 from probejax.auditing.dataset import dataset
 from probejax.auditing.latents import latents
 from probejax.auditing.shortcuts import shortcuts
-from probejax.auditing.tokens import Corpus, score, tokens
+from probejax.auditing.tokens import score, tokens
 from tests.audit_cases import D, N, Rectified, texts
 
 
@@ -139,21 +140,21 @@ def test_the_study_s_counts_of_final_characters():
 def test_a_corpus_is_read_or_refused(tmp_path):
     (tmp_path / "a.txt").write_text("one\n\ntwo\none\n")
     (tmp_path / "b.txt").write_text("three")
-    assert corpus.read(tmp_path) == ("one", "two", "three")
-    assert corpus.read(tmp_path / "b.txt") == ("three",)
+    assert neutral_texts.read(tmp_path) == ("one", "two", "three")
+    assert neutral_texts.read(tmp_path / "b.txt") == ("three",)
     (tmp_path / "c.csv").write_text("text,label\nfour,a\nfive,b\n")
-    assert corpus.read(tmp_path / "c.csv") == ("four", "five")
+    assert neutral_texts.read(tmp_path / "c.csv") == ("four", "five")
     (tmp_path / "empty.txt").write_text(" \n\n")
     with pytest.raises(ValueError, match=r"holds no text; give a file with a text per line"):
-        corpus.read(tmp_path / "empty.txt")
+        neutral_texts.read(tmp_path / "empty.txt")
     with pytest.raises(FileNotFoundError, match="absent"):
-        corpus.read(tmp_path / "absent.txt")
+        neutral_texts.read(tmp_path / "absent.txt")
 
 
 def test_the_default_corpus_leaves_out_what_is_audited(monkeypatch):
     names = ("1_a_x", "2_a_y", "3_b_z")
-    monkeypatch.setattr(corpus.tasks, "names", lambda: names)
+    monkeypatch.setattr(neutral_texts.tasks, "names", lambda: names)
     prompts = {name: tuple(f"{name} {i // 2}" for i in range(60)) for name in names}
     load = lambda name, cache_dir=None: tasks.Task(name, prompts[name], np.zeros(60, int), False)
-    monkeypatch.setattr(corpus.tasks, "load", load)
-    assert corpus.of_other_tasks(["1_a_x"]) == tuple(f"3_b_z {i}" for i in range(10))
+    monkeypatch.setattr(neutral_texts.tasks, "load", load)
+    assert neutral_texts.of_other_tasks(["1_a_x"]) == tuple(f"3_b_z {i}" for i in range(10))

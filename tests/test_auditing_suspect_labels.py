@@ -26,7 +26,8 @@ def case():
 
 @pytest.fixture(scope="module")
 def found(case):
-    return suspect_labels.suspect_labels(case.data, METHODS, repeats=2)
+    judged = [judge(case.data, method, repeats=2) for method in METHODS]
+    return suspect_labels.suspect_labels(case.data, judged)
 
 
 def test_folds_judge_each_row_once_and_keep_equal_prompts_together():

@@ -8,14 +8,18 @@ import pandas as pd
 from etils import epath
 
 from probejax import spreadsheet, storage
+from probejax.auditing.by_group import by_group
+from probejax.auditing.corpus import Corpus
 from probejax.auditing.dataset import Dataset, dataset
+from probejax.auditing.duplicates import duplicates
 from probejax.auditing.finding import Finding
 from probejax.auditing.latents import latents
+from probejax.auditing.out_of_fold import judge
 from probejax.auditing.page import page
 from probejax.auditing.shortcuts import shortcuts
 from probejax.auditing.single_latents import single_latents
 from probejax.auditing.suspect_labels import suspect_labels
-from probejax.auditing.tokens import Corpus, tokens
+from probejax.auditing.tokens import tokens
 from probejax.saes import stream
 
 K = 128  # latents of the SAE probe that judges labels
@@ -135,7 +139,8 @@ def _findings(
     data: Dataset, methods: tuple[str, ...], corpus: Corpus | None, seed: int
 ) -> tuple[Finding, ...]:
     """Returns what can be looked for in these data, in the order of the page."""
-    found = [suspect_labels(data, methods, seed=seed)]
+    judged = [judge(data, method, seed=seed) for method in methods]
+    found = [suspect_labels(data, judged, seed=seed)]
     own, known = None, None
     later: list[Finding] = []
     if data.sae is not None:
@@ -147,7 +152,8 @@ def _findings(
         later.append(finding)
     if data.texts is not None:
         found.append(shortcuts(data, own, known, seed=seed))
-    return (*found, *later)
+    last = (duplicates(data, seed=seed), by_group(data, judged[0], seed=seed))
+    return (*found, *later, *last)
 
 
 def _k(data: Dataset) -> int:

@@ -13,10 +13,9 @@ from probejax import activations, artifacts, devices, models, saes, storage, swe
 from probejax.activations import given
 from probejax.activations.language_model import LanguageModel
 from probejax.analysis.left_out import attempt
-from probejax.auditing import corpus as corpora
-from probejax.auditing import dataset
+from probejax.auditing import dataset, neutral_texts
 from probejax.auditing.audit import Audit, examine
-from probejax.auditing.tokens import Corpus
+from probejax.auditing.corpus import Corpus, activate
 from probejax.sweep.config import Config
 from probejax.sweep.source import Vectors
 from probejax.tasks import Task, classes
@@ -34,7 +33,8 @@ def run(
     Args:
       config: which tasks, model, site and SAE; of a run's other settings none counts.
       out: folder for `audit.html` and its tables; of several tasks each has a folder of its own.
-      corpus: file or folder of neutral texts, see `corpus.read`; the study's other tasks when None.
+      corpus: file or folder of neutral texts, see `neutral_texts.read`; None takes prompts of the
+        study's other tasks.
       cache_dir: where downloads and activations live, see `probejax.artifacts.cache_dir`.
 
     Yields:
@@ -48,7 +48,7 @@ def run(
     storage.check_place(str(out))
     if corpus is not None and config.activations is not None:
         raise ValueError("--corpus is read by a model, and --activations stand in place of one.")
-    given_texts = None if corpus is None else corpora.read(corpus)
+    given_texts = None if corpus is None else neutral_texts.read(corpus)
     devices.compilation_cache(artifacts.cache_dir(cache_dir))
     plan = sweep.resolve(_judging(config, cache_dir), cache_dir)
     wanted = [_task(plan, config, name, cache_dir) for name in plan.source.names()]
@@ -102,10 +102,10 @@ def _judging(config: Config, cache_dir) -> Config:
 
 def _corpus(plan: sweep.Plan, texts, about: str, cache_dir) -> Corpus:
     if texts is None:
-        texts = corpora.of_other_tasks(plan.source.names(), cache_dir)
+        texts = neutral_texts.of_other_tasks(plan.source.names(), cache_dir)
         about = "the study's other tasks"
     model = LanguageModel(plan.checkpoint, plan.config.dtype)
-    return corpora.activate(model, plan.site, texts, about)
+    return activate(model, plan.site, texts, about)
 
 
 def _task(plan: sweep.Plan, config: Config, name: str, cache_dir) -> Task:

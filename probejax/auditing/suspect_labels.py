@@ -11,21 +11,18 @@ from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
 from probejax.auditing.firing import firing
 from probejax.auditing.neighbours import NEIGHBOURS, share_alike
-from probejax.auditing.out_of_fold import Judged, judge, permutation
+from probejax.auditing.out_of_fold import Judged, permutation
 
 LOOKED = 1000  # rows whose neighbours and latents are told
 
 
-def suspect_labels(
-    data: Dataset, methods: tuple[str, ...], *, repeats: int = 3, seed: int = 0
-) -> Finding:
+def suspect_labels(data: Dataset, judged: list[Judged], *, seed: int = 0) -> Finding:
     """Finds labels that out-of-fold probabilities contradict.
 
     Args:
       data: the dataset.
-      methods: `logreg`, and `sae_k<k>` where the dataset has an SAE.
-      repeats: how often each row is judged.
-      seed: of the folds and the permutation.
+      judged: what each method says of every row, see `judge`.
+      seed: of the permutation.
 
     Returns:
       The finding. Its table `suspect_labels` has every row of the dataset, the most suspect first;
@@ -35,7 +32,6 @@ def suspect_labels(
       ValueError: cleanlab is not installed.
     """
     shuffled = permutation(data, seed)
-    judged = [judge(data, method, repeats=repeats, seed=seed) for method in methods]
     wrong = np.array([issues(data.y, each.probability) for each in judged])
     by_chance = np.array([issues(shuffled, each.permuted) for each in judged])
     table = _table(data, judged, wrong)
@@ -55,7 +51,7 @@ def suspect_labels(
     table.loc[: len(first) - 1, "neighbours_alike"] = alike
     table.loc[: len(first) - 1, "latents"] = firing(data, first)
     cleaned = _cleaned(data, np.logical_not(every))
-    who = "all methods call" if len(judged) > 1 else f"{methods[0]} calls"
+    who = "all methods call" if len(judged) > 1 else f"{judged[0].method} calls"
     notes = [
         f"cleaned.csv has {len(cleaned):,} of {len(data.y):,} rows: without the "
         f"{every.sum():,} that {who} wrong."

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
+from probejax.auditing.corpus import Corpus
 from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
 from probejax.auditing.out_of_fold import direction, permutation
@@ -13,24 +14,6 @@ from probejax.auditing.out_of_fold import direction, permutation
 FEWEST = 10  # occurrences of a token
 _ENDS = 30  # tokens at either end of the list
 _LEAST = 1.0  # standard deviations of all tokens from their mean, at which a token names a mark
-
-
-class Corpus(NamedTuple):
-    """Tokens of neutral texts.
-
-    Attributes:
-      x: [t, d] their activations.
-      ids: [t] what they are; BOS first in each text.
-      strings: what each id is as text, for those that occur.
-      bos: its id, if there is one.
-      about: where they are from.
-    """
-
-    x: Float[np.ndarray, "t d"]
-    ids: Int[np.ndarray, " t"]
-    strings: dict[int, str]
-    bos: int | None
-    about: str
 
 
 class Tokens(NamedTuple):
