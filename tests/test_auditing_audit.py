@@ -54,6 +54,13 @@ def test_a_page_shows_the_first_rows_and_says_how_many_there_are():
     assert text.count("<tr>") == 100 + 1 + 2
 
 
+def test_latents_have_links_to_known_pages_only():
+    address = "https://www.neuronpedia.org/gemma-2-9b/20-gemmascope-res-16k/7"
+    rows = pd.DataFrame({"latent": [7, 8], "link": [address, "https://evil.example/8"]})
+    text = page.page("x", [Finding("f", "F", "How.", (), (Table("t", "T", rows),))], {})
+    assert f'<a href="{address}"' in text and "evil" not in text and ">8</td>" in text
+
+
 WRONG = {
     "texts of another number": ({"texts": texts(3)}, "there are 3 texts and 200 labels"),
     "a text that is none": ({"texts": [1, *texts(N - 1)]}, "texts[0] is 1; expected a string"),

@@ -97,7 +97,9 @@ def _judging(config: Config, cache_dir) -> Config:
         names = names if saes.shipped(checkpoint.name) else ("logreg",)
     if len(config.sae) > 1:
         raise ValueError(f"An audit looks at one SAE, and --sae names {len(config.sae)}.")
-    return dataclasses.replace(config, methods=names, regimes=("standard",), groups=None)
+    chosen = None if config.activations else config.tasks
+    judged = {"methods": names, "regimes": ("standard",), "groups": None, "tasks": chosen}
+    return dataclasses.replace(config, **judged)
 
 
 def _corpus(plan: sweep.Plan, texts, about: str, cache_dir) -> Corpus:
