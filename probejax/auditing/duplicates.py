@@ -1,7 +1,7 @@
 """Prompts that come again, equal or nearly so, and whether their labels agree."""
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,7 +80,7 @@ def _equal(data: Dataset) -> Iterator[Pair]:
             yield Pair(first[number], row, 1.0)
 
 
-def near_pairs(texts: Sequence[str], seed: int = 0) -> Iterator[Pair]:
+def near_pairs(texts: list[str], seed: int = 0) -> Iterator[Pair]:
     """Yields pairs of different texts that share at least `LIMIT` of their pieces.
 
     Args:
@@ -88,13 +88,15 @@ def near_pairs(texts: Sequence[str], seed: int = 0) -> Iterator[Pair]:
       seed: of the hashes.
     """
     lsh = _datasketch().MinHashLSH(threshold=LIMIT, num_perm=_HASHES)
-    pieces = [_pieces(text) for text in texts]
     hashed = _datasketch().MinHash.generator(
-        ([piece.encode() for piece in each] for each in pieces), num_perm=_HASHES, seed=seed + 1
+        ([piece.encode() for piece in _pieces(text)] for text in texts),
+        num_perm=_HASHES,
+        seed=seed + 1,
     )
-    for row, (own, sketch) in enumerate(zip(pieces, hashed, strict=True)):
+    for row, sketch in enumerate(hashed):
         for other in sorted(lsh.query(sketch)):
-            likeness = len(own & pieces[other]) / len(own | pieces[other])
+            own, theirs = _pieces(texts[row]), _pieces(texts[other])
+            likeness = len(own & theirs) / len(own | theirs)
             if likeness >= LIMIT:
                 yield Pair(other, row, min(likeness, 1 - 1e-9))
         lsh.insert(row, sketch)

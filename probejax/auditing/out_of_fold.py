@@ -15,6 +15,7 @@ from probejax.probes.families import Linear
 from probejax.solvers import codes
 
 REPEATS = 3
+_ROWS = 1 << 14  # judged at a time
 
 
 class Judged(NamedTuple):
@@ -86,7 +87,8 @@ def probabilities(
     for which, rows in lanes(cuts, labels):
         fit = _fit(data, method, rows)
         unconverged += int((np.asarray(fit.code)[: len(which)] != codes.CONVERGED).sum())
-        logits = np.asarray(fit.probe(data.x), np.float64)
+        parts = [fit.probe(data.x[i : i + _ROWS]) for i in range(0, len(data.x), _ROWS)]
+        logits = np.concatenate(parts, axis=1).astype(np.float64)
         found |= {
             number: expit(logits[lane, cuts[number].test]) for lane, number in enumerate(which)
         }
