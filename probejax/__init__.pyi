@@ -17,7 +17,7 @@ from . import (
     tasks,
 )
 from .activations.language_model import load_model
-from .auditing.audit import audit
+from .auditing.report import audit
 from .comparison import compare
 from .probes.fit import fit, fit_lanes
 from .probes.saved import load_probe, save

@@ -14,8 +14,8 @@ from probejax.activations import given
 from probejax.activations.language_model import LanguageModel
 from probejax.analysis.left_out import attempt
 from probejax.auditing import dataset, neutral_texts
-from probejax.auditing.audit import Audit, examine
 from probejax.auditing.corpus import Corpus, activate
+from probejax.auditing.report import Audit, examine
 from probejax.sweep.config import Config
 from probejax.sweep.source import Vectors
 from probejax.tasks import Task, classes

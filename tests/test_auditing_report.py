@@ -9,7 +9,7 @@ import pytest
 
 import probejax as px
 from probejax import auditing
-from probejax.auditing import page
+from probejax.auditing import page, report
 from probejax.auditing.finding import Claim, Finding, Table
 from probejax.spreadsheet import plain_text
 from tests.audit_cases import D, N, Rectified, planted, texts
@@ -21,7 +21,10 @@ X, Y = np.random.default_rng(0).normal(size=(N, D)), np.arange(N) % 2
 @pytest.fixture(scope="module")
 def audited():
     case = planted(texts=[*HOSTILE, *texts(N - len(HOSTILE))])
-    return auditing.audit(case.data.x, case.data.labels, texts=case.data.texts, sae=case.data.sae)
+    given = {"texts": case.data.texts, "sae": case.data.sae}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "K", 16)  # as in the other tests: a program less to compile
+        return auditing.audit(case.data.x, case.data.labels, **given)
 
 
 def test_what_is_written(audited, tmp_path):
