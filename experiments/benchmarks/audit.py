@@ -133,7 +133,8 @@ def _summary(cells: pd.DataFrame) -> Iterator[dict]:
     for rate in (*RATES, None):
         part = cells if rate is None else cells[cells["rate"] == rate]
         for measure in ("ap", "precision"):
-            means = {m: round(part[f"{measure} {m}"].mean(), 4) for m in methods}
+            every = part[[f"{measure} {m}" for m in methods]].dropna(axis=1).mean()
+            means = {name.removeprefix(f"{measure} "): round(v, 4) for name, v in every.items()}
             yield {"name": f"{measure}, mean", "rate": rate, "cells": len(part), **means}
             for base in ("cleanlab", "logreg"):
                 for method in methods:
