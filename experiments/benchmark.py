@@ -14,11 +14,18 @@ from collections.abc import Callable
 from absl import flags
 
 from experiments import flags as common
-from experiments.benchmarks import compile, harvest, multitoken, probes, saes
+from experiments.benchmarks import audit, compile, harvest, multitoken, probes, saes
 from experiments.entry import run
 from probejax import artifacts, devices
 
 flags.declare_key_flag(common.CACHE_DIR)
+_PUBLISHED = flags.DEFINE_string(
+    "published", None, "Folder with the study's result files; of CoLA's judges, for `audit`."
+)
+_DONE = flags.DEFINE_string(
+    "done", None, "File of JSON lines in which `audit` keeps its cells; those there stay."
+)
+_TASKS = flags.DEFINE_integer("audit_tasks", 6, "Tasks in which `audit` plants flips.", 1)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Times each side runs; the median counts.", 1)
 
 
@@ -33,6 +40,9 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 SUITES = {
+    "audit": lambda: audit.suite(
+        common.CACHE_DIR.value, _PUBLISHED.value, _DONE.value, _TASKS.value
+    ),
     "compile": lambda: compile.suite(common.CACHE_DIR.value),
     "harvest": lambda: harvest.suite(seconds, common.CACHE_DIR.value),
     "probes": lambda: probes.suite(_REPEATS.value, common.CACHE_DIR.value),

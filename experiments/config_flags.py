@@ -1,5 +1,7 @@
 """The flags that decide a run's results: each is a field of `Config`."""
 
+from typing import Any
+
 from absl import flags
 
 import probejax as px
@@ -24,7 +26,7 @@ _METHODS = flags.DEFINE_list(
     "`multitoken` is those on all tokens and what the study compares them with.",
 )
 _SEEDS = flags.DEFINE_list("seeds", ["42"], "One set of draws for each; the study's is 42.")
-_AS_THEY_ARE = (
+_OF_VECTORS = (
     common.MODEL,
     *common.OWN,
     common.DTYPE,
@@ -34,7 +36,8 @@ _AS_THEY_ARE = (
     flags.DEFINE_string(
         "groups",
         None,
-        "Column of --data: each group in it is held out once, as regime group_shift.",
+        "Column of --data that says to which group a row belongs: a sweep holds each out once, as "
+        "regime group_shift; an audit judges each.",
     ),
     flags.DEFINE_string(
         "activations",
@@ -43,6 +46,9 @@ _AS_THEY_ARE = (
         ".safetensors file.",
     ),
     flags.DEFINE_string("labels", None, "The labels y [N] of --activations, as .npy."),
+)
+_AS_THEY_ARE = (
+    *_OF_VECTORS,
     flags.DEFINE_bool(
         "controls", False, "Also shuffled labels, random latents and a random SAE, as methods."
     ),
@@ -57,14 +63,14 @@ _AS_THEY_ARE = (
         "protocol", "paper", list(PROTOCOLS), "Rules: the study's, or without any leak."
     ),
 )
-ALL = (
-    *(*_AS_THEY_ARE, common.SITE, common.LAYER, common.TASKS),
-    *(_SAE, _SAE_SUITE, _REGIMES, _METHODS, _SEEDS),
-)
+_WHERE = (common.SITE, common.LAYER, common.TASKS, _SAE)
+VECTORS = (*_OF_VECTORS, *_WHERE)
+"""Those that say whose vectors are looked at."""
+ALL = (*_AS_THEY_ARE, *_WHERE, _SAE_SUITE, _REGIMES, _METHODS, _SEEDS)
 
 
-def config() -> "px.Config":
-    """Returns the run that the flags describe."""
+def config(**fixed: Any) -> "px.Config":
+    """Returns the run that the flags describe, but for the fields that are `fixed`."""
     values = {flag.name: flag.value for flag in _AS_THEY_ARE}
     values |= {flag.name: tuple(flag.value) for flag in (_SAE, _REGIMES, _METHODS)}
     if _SAE_SUITE.value:
@@ -73,4 +79,4 @@ def config() -> "px.Config":
         raise ValueError(f"--seeds={wrong[0]} is not a whole number.")
     values["seeds"] = tuple(map(int, _SEEDS.value))
     values["tasks"] = None if common.TASKS.value is None else tuple(common.TASKS.value)
-    return px.Config(**values, site=common.chosen_site())
+    return px.Config(**(values | {"site": common.chosen_site()} | fixed))

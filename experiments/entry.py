@@ -53,8 +53,9 @@ def _check_flags(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
     mine = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(argv[0])}
-    shared = flags.FLAGS.flags_by_module_dict().get("experiments.flags", ())
-    for flag in shared:
+    by_module = flags.FLAGS.flags_by_module_dict()
+    shared = ("experiments.flags", "experiments.config_flags")
+    for flag in (each for module in shared for each in by_module.get(module, ())):
         if flag.present and flag.name not in mine:
             raise app.UsageError(f"--{flag.name} has no effect on this command.")
     for name in flags.FLAGS:

@@ -2,6 +2,7 @@ from . import (
     activations,
     analysis,
     artifacts,
+    auditing,
     devices,
     hosts,
     metrics,
@@ -16,6 +17,7 @@ from . import (
     tasks,
 )
 from .activations.language_model import load_model
+from .auditing.report import audit
 from .comparison import compare
 from .probes.fit import fit, fit_lanes
 from .probes.saved import load_probe, save
@@ -30,6 +32,8 @@ __all__ = [
     "activations",
     "analysis",
     "artifacts",
+    "audit",
+    "auditing",
     "compare",
     "devices",
     "fit",

@@ -25,6 +25,8 @@ def test_glue_cola_on_original_clean_and_disputed_labels():
 @golden
 def test_the_judges_dispute_a_fifth_of_the_labels():
     shares = case_studies.cola_disagreement(PUBLISHED)
+    disputed = case_studies.cola_disputed(PUBLISHED)
+    assert (len(disputed), disputed.sum()) == (1000, 220)
     assert shares.tolist() == [0.243, 0.228, 0.222, 0.22] and shares.index[-1] == "ensemble"
 
 
@@ -69,3 +71,4 @@ def test_a_missing_answer_of_a_judge_disputes_the_label(tmp_path):
     (tmp_path / "investigate").mkdir()
     table.to_csv(tmp_path / "investigate" / "87_glue_cola_investigate.csv")
     assert case_studies.cola_disagreement(tmp_path).to_dict() == {"judge": 0.5, "ensemble": 0.0}
+    assert case_studies.cola_disputed(tmp_path).tolist() == [False, False]

@@ -70,6 +70,10 @@ MISTAKES = {
     ("sweep", "--out=x", "--groups=a"): "--groups names a column of --data; give that, too.",
     ("sweep", "--out=x", "--positive=a"): "--positive names a label of --data or --activations",
     ("sweep", "--out=x", "--regimes=group_shift"): "holds out groups; name their column: --groups",
+    ("audit", "--out=x", "--tasks=zzz"): "there is no task 'zzz'",
+    ("audit", "--out=x", "--regimes=standard"): "--regimes has no effect on this command.",
+    ("audit", "--out=x", "--corpus=absent.txt"): "No such file or directory: 'absent.txt'",
+    ("audit", "--out=x", "--groups=a"): "--groups names a column of --data; give that, too.",
     ("harvest", "--tasks=zzz"): "there is no task 'zzz'",
     ("train_sae", "--sae_out=x", "--architecture=gate"): "value should be one of <jumprelu|relu|",
     ("train_sae", "--sae_out=x", "--tasks=zzz"): "there is no task 'zzz'",
@@ -93,6 +97,7 @@ def test_a_mistake_is_told_before_anything_slow(command, tmp_path):
         ("harvest", ("model", "site", "layer", "tasks", "data", "dtype", "max_length", "disk_gb")),
         ("train_sae", ("model", "site", "layer", "tasks", "data", "dtype", "max_length")),
         ("report", ("cache_dir",)),
+        ("audit", ("model", "sae", "tasks", "data", "groups", "activations", "corpus")),
     ],
 )
 def test_help_lists_the_flags_that_a_command_obeys(command, flags, tmp_path):
@@ -117,7 +122,7 @@ def test_the_commands_are_all_here():
     entries = {
         path.stem for path in ROOT.glob("experiments/*.py") if "run(main)" in path.read_text()
     }
-    assert entries == {"sweep", "harvest", "report", "train_sae", "benchmark"}
+    assert entries == {"audit", "sweep", "harvest", "report", "train_sae", "benchmark"}
 
 
 def test_an_error_that_nobody_foresaw_is_a_sentence_too(capsys, monkeypatch):

@@ -13,7 +13,7 @@ import probejax as px
 
 NAMES = (
     *("fit", "fit_lanes", "save", "load_probe", "compare"),
-    *("load_model", "load_sae", "top_latents", "run", "read"),
+    *("load_model", "load_sae", "top_latents", "run", "read", "audit"),
 )
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

@@ -20,7 +20,7 @@ LAYERS = (
     ("activations",),
     ("probes",),
     ("sweep", "analysis"),
-    ("comparison", "runs"),
+    ("comparison", "runs", "auditing"),
     ("experiments",),
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}

@@ -2,7 +2,9 @@
 
 import pathlib
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from probejax.analysis import published
 
@@ -42,6 +44,17 @@ def cola_disagreement(folder: str | pathlib.Path) -> pd.Series:
     table = published.read_csv(path, index_col=0)
     judges = table.columns.drop(["prompt", "original_target"])
     return table[judges].ne(table["original_target"], axis=0).mean()
+
+
+def cola_disputed(folder: str | pathlib.Path) -> Bool[np.ndarray, " n"]:
+    """Tells which of the judged rows (4,000 to 4,999 of the task) have a label most judges dispute.
+
+    Raises:
+        FileNotFoundError: the folder has no such file.
+    """
+    path = pathlib.Path(folder) / "investigate" / f"{_COLA}.csv"
+    table = published.read_csv(path, index_col=0)
+    return table["ensemble"].ne(table["original_target"]).to_numpy()
 
 
 def pruning(folder: str | pathlib.Path, model: str = "gemma-2-9b") -> pd.DataFrame:

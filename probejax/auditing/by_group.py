@@ -1,0 +1,106 @@
+"""How well a probe does in each group of rows, the worst first."""
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int, Shaped
+from sklearn.cluster import KMeans
+
+from probejax.auditing.dataset import Dataset
+from probejax.auditing.finding import Claim, Finding, Table
+from probejax.auditing.neighbours import unit_rows
+from probejax.auditing.out_of_fold import Judged, permutation
+from probejax.auditing.ranks import auc
+
+_CLUSTERS = 12
+_PER_CLUSTER = 20  # rows at least, in the mean
+_BINS = 10
+_MOST = 20_000  # rows that clusters are made of
+FEWEST = 20  # rows of a group that is called the worst
+
+
+def by_group(data: Dataset, judged: Judged, *, seed: int = 0) -> Finding:
+    """Judges each group by out-of-fold probabilities.
+
+    Args:
+      data: the dataset; without groups its rows are put into clusters of activations.
+      judged: what a probe says of every row.
+      seed: of the clusters and the permutation.
+    """
+    named = data.groups is not None
+    groups = np.array(data.groups, dtype=object) if named else clusters(data, seed)
+    table = _table(data, groups, judged.probability, data.y)
+    chance = _table(data, groups, judged.permuted, permutation(data, seed))
+    large = lambda rows: rows[(rows["rows"] >= FEWEST) & rows["auc"].notna()]["auc"]
+    worst = lambda rows: float(large(rows).min()) if len(large(rows)) else np.nan
+    notes = []
+    alone = table["group"][table["rows"] < 2].tolist()
+    if alone:
+        notes.append(f"{len(alone)} groups have one row, such as {alone[0]!r}; of one row nothing "
+                     "can be told.")  # fmt: skip
+    if one := int((table["auc"].isna() & (table["rows"] > 1)).sum()):
+        notes.append(f"{one} groups have rows of one class alone; they have no AUC.")
+    return Finding(
+        "groups",
+        "Groups" if named else "Clusters of activations",
+        ("The groups of the data" if named else
+         f"K-means puts the standardised activations into {table['group'].nunique()} clusters; "
+         "each shows a prompt near its middle")
+        + f". Each is judged by {judged.method}, by probes that have not seen its prompts: AUC and "
+        "calibration error (ten bins). A group far below the others is one on which the labels, or "
+        f"the text, are of another kind. Groups of fewer than {FEWEST} rows do not count as worst.",
+        (
+            Claim("AUC over all groups", judged.auc, judged.permuted_auc),
+            Claim("AUC of the worst group", worst(table), worst(chance)),
+        ),
+        (Table("groups", "Groups, the worst first", table),),
+        tuple(notes),
+    )  # fmt: skip
+
+
+def clusters(data: Dataset, seed: int = 0) -> Shaped[np.ndarray, " n"]:
+    """Returns to which cluster of standardised activations each row belongs.
+
+    Args:
+      data: the dataset; of many rows the centres are those of some.
+      seed: of the centres.
+    """
+    z = unit_rows(data.x)
+    count = int(np.clip(len(z) // _PER_CLUSTER, 2, _CLUSTERS))
+    some = np.random.RandomState(seed).permutation(len(z))[:_MOST]
+    found = KMeans(count, random_state=seed).fit(z[some]).predict(z)
+    return np.array([f"cluster {number}" for number in found], dtype=object)
+
+
+def _table(
+    data: Dataset,
+    groups: Shaped[np.ndarray, " n"],
+    probability: Float[np.ndarray, " n"],
+    y: Int[np.ndarray, " n"],
+) -> pd.DataFrame:
+    rows = []
+    for name in dict.fromkeys(groups.tolist()):
+        own = np.flatnonzero(groups == name)
+        p, labels = probability[own], y[own]
+        rows.append(
+            {
+                "group": name,
+                "rows": len(own),
+                f"share_{data.classes[1]}": labels.mean(),
+                "auc": auc(p, labels),
+                "accuracy": ((p > 0.5) == labels).mean(),
+                "calibration_error": calibration_error(p, labels),
+                "example": data.text(_middle(data.x[own], own)),
+            }
+        )
+    return pd.DataFrame(rows).sort_values("auc", kind="stable").reset_index(drop=True)
+
+
+def _middle(x: Float[np.ndarray, "m d"], rows: Int[np.ndarray, " m"]) -> int:
+    away = x - x.mean(axis=0)
+    return int(rows[np.argmin(np.square(away / (x.std(axis=0) + 1e-6)).sum(axis=1))])
+
+
+def calibration_error(p: Float[np.ndarray, " n"], y: Int[np.ndarray, " n"]) -> float:
+    """Returns the mean distance of probability from share, over ten bins of equal width."""
+    where = np.minimum((p * _BINS).astype(int), _BINS - 1)
+    return float(np.abs(np.bincount(where, weights=p - y, minlength=_BINS)).sum() / len(y))

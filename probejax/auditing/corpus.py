@@ -1,0 +1,62 @@
+"""Neutral texts as tokens with their activations."""
+
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from probejax.activations.language_model import LanguageModel
+from probejax.models import tokens as tokenizers
+from probejax.sites import Site
+
+MOST_TOKENS = 100_000
+LENGTH = 128  # tokens kept of a text
+
+
+class Corpus(NamedTuple):
+    """Tokens of neutral texts.
+
+    Attributes:
+      x: [t, d] their activations.
+      ids: [t] what they are; BOS first in each text.
+      strings: what each id is as text, for those that occur.
+      bos: its id, if there is one.
+      about: where they are from.
+    """
+
+    x: Float[np.ndarray, "t d"]
+    ids: Int[np.ndarray, " t"]
+    strings: dict[int, str]
+    bos: int | None
+    about: str
+
+
+def activate(model: LanguageModel, site: Site, texts: Sequence[str], about: str) -> Corpus:
+    """Returns the tokens of texts with their activations, of as many texts as fit the limit.
+
+    Args:
+      model: gives the activations.
+      site: where it is read.
+      texts: the texts; the last tokens of each are kept.
+      about: where they are from, for the page.
+    """
+    ids = tokenizers.encode(model.tokenizer, list(texts), LENGTH)
+    order = np.random.RandomState(0).permutation(len(ids))
+    counts = np.cumsum([len(ids[i]) for i in order])
+    some = order[: max(1, int((counts <= MOST_TOKENS).sum()))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that texts are cut, which the page says
+        wanted = [texts[i] for i in some]
+        found = model.activations(list(map(str, wanted)), site, positions="all", max_length=LENGTH)
+    parts = zip(found.starts, found.counts, strict=True)
+    rows = np.concatenate([np.arange(start, start + count) for start, count in parts])
+    flat = np.concatenate([ids[i] for i in some])
+    strings = {int(i): model.tokenizer.decode([int(i)], skip_special_tokens=False)
+               for i in np.unique(flat)}  # fmt: skip
+    cut = "" if len(some) == len(texts) else f" (of {len(texts):,}, drawn at random)"
+    return Corpus(
+        np.asarray(found.x[rows], np.float32), flat, strings, int(ids[0][0]),
+        f"the last {LENGTH} tokens of {len(some):,} texts{cut} of {about}",
+    )  # fmt: skip

@@ -1,0 +1,139 @@
+"""The dataset that is audited: activations, labels, and what else is known of each row."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from probejax import inputs
+from probejax.activations.ragged import Activations
+from probejax.saes import stream
+from probejax.saes.named import NamedSAE
+from probejax.saes.stream import Dictionary
+
+FEWEST = 10  # different prompts of either class; fewer cannot be cut into five folds twice
+
+
+class Dataset(NamedTuple):
+    """A dataset to be audited, n rows.
+
+    Attributes:
+      x: [n, d] one row of activations per prompt, float32.
+      y: [n] labels, 0 or 1.
+      classes: what the labels 0 and 1 are called.
+      same: [n] a number for each prompt, the same for equal ones.
+      texts: the prompts; None where they are not known.
+      groups: to which group each row belongs; None where that is not known.
+      sae: the dictionary whose latents are looked at, if any.
+      page: id of its pages on Neuronpedia, if it has some.
+      name: of the dataset.
+    """
+
+    x: Float[np.ndarray, "n d"]
+    y: Int[np.ndarray, " n"]
+    classes: tuple[str, str]
+    same: Int[np.ndarray, " n"]
+    texts: tuple[str, ...] | None = None
+    groups: tuple[str, ...] | None = None
+    sae: Dictionary | None = None
+    page: str | None = None
+    name: str = "arrays"
+
+    @property
+    def labels(self) -> np.ndarray:
+        """[n] the labels by the names of their classes."""
+        return np.asarray(self.classes, dtype=object)[self.y]
+
+    def text(self, row: int) -> str:
+        """Returns a prompt, or the number of its row where the prompts are not known."""
+        return f"row {row}" if self.texts is None else self.texts[row]
+
+
+def dataset(
+    x: Any,
+    y: Any,
+    *,
+    texts: Sequence[str] | None = None,
+    groups: Sequence[Any] | None = None,
+    sae: Any = None,
+    classes: tuple[str, str] | None = None,
+    page: str | None = None,
+    name: str = "arrays",
+) -> Dataset:
+    """Returns a dataset of arrays, once they fit each other.
+
+    Args:
+      x: [n, d] activations, as for `px.fit`.
+      y: [n] labels of two values.
+      texts: n prompts.
+      groups: n names of groups.
+      sae: an SAE, or anything with `encode(x)`.
+      classes: what the labels are called; their own values when None.
+      page: id of the SAE's pages on Neuronpedia.
+      name: of the dataset.
+
+    Raises:
+      ValueError: they are of different lengths, not finite, of one class, or of too few prompts.
+    """
+    features = np.asarray(x.last() if isinstance(x, Activations) else inputs.matrix(x))
+    labels, values = inputs.two_classes(y)
+    if labels.shape != (len(features),):
+        raise ValueError(
+            f"there are {len(features):,} rows of activations and labels of shape {labels.shape}; "
+            "expected one label per row"
+        )
+    for what, given in (("texts", texts), ("groups", groups)):
+        if given is not None and len(given) != len(labels):
+            raise ValueError(
+                f"there are {len(given):,} {what} and {len(labels):,} labels; expected one per row"
+            )
+    if not (finite := np.isfinite(features).all(axis=1)).all():
+        raise ValueError(f"row {np.flatnonzero(~finite)[0]} of x holds NaN or infinity")
+    own = None if texts is None else tuple(texts)
+    if own is not None and (wrong := [i for i, t in enumerate(own) if not isinstance(t, str)]):
+        raise ValueError(f"texts[{wrong[0]}] is {own[wrong[0]]!r:.50}; expected a string")
+    if isinstance(sae, NamedSAE):
+        page = page or sae.file.neuronpedia
+    inner = sae.sae if isinstance(sae, NamedSAE) else sae
+    if inner is not None:
+        width = getattr(inner, "d_model", features.shape[1])
+        if width != features.shape[1]:
+            raise ValueError(
+                f"x is {features.shape[1]} wide; the SAE reads vectors of width {width}"
+            )
+        stream.width(inner, features[:1])  # tells what is no SAE
+    same = equal(features if own is None else own)
+    check(labels, same)
+    return Dataset(
+        features,
+        labels,
+        classes or (str(values[0]), str(values[1])),
+        same,
+        own,
+        None if groups is None else tuple(map(str, groups)),
+        inner,
+        page,
+        name,
+    )
+
+
+def equal(rows: Sequence[str] | np.ndarray) -> Int[np.ndarray, " n"]:
+    """Returns a number for each text, or row of a matrix, the same for equal ones."""
+    keys = rows
+    if isinstance(rows, np.ndarray):
+        keys = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+    numbers: dict[Any, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], int)
+
+
+def check(y: Int[np.ndarray, " n"], same: Int[np.ndarray, " n"]) -> None:
+    """Raises ValueError unless either class has prompts enough for folds."""
+    for label in (0, 1):
+        count = len(np.unique(same[y == label]))
+        if count < FEWEST:
+            raise ValueError(
+                f"one class has {count} different prompts; an audit needs {FEWEST} of either, to "
+                "judge each by probes that have not seen it"
+            )

@@ -1,0 +1,57 @@
+"""What an audit finds: claims, each with what chance gives, and the tables behind them."""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+
+class Claim(NamedTuple):
+    """A number that is claimed of a dataset.
+
+    Attributes:
+      text: what it is, as a reader knows it.
+      value: the number; NaN where it cannot be had.
+      permuted: the same after a permutation of the labels: what chance gives.
+      digits: of the two, when they are shown; 0 for counts.
+    """
+
+    text: str
+    value: float
+    permuted: float
+    digits: int = 3
+
+
+class Table(NamedTuple):
+    """A table behind a finding.
+
+    Attributes:
+      name: of its CSV file, without the ending.
+      heading: what it shows.
+      rows: all of them, the most telling first; a page shows the first.
+      note: what a reader must know of it.
+    """
+
+    name: str
+    heading: str
+    rows: pd.DataFrame
+    note: str = ""
+
+
+class Finding(NamedTuple):
+    """One kind of fault that was looked for.
+
+    Attributes:
+      name: in addresses and in code.
+      title: as a heading.
+      method: how it was looked for, in a few sentences.
+      claims: what was found, in numbers.
+      tables: what is behind them.
+      notes: what could not be looked at, and what was cut, a sentence each.
+    """
+
+    name: str
+    title: str
+    method: str
+    claims: tuple[Claim, ...] = ()
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,92 @@
+"""The page of an audit: one file, text escaped, the first rows of each table."""
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+
+import pandas as pd
+
+from probejax.analysis.examples import shorten
+from probejax.analysis.labels import number
+from probejax.analysis.page.elements import block, esc, link
+from probejax.analysis.page.tables import Cell, count, figure, table
+from probejax.auditing.finding import Finding, Table
+
+SHOWN = 100  # rows of a table
+
+
+def page(name: str, findings: Sequence[Finding], facts: Mapping[str, str]) -> str:
+    """Returns an audit as one HTML document that needs no network."""
+    sections = [_section(found) for found in findings]
+    menu = "".join(f'<a href="#{esc(each.name)}">{esc(each.title)}</a>' for each in findings)
+    files = resources.files("probejax.analysis.page")
+    style, script = (files.joinpath(each).read_text() for each in ("style.css", "script.js"))
+    first, rest = answers(findings)[:1], answers(findings)[1:]
+    others = "".join(f"<li>{esc(each)}</li>" for each in rest)
+    about = "".join(f"<dt>{esc(key)}</dt><dd>{esc(text)}</dd>" for key, text in facts.items())
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
+        f"<title>Audit of {esc(name)}</title><style>{style}</style></head><body>"
+        f'<header><p class="kicker">Audit · {esc(name)}</p>'
+        f'<p class="answer">{esc("".join(first))}</p><ul class="others">{others}</ul>'
+        f"<dl>{about}</dl></header>"
+        f"<nav>{menu}</nav><main>{''.join(sections)}</main>"
+        f'<div id="tip" role="status"></div><script>{script}</script></body></html>\n'
+    )
+
+
+def answers(findings: Sequence[Finding]) -> list[str]:
+    """Returns the last claim of each finding, a sentence each."""
+    last = [found.claims[-1] for found in findings if found.claims]
+    return [
+        f"{each.text[:1].upper()}{each.text[1:]}: {number(each.value, each.digits)}, and "
+        f"{number(each.permuted, each.digits)} with permuted labels."
+        for each in last
+    ]
+
+
+def _section(found: Finding) -> str:
+    claims = [
+        [each.text, figure(each.value, each.digits), figure(each.permuted, each.digits)]
+        for each in found.claims
+    ]
+    body = [f"<p>{esc(found.method)}</p>"]
+    body += [table(["claim", "found", "labels permuted"], claims, plain=True)] if claims else []
+    body += [f'<p class="note">{esc(note)}</p>' for note in found.notes]
+    body += [_table(each) for each in found.tables if each.heading]
+    return block(found.name, found.title, *body)
+
+
+def _table(each: Table) -> str:
+    rows, total = each.rows.head(SHOWN), len(each.rows)
+    which = f"The first {SHOWN} of {total:,} rows" if total > SHOWN else f"All {total:,} rows"
+    note = f"{which}; {each.name}.csv has {'all' if total > SHOWN else 'them'}. {each.note}"
+    columns = [
+        _linked(rows) if name == "latent" and "link" in rows else _cells(rows[name])
+        for name in rows
+        if name != "link"
+    ]
+    headings = [str(name).replace("_", " ") for name in rows if name != "link"]
+    body = [list(line) for line in zip(*columns, strict=True)]
+    search = "Find" if total > 10 else ""
+    shown = table(headings, body, search=search) if total else ""
+    return f'<h3>{esc(each.heading)}</h3><p class="note">{esc(note)}</p>{shown}'
+
+
+def _linked(rows: pd.DataFrame) -> list[Cell | str]:
+    return [
+        Cell(str(latent), int(latent), "num", link(latent, address))
+        for latent, address in zip(rows["latent"], rows["link"], strict=True)
+    ]
+
+
+def _cells(column: pd.Series) -> list[Cell | str]:
+    """Returns the cells of a column: whole numbers, others to three digits, or shortened text."""
+    if pd.api.types.is_bool_dtype(column):
+        return ["yes" if value else "" for value in column]
+    if pd.api.types.is_integer_dtype(column):
+        return [count(value) for value in column]
+    if pd.api.types.is_float_dtype(column):
+        return [figure(value, 3) for value in column]
+    return [shorten("" if pd.isna(value) else str(value)) for value in column]

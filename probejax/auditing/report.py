@@ -1,0 +1,161 @@
+"""The audit of one dataset: every finding, as tables and as one page."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from etils import epath
+
+from probejax import spreadsheet, storage
+from probejax.auditing.by_group import by_group
+from probejax.auditing.corpus import Corpus
+from probejax.auditing.dataset import Dataset, dataset
+from probejax.auditing.duplicates import duplicates
+from probejax.auditing.finding import Finding
+from probejax.auditing.latents import latents
+from probejax.auditing.out_of_fold import judge
+from probejax.auditing.page import page
+from probejax.auditing.shortcuts import shortcuts
+from probejax.auditing.single_latents import single_latents
+from probejax.auditing.suspect_labels import suspect_labels
+from probejax.auditing.tokens import tokens
+from probejax.saes import stream
+
+K = 128  # latents of the SAE probe that judges labels
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Audit:
+    """What was found in a dataset.
+
+    Attributes:
+      name: of the dataset.
+      findings: one for each kind of fault.
+      facts: what was audited, and by what.
+    """
+
+    name: str
+    findings: tuple[Finding, ...]
+    facts: dict[str, str]
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table by its name, such as `suspect_labels`."""
+        return {each.name: each.rows for found in self.findings for each in found.tables}
+
+    def save(self, out: epath.PathLike) -> None:
+        """Writes `audit.html`, and a CSV file for each table, into a folder.
+
+        Raises:
+          StorageError: it cannot be written.
+        """
+        out = epath.Path(out)
+        for name, rows in self.tables.items():
+            storage.write_atomic(out / f"{name}.csv", spreadsheet.encode_csv(rows))
+        storage.write_atomic(out / "audit.html", page(self.name, self.findings, self.facts))
+
+    def __repr__(self) -> str:
+        lines = [f"Audit of {self.name}: {', '.join(self.facts.values())}"]
+        for found in self.findings:
+            lines.append(f"\n{found.title}")
+            for claim in found.claims:
+                value, chance = (f"{x:.{claim.digits}f}" for x in (claim.value, claim.permuted))
+                lines.append(f"  {claim.text}: {value} (labels permuted: {chance})")
+            lines += [f"  {note}" for note in found.notes]
+        return "\n".join(lines)
+
+
+def audit(
+    x: Any,
+    y: Any,
+    *,
+    texts: Sequence[str] | None = None,
+    sae: Any = None,
+    groups: Sequence[Any] | None = None,
+    seed: int = 0,
+) -> Audit:
+    """Looks for what is wrong with a dataset, by probes and by latents.
+
+    >>> import numpy as np
+    >>> import probejax as px
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.normal(size=(200, 16)), np.arange(200) % 2
+    >>> x[:, 3] += 4 * y
+    >>> y[:4] = 1 - y[:4]
+    >>> found = px.audit(x, y)
+    >>> sorted(found.tables["suspect_labels"]["row"][:4])
+    [0, 1, 2, 3]
+
+    Args:
+      x: [n, d] one row of activations per prompt, as for `fit`.
+      y: [n] labels of two values.
+      texts: n prompts; without them nothing is said of how they are written.
+      sae: an SAE, or anything with `encode(x)`; without one nothing is said of latents.
+      groups: n names of groups; without them rows are grouped by their activations.
+      seed: of folds and permutations.
+
+    Returns:
+      The audit. `tables["suspect_labels"]` and its like are DataFrames; `save(out)` writes the
+      page and a CSV file for each; its repr is every claim beside what permuted labels give.
+
+    Raises:
+      ValueError: the arrays do not fit each other, have too few rows of a class, or the extra
+        `audit` is not installed.
+    """
+    return examine(dataset(x, y, texts=texts, groups=groups, sae=sae), seed=seed)
+
+
+def examine(
+    data: Dataset,
+    corpus: Corpus | None = None,
+    *,
+    seed: int = 0,
+    facts: dict[str, str] | None = None,
+) -> Audit:
+    """Returns every finding of a dataset that has been checked.
+
+    Args:
+      data: the dataset.
+      corpus: tokens of other texts, of the same model and site.
+      seed: of folds and permutations.
+      facts: where it is from.
+    """
+    methods = ("logreg",) if data.sae is None else ("logreg", f"sae_k{_k(data)}")
+    findings = _findings(data, methods, corpus, seed)
+    ones = int(data.y.sum())
+    known = {
+        "rows": f"{len(data.y):,} rows of {len(set(data.same.tolist())):,} different prompts",
+        "labels": ", ".join(
+            f"{n:,} are {name!r}"
+            for n, name in zip((len(data.y) - ones, ones), data.classes, strict=True)
+        ),
+        "judged by": " and ".join(methods),
+    }
+    return Audit(data.name, findings, known | (facts or {}))
+
+
+def _findings(
+    data: Dataset, methods: tuple[str, ...], corpus: Corpus | None, seed: int
+) -> tuple[Finding, ...]:
+    """Returns what can be looked for in these data, in the order of the page."""
+    judged = [judge(data, method, seed=seed) for method in methods]
+    found = [suspect_labels(data, judged, seed=seed)]
+    own, known = None, None
+    later: list[Finding] = []
+    if data.sae is not None:
+        found.append(single_latents(data, seed=seed))
+        finding, own = latents(data, seed=seed)
+        later.append(finding)
+    if corpus is not None:
+        finding, known = tokens(data, corpus, seed=seed)
+        later.append(finding)
+    if data.texts is not None:
+        found.append(shortcuts(data, own, known, seed=seed))
+    last = (duplicates(data, seed=seed), by_group(data, judged[0], seed=seed))
+    return (*found, *later, *last)
+
+
+def _k(data: Dataset) -> int:
+    assert data.sae is not None, "there is an SAE"
+    return min(K, stream.width(data.sae, data.x[:1]))

@@ -1,0 +1,162 @@
+"""Shortcuts: what tells the classes apart though nothing of the text was understood."""
+
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from probejax.auditing.dataset import Dataset
+from probejax.auditing.finding import Claim, Finding, Table
+from probejax.auditing.folds import Fold, folds
+from probejax.auditing.latents import Latents
+from probejax.auditing.out_of_fold import permutation
+from probejax.auditing.ranks import auc, aucs
+from probejax.auditing.surface import Family, families
+from probejax.auditing.tokens import Tokens
+
+_SHOWN = 30  # features of a family in the table
+NAMED = 20  # shortcuts that are compared
+_CERTAIN = 0.8  # AUC at which a latent is about a feature
+_DRAWS = 20  # permutations for the bound of what a feature reaches by chance
+
+
+class Scored(NamedTuple):
+    """How well the features of a family tell the classes apart, alone and together."""
+
+    family: Family
+    auc: float
+    permuted_auc: float
+    alone: Float[np.ndarray, " f"]
+    bound: float
+    weights: Float[np.ndarray, " f"]
+
+
+def shortcuts(
+    data: Dataset, latents: Latents | None = None, tokens: Tokens | None = None, *, seed: int = 0
+) -> Finding:
+    """Finds features of how the texts are written that tell the classes apart.
+
+    Args:
+      data: the dataset, with texts.
+      latents: the latents that tell the classes apart, to see which of them is about a feature.
+      tokens: the tokens on which the probe's direction is largest, to see the same.
+      seed: of the folds and permutations.
+    """
+    assert data.texts is not None, "there are texts"
+    shuffled = permutation(data, seed)
+    cuts = folds(data.y, data.same, 1, seed)
+    found = families(data.texts)
+    scored = [_score(family, data.y, shuffled, cuts, seed) for family in found]
+    every = sparse.hstack([family.x for family in found]).tocsr()
+    together = [_out_of_fold(every, y, cuts) for y in (data.y, shuffled)]
+    table = _table(data, scored)
+    claimed = table[table["beyond_chance"]]
+    claims = [
+        Claim(f"AUC of {each.family.name} alone", each.auc, each.permuted_auc) for each in scored
+    ]
+    claims.append(Claim("AUC of all of these together", together[0], together[1]))
+    return Finding(
+        "shortcuts",
+        "Shortcuts",
+        "Features of how a text is written are probes by themselves: L1 logistic regression (C = "
+        "1) on each family, judged on prompts that it has not seen. A feature is beyond chance "
+        "where its own AUC is farther from one half than that of any feature of its family for 20 "
+        "permutations of the labels. Whether it is a shortcut or what the task is about, a reader "
+        "must say. The second table asks whether a latent is about a feature (AUC of at least "
+        f"{_CERTAIN} either way, among those that tell the classes apart), and whether the "
+        "probe's direction on single tokens names it.",
+        tuple(claims),
+        (
+            Table("shortcuts", "Features, the strongest first", table),
+            Table("shortcuts_found_by", "Which way finds which",
+                  _found_by(data, claimed, scored, latents, tokens)),
+        ),
+        (f"{len(claimed):,} features of {len(table):,} listed are beyond chance.",),
+    )  # fmt: skip
+
+
+def _score(family: Family, y, shuffled, cuts: list[Fold], seed: int) -> Scored:
+    rng = np.random.RandomState(seed)
+    labels = np.stack([y, *(rng.permutation(y) for _ in range(_DRAWS))], axis=1)
+    if family.binary:
+        rates = family.x.T @ labels / labels.sum(axis=0)
+        rest = family.x.T @ (1 - labels) / (1 - labels).sum(axis=0)
+        alone = 0.5 + (rates - rest) / 2
+    else:
+        alone = aucs(family.x.toarray(), labels)
+    bound = np.abs(alone[:, 1:] - 0.5).max()
+    own, chance = (_out_of_fold(family.x, each, cuts) for each in (y, shuffled))
+    return Scored(family, own, chance, alone[:, 0], float(bound), _fit(family.x, y).coef_[0])
+
+
+def _out_of_fold(x: Any, y: Int[np.ndarray, " n"], cuts: list[Fold]) -> float:
+    logits = np.zeros(len(y))
+    for cut in cuts:
+        logits[cut.test] = _fit(x[cut.train], y[cut.train]).decision_function(x[cut.test])
+    return auc(logits, y)
+
+
+def _fit(x, y) -> LogisticRegression:
+    with warnings.catch_warnings():
+        # A thousand steps will do to rank rows by words.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LogisticRegression(l1_ratio=1.0, solver="liblinear", random_state=0)
+        return model.fit(x, y)
+
+
+def _table(data: Dataset, scored: list[Scored]) -> pd.DataFrame:
+    parts = []
+    for each in scored:
+        apart = np.abs(each.alone - 0.5)
+        first = np.argsort(-apart, kind="stable")[:_SHOWN]
+        x, y = each.family.x[:, first], data.y
+        part = pd.DataFrame(
+            {
+                "feature": [each.family.names[i] for i in first],
+                "family": each.family.name,
+                "auc": each.alone[first],
+                "weight": each.weights[first],
+                **{f"in_{name}": _share(x[y == label]) for label, name in enumerate(data.classes)},
+                "by_chance": 0.5 + each.bound,
+                "beyond_chance": apart[first] > each.bound,
+            }
+        )
+        parts.append(part)
+    table = pd.concat(parts, ignore_index=True)
+    order = np.argsort(-(table["auc"] - 0.5).abs().to_numpy(), kind="stable")
+    return table.iloc[order].reset_index(drop=True)
+
+
+def _share(x) -> Float[np.ndarray, " f"]:
+    return np.asarray((x > 0).sum(axis=0)).ravel() / x.shape[0]
+
+
+def _found_by(data, claimed: pd.DataFrame, scored, latents, tokens) -> pd.DataFrame:
+    """Returns the strongest features, and which latent and which tokens name them."""
+    rows = []
+    for feature, family, own in claimed[["feature", "family", "auc"]].head(NAMED).to_numpy():
+        each = next(s.family for s in scored if s.family.name == family)
+        place = each.names.index(feature)
+        row = {"shortcut": feature, "auc": float(own), "features": "yes"}
+        if latents is not None:
+            row["latent"] = _latent(latents, each.x[:, [place]].toarray()[:, 0])
+        if tokens is not None:
+            row["tokens"] = tokens.naming(each.marks[place])
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _latent(latents: Latents, feature: Float[np.ndarray, " n"]) -> str:
+    """Returns the latent that tells best whether a text has a feature, if any does."""
+    middle = 0 if np.isin(feature, (0, 1)).all() else np.median(feature)
+    has = (feature > middle).astype(int)
+    told = aucs(latents.values, has[:, None])[:, 0]
+    if np.isnan(told).all() or np.abs(told - 0.5).max() < _CERTAIN - 0.5:
+        return ""
+    at = int(np.argmax(np.abs(told - 0.5)))
+    return f"{latents.numbers[at]} (AUC {told[at]:.2f})"

@@ -1,0 +1,156 @@
+"""Rows that a single latent puts on the other side, by rules chosen without these rows."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from scipy.stats import beta
+from sklearn.model_selection import StratifiedGroupKFold
+
+from probejax.auditing.dataset import Dataset
+from probejax.auditing.finding import Claim, Finding, Table
+from probejax.auditing.permuted import ranked
+from probejax.auditing.ranks import auc
+
+_CANDIDATES = 32  # latents of which the rules are made
+_RULES = 5  # of each half
+_FEWEST = 10  # rows above a threshold
+_THRESHOLDS = 40
+_DOUBT = 0.05  # a rule is as good as the 5 % lower limit of its share
+_SURE = 0.05  # by which that limit must exceed the share of the class
+
+
+class Rule(NamedTuple):
+    """A latent that says a class where it is above a threshold.
+
+    Attributes:
+      column: which latent.
+      says: the class, 0 or 1.
+      threshold: above which.
+      limit: lower limit of the share of that class above it, less its share in all rows; on the
+        rows that it was chosen on.
+    """
+
+    column: int
+    says: int
+    threshold: float
+    limit: float
+
+
+def single_latents(data: Dataset, *, seed: int = 0) -> Finding:
+    """Finds rows above the threshold of a latent that says the other class.
+
+    The rules are chosen on one half of the prompts and applied to the other, both ways.
+
+    Args:
+      data: the dataset, which has an SAE.
+      seed: of the halves and the permutations.
+    """
+    halves = [test for _, test in StratifiedGroupKFold(2, shuffle=True, random_state=seed).split(
+        data.y, data.y, data.same)]  # fmt: skip
+    rules, suspects, best, chance = [], [], [], []
+    for number, (chosen_on, other) in enumerate((halves, halves[::-1])):
+        known = ranked(data, chosen_on, _CANDIDATES, seed)
+        for lane, labels in enumerate(known.labels):
+            columns, y = known.columns[lane], labels[other]
+            z = known.values[:, columns]
+            found = choose(z[chosen_on], labels[chosen_on])
+            told = [_told(rule, z[other], y) for rule in found]
+            (chance if lane else best).append(_judged(found, told, z[other], y))
+            if lane == 0:
+                latents = known.latents[0]
+                for rule, (above, share) in zip(found, told, strict=True):
+                    says, number_of = data.classes[rule.says], latents[rule.column]
+                    about = {"latent": number_of, "says": says, "above": rule.threshold}
+                    about |= {"chosen_on_half": number + 1, "rows_above": int(above.sum())}
+                    about |= {"share": share, "share_of_all": (y == rule.says).mean()}
+                    rules.append(about | {"auc": auc(z[other][:, rule.column], y)})
+                    against = other[above & (y != rule.says)]
+                    suspects += [
+                        {
+                            "row": row,
+                            "text": data.text(row),
+                            "label": data.labels[row],
+                            "latent": number_of,
+                            "activation": z[row, rule.column],
+                            "says": says,
+                            "share": share,
+                        }
+                        for row in against.tolist()
+                    ]
+    return _finding(data, rules, suspects, np.array(best), np.array(chance))
+
+
+def choose(z: Float[np.ndarray, "n m"], y: Int[np.ndarray, " n"]) -> list[Rule]:
+    """Chooses the rules that are surest, each of a latent of its own.
+
+    Args:
+      z: latents of the rows that it is chosen on.
+      y: labels, 0 or 1.
+    """
+    most = max(_FEWEST + 1, len(y) // 2)
+    counts = np.unique(np.geomspace(_FEWEST, most, _THRESHOLDS).astype(int))
+    found = []
+    for column, values in enumerate(z.T):
+        order = np.argsort(-values, kind="stable")
+        ones = np.cumsum(y[order])[counts - 1]
+        # A threshold lies below the last row that is above it, and above zero.
+        last, after = values[order][counts - 1], values[order][np.minimum(counts, len(y) - 1)]
+        for says in (0, 1):
+            right = ones if says else counts - ones
+            limit = beta.ppf(_DOUBT, right, counts - right + 1) - (y == says).mean()
+            limit = np.where((last > after) & (last > 0), limit, -np.inf)
+            at = int(np.argmax(limit))
+            found.append(Rule(column, says, float((last[at] + after[at]) / 2), float(limit[at])))
+    found = [rule for rule in found if rule.limit > _SURE]
+    return sorted(found, key=lambda rule: -rule.limit)[:_RULES]
+
+
+def _told(rule: Rule, z, y) -> tuple[np.ndarray, float]:
+    """Returns which rows are above a rule's threshold, and the share of its class there."""
+    above = z[:, rule.column] > rule.threshold
+    return above, float((y[above] == rule.says).mean()) if above.any() else np.nan
+
+
+def _judged(found: list[Rule], told, z, y) -> tuple[float, float, float]:
+    """Returns the surest rule's gain, the rows that all rules contradict, and the former's AUC."""
+    if not found:
+        return 0.0, 0.0, 0.5
+    first, (_, share) = found[0], told[0]
+    against = np.zeros(len(y), bool)
+    for rule, (above, _) in zip(found, told, strict=True):
+        against |= above & (y != rule.says)
+    alone = auc(z[:, first.column], y)
+    gain = 0.0 if np.isnan(share) else share - (y == first.says).mean()
+    return gain, float(against.sum()), max(alone, 1 - alone)
+
+
+def _finding(data, rules, suspects, best, chance) -> Finding:
+    own, by_chance = best.mean(axis=0), chance.mean(axis=0)
+    table = pd.DataFrame(rules)
+    if len(table) and data.page:
+        table["link"] = [f"https://www.neuronpedia.org/{data.page}/{i}" for i in table["latent"]]
+    rows = pd.DataFrame(suspects)
+    if len(rows):
+        rows = rows.sort_values(["share", "activation"], ascending=False, kind="stable")
+        rows = rows.drop_duplicates("row").reset_index(drop=True)
+    return Finding(
+        "single_latents",
+        "Suspect by a single latent",
+        "A rule says: above this activation of this latent a row is of that class. Threshold and "
+        "latent are chosen on half of the prompts, where the lower limit of the class's share "
+        "above the threshold is highest, and tested on the other half; then the halves change "
+        "places. Rows of the other class above a threshold are suspect. Chance is the mean over 20 "
+        "permutations of the labels, with rules chosen anew for each.",
+        (
+            Claim("AUC of the surest rule's latent on the other half", own[2], by_chance[2]),
+            Claim("share of its class above the surest rule's threshold, more than in all rows",
+                  own[0], by_chance[0]),
+            Claim("rows that rules of single latents contradict", len(rows), 2 * by_chance[1], 0),
+        ),
+        (
+            Table("latent_rules", "Rules, as tested on the other half", table),
+            Table("latent_suspects", "Rows that a rule contradicts", rows),
+        ),
+    )  # fmt: skip

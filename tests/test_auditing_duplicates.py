@@ -1,0 +1,115 @@
+"""Duplicates: planted pairs and no others; groups: the one with wrong labels is the worst."""
+
+import sys
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from probejax import metrics
+from probejax.auditing.by_group import by_group, calibration_error, clusters
+from probejax.auditing.dataset import dataset
+from probejax.auditing.duplicates import duplicates, near_pairs
+from probejax.auditing.out_of_fold import Judged, permutation
+from tests.audit_cases import D, N
+
+LONG = "A harbour master wrote that the lamp on pier {} had failed in the storm of that night."
+WORDS = np.random.default_rng(0).integers(97, 123, (N, 60)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def data():
+    named = [bytes(row).decode() for row in WORDS]
+    named[0], named[1] = LONG.format(1), LONG.format(2).upper()  # nearly equal, labels conflict
+    named[10], named[30] = "equal", "equal"  # and so are their labels
+    named[11], named[40] = "torn", "torn"  # labels conflict
+    named[50] = named[52] = named[54] = "thrice"
+    x = np.random.default_rng(1).normal(size=(N, D))
+    return dataset(x, np.arange(N) % 2, texts=named, classes=("ham", "spam"))
+
+
+def test_planted_pairs_are_found_and_no_others(data):
+    table = duplicates(data).tables[0].rows
+    pairs = {
+        (a, b): c for a, b, c in table[["first", "second", "conflict"]].itertuples(index=False)
+    }
+    assert pairs == {
+        (0, 1): True,
+        (11, 40): True,
+        (10, 30): False,
+        (50, 52): False,
+        (50, 54): False,
+    }
+    assert table["conflict"].tolist() == [True, True, False, False, False]
+    near = table[(table["first"] == 0)].iloc[0]
+    assert 0.8 <= near["likeness"] < 1 and near["other_text"] == data.texts[1]
+    copies, nearly, conflicts = (claim.value for claim in duplicates(data).claims)
+    assert (copies, nearly, conflicts) == (4, 1, 2)
+
+
+def test_likeness_is_exact_and_has_a_limit():
+    far = LONG.format(1)[:50] + "a wholly different end of the sentence stands here."
+    found = list(near_pairs([LONG.format(1), far, LONG.format(23)]))
+    assert [(p.first, p.second) for p in found] == [(0, 2)]
+    pieces = [{t[i : i + 5] for i in range(len(t) - 4)} for t in
+              (LONG.format(1).lower(), LONG.format(23).lower())]  # fmt: skip
+    assert found[0].likeness == pytest.approx(
+        len(pieces[0] & pieces[1]) / len(pieces[0] | pieces[1])
+    )
+    assert list(near_pairs(["", "a", "b"])) == []
+
+
+def test_without_texts_equal_activations_are_found():
+    x = np.random.default_rng(1).normal(size=(N, D))
+    x[7] = x[2]
+    finding = duplicates(dataset(x, np.arange(N) % 2))
+    (row,) = finding.tables[0].rows[["first", "second", "conflict"]].to_numpy().tolist()
+    assert row == [2, 7, True] and "Without texts" in finding.notes[0]
+
+
+def test_without_datasketch_a_sentence_says_what_to_install(data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasketch", None)
+    with pytest.raises(ValueError, match=r"an audit needs datasketch: pip install"):
+        duplicates(data)
+
+
+def judged(data, wrong):
+    p = np.where(data.y == 1, 0.8, 0.2) + 0.1 * np.random.default_rng(2).normal(size=N)
+    p = np.clip(np.where(wrong, 1 - p, p), 0, 1)
+    chance = np.random.default_rng(3).random(N)
+    own = roc_auc_score(data.y, p)
+    return Judged("logreg", p, own, chance, roc_auc_score(permutation(data), chance), 0)
+
+
+def test_the_worst_group_comes_first(data):
+    names = np.array(["a", "b", "c", "d"], dtype=object)[np.arange(N) // 2 % 4]
+    names[199], names[198], names[196] = "alone", "pure", "pure"
+    grouped = data._replace(groups=tuple(names.tolist()))
+    finding = by_group(grouped, judged(data, names == "c"))
+    table = finding.tables[0].rows
+    assert table["group"][0] == "c" and table["auc"][0] < 0.1 and table["auc"][1] > 0.9
+    first = table.iloc[0]
+    own = names == "c"
+    p = judged(data, names == "c").probability
+    assert first["auc"] == pytest.approx(roc_auc_score(data.y[own], p[own]))
+    assert first["rows"] == own.sum() and first["example"] in np.array(data.texts)[own]
+    assert finding.claims[1].value == first["auc"]
+    assert "1 groups have one row, such as 'alone'" in finding.notes[0]
+    assert "1 groups have rows of one class alone" in finding.notes[1]
+
+
+def test_without_groups_there_are_clusters_of_activations(data):
+    x = data.x + 40 * (np.arange(N) % 2)[:, None] * (np.arange(D) < 12).astype(np.float32)
+    found = clusters(data._replace(x=x))
+    assert len(set(found)) == 10
+    for name in set(found):
+        assert len(set(np.arange(N)[found == name] % 2)) == 1  # never across the gap
+    finding = by_group(data, judged(data, np.zeros(N, bool)))
+    assert finding.title == "Clusters of activations"
+    assert finding.tables[0].rows["rows"].sum() == N
+
+
+def test_the_calibration_error_is_that_of_the_metrics(data):
+    p = judged(data, np.zeros(N, bool)).probability
+    expected = metrics.calibration_error(p, data.y, np.ones(N, bool))
+    assert calibration_error(p, data.y) == pytest.approx(float(expected), abs=1e-6)

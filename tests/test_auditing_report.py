@@ -1,0 +1,88 @@
+"""The audit as a whole: what may come in, what is written, and that text stays text."""
+
+import html
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import probejax as px
+from probejax import auditing
+from probejax.auditing import page, report
+from probejax.auditing.finding import Claim, Finding, Table
+from probejax.spreadsheet import plain_text
+from tests.audit_cases import D, N, Rectified, planted, texts
+
+HOSTILE = ("=1+1", "<script>alert(1)</script>", "+SUM(A1)", "@x", "-2", '"><img src=x onerror=a>')
+X, Y = np.random.default_rng(0).normal(size=(N, D)), np.arange(N) % 2
+
+
+@pytest.fixture(scope="module")
+def audited():
+    case = planted(texts=[*HOSTILE, *texts(N - len(HOSTILE))])
+    given = {"texts": case.data.texts, "sae": case.data.sae}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "K", 16)  # as in the other tests: a program less to compile
+        return auditing.audit(case.data.x, case.data.labels, **given)
+
+
+def test_what_is_written(audited, tmp_path):
+    audited.save(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"audit.html", *(f"{name}.csv" for name in audited.tables)}
+    text = (tmp_path / "audit.html").read_text()
+    assert "<script>alert" not in text and "<img" not in text
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)
+    shown = html.unescape(text)
+    for found in audited.findings:
+        assert found.title in shown and all(claim.text in shown for claim in found.claims)
+    for name, rows in audited.tables.items():
+        read = pd.read_csv(tmp_path / f"{name}.csv", keep_default_na=False)
+        assert len(read) == len(rows)
+        for column in read.select_dtypes("str"):
+            assert not read[column].str.match("[=+\\-@]").any()
+    cleaned = pd.read_csv(tmp_path / "cleaned.csv")
+    assert plain_text(cleaned["text"]).tolist() == audited.tables["cleaned"]["text"].tolist()
+    assert "labels permuted" in repr(audited) and "suspect_labels" in audited.tables
+
+
+def test_a_page_shows_the_first_rows_and_says_how_many_there_are():
+    long = ["word " * 20_000] * 200 + ["word"] * 199_800
+    rows = pd.DataFrame({"text": long, "p": 0.5, "row": np.arange(200_000)})
+    found = Finding("f", "F", "How.", (Claim("c", 1, 0, 0),), (Table("t", "T", rows),))
+    text = page.page("x", [found], {})
+    assert len(text) < 1e6
+    assert "The first 100 of 200,000 rows; t.csv has all." in text
+    assert text.count("<tr>") == 100 + 1 + 2
+
+
+def test_latents_have_links_to_known_pages_only():
+    address = "https://www.neuronpedia.org/gemma-2-9b/20-gemmascope-res-16k/7"
+    rows = pd.DataFrame({"latent": [7, 8], "link": [address, "https://evil.example/8"]})
+    text = page.page("x", [Finding("f", "F", "How.", (), (Table("t", "T", rows),))], {})
+    assert f'<a href="{address}"' in text and "evil" not in text and ">8</td>" in text
+
+
+WRONG = {
+    "texts of another number": ({"texts": texts(3)}, "there are 3 texts and 200 labels"),
+    "a text that is none": ({"texts": [1, *texts(N - 1)]}, "texts[0] is 1; expected a string"),
+    "groups of another number": ({"groups": ["a"]}, "there are 1 groups and 200 labels"),
+    "one class": ({"y": np.ones(N)}, "the labels have 1 different values (1.0)"),
+    "labels of another number": ({"y": Y[:9]}, "200 rows of activations and labels of shape (9,)"),
+    "few of a class": ({"y": np.arange(N) < 9}, "one class has 9 different prompts"),
+    "few different prompts": ({"texts": ["a", "b"] * 100}, "one class has 1 different prompts"),
+    "NaN": ({"x": np.full((N, D), np.nan)}, "row 0 of x holds NaN or infinity"),
+    "another width": (
+        {"sae": px.load_sae("gemma-3-270m/layer_9/width_4k/average_l0_78")},
+        "x is 16 wide; the SAE reads vectors of width 640",
+    ),
+}
+
+
+@pytest.mark.parametrize("which", WRONG)
+def test_what_will_not_do_is_a_sentence(which):
+    more, said = WRONG[which]
+    given = {"x": X, "y": Y, "sae": Rectified(), **more}
+    with pytest.raises(ValueError, match=re.escape(said)):
+        px.audit(given.pop("x"), given.pop("y"), **given)

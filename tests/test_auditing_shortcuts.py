@@ -1,0 +1,160 @@
+"""Shortcuts: planted ones are named by features, by latents and by tokens; noise names none."""
+
+import re
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from probejax import tasks
+from probejax.auditing import neutral_texts, surface
+from probejax.auditing.corpus import Corpus
+from probejax.auditing.dataset import dataset
+from probejax.auditing.latents import latents
+from probejax.auditing.shortcuts import shortcuts
+from probejax.auditing.tokens import score, tokens
+from tests.audit_cases import D, N, Rectified, texts
+
+
+def sentences(y, end):
+    return [f"{text}{end if label else ','}" for text, label in zip(texts(N), y, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Of class 1 80 % end with '!', others with ','; dimension 2 knows which."""
+    rng = np.random.default_rng(0)
+    y = np.arange(N) % 2
+    planted = np.where(rng.random(N) < 0.8, y, 1 - y)
+    x = rng.normal(size=(N, D)).astype(np.float32)
+    x[:, 2] = 3 * (planted - 0.5) + 0.1 * x[:, 2]
+    named = sentences(planted, "!")
+    return dataset(x, y, texts=named, sae=Rectified(), classes=("ham", "spam"))
+
+
+@pytest.fixture(scope="module")
+def neutral():
+    """Forty tokens of each of four strings; '!' points along dimension 2."""
+    rng = np.random.default_rng(1)
+    ids = np.tile(np.arange(5), 40)
+    x = 0.1 * rng.normal(size=(len(ids), D)).astype(np.float32)
+    x[ids == 1, 2] += 3
+    x[ids == 0, 2] -= 50
+    strings = dict(enumerate(("<bos>", "!", " a", " b", " c")))
+    return Corpus(x, ids, strings, 0, "forty texts")
+
+
+@pytest.fixture(scope="module")
+def found(data, neutral):
+    _, own = latents(data)
+    told, named = tokens(data, neutral)
+    return shortcuts(data, own, named), told
+
+
+def test_a_planted_ending_is_named_by_all_three(found):
+    table, by = (each.rows for each in found[0].tables)
+    first = table[table["family"] == "final character"].iloc[0]
+    assert first["feature"] in ("ends with '!'", "ends with ','")
+    assert abs(first["auc"] - 0.5) == pytest.approx(0.3, abs=0.08) and first["beyond_chance"]
+    row = by[by["shortcut"] == "ends with '!'"].iloc[0]
+    assert re.fullmatch(r"(2|18) \(AUC [01]\.[0-9]+\)", row["latent"])
+    assert row["tokens"].startswith("'!' +")
+
+
+def test_claims_are_of_unseen_prompts_beside_permuted_labels(found):
+    claims = {each.text: each for each in found[0].claims}
+    own = claims["AUC of final character alone"]
+    assert own.value > 0.64 and abs(own.permuted - 0.5) < 0.15
+    assert claims["AUC of all of these together"].value > 0.64
+    assert claims["AUC of length alone"].value < 0.68
+
+
+def test_labels_of_noise_have_no_shortcut(data):
+    y = np.random.RandomState(3).permutation(data.y)
+    table = shortcuts(data._replace(y=y)).tables[0].rows
+    assert table["beyond_chance"].sum() <= 2
+
+
+def test_the_auc_of_every_feature_is_scikit_learns(found, data):
+    table = found[0].tables[0].rows
+    every = {family.name: family for family in surface.families(data.texts)}
+    for family in every:
+        feature, auc = table[table["family"] == family].iloc[0][["feature", "auc"]]
+        column = every[family].x[:, [every[family].names.index(feature)]].toarray()[:, 0]
+        assert auc == pytest.approx(roc_auc_score(data.y, column)), feature
+
+
+TEXTS = [" Aa. B", "a b  c", "9 AB!\n", "a.", "", "x'y"] * 5
+EXPECTED = {
+    "number of '.'": (1, 0, 0, 1, 0, 0),
+    "number of digits": (0, 0, 1, 0, 0, 0),
+    "leading spaces": (1, 0, 0, 0, 0, 0),
+    "trailing spaces": (0, 0, 1, 0, 0, 0),
+    "double spaces": (0, 1, 0, 0, 0, 0),
+    "line breaks": (0, 0, 1, 0, 0, 0),
+    "first letter is small": (0, 1, 0, 1, 0, 1),
+    "words in capitals": (1, 0, 1, 0, 0, 0),
+    "ends with '.'": (0, 0, 0, 1, 0, 0),
+    "ends with '\\n'": (0, 0, 1, 0, 0, 0),
+    "begins with ' '": (1, 0, 0, 0, 0, 0),
+    "has the word 'a b'": (0, 1, 0, 0, 0, 0),
+    "has the characters 'Aa'": (1, 0, 0, 0, 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_features(name):
+    (column,) = (
+        family.x[:, [family.names.index(name)]].toarray()[:6, 0]
+        for family in surface.families(TEXTS)
+        if name in family.names
+    )
+    np.testing.assert_array_equal(column > 0, np.array(EXPECTED[name]) > 0)
+
+
+def test_tokens_are_scored_by_the_direction_without_bos(found, neutral):
+    w = np.eye(D)[2]
+    table, bos = score(w, neutral)
+    scores = neutral.x[neutral.ids > 0, 2]
+    expected = (neutral.x[neutral.ids == 1, 2].mean() - scores.mean()) / scores.std()
+    assert table["token"][0] == "!" and table["score"][0] == pytest.approx(expected, rel=1e-4)
+    assert len(table) == 4 and (table["occurrences"] == 40).all() and bos < -10
+    rare = neutral._replace(ids=np.where(np.arange(len(neutral.ids)) < 9, 7, neutral.ids),
+                            strings={**neutral.strings, 7: "rare"})  # fmt: skip
+    assert "rare" not in score(w, rare)[0]["token"].tolist()
+    told = found[1]
+    assert told.tables[0].rows["token"][0] == "!"
+    assert any(note.startswith("BOS, left out, scores") for note in told.notes)
+
+
+def test_the_study_s_counts_of_final_characters():
+    task = tasks.load("110_aimade_humangpt3")
+    (family,) = (each for each in surface.families(task.prompts)
+                 if each.name == "final character")  # fmt: skip
+    counts = [np.asarray(family.x[task.labels == label].sum(axis=0)).ravel() for label in (0, 1)]
+    human, ai = (dict(zip(family.marks, each.astype(int), strict=True)) for each in counts)
+    assert [ai[mark] for mark in ".?!"] == [1571, 505, 220]
+    assert [human[mark] for mark in " .?!"] == [961, 470, 456, 71]
+
+
+def test_a_corpus_is_read_or_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\ntwo\none\n")
+    (tmp_path / "b.txt").write_text("three")
+    assert neutral_texts.read(tmp_path) == ("one", "two", "three")
+    assert neutral_texts.read(tmp_path / "b.txt") == ("three",)
+    (tmp_path / "c.csv").write_text("text,label\nfour,a\nfive,b\n")
+    assert neutral_texts.read(tmp_path / "c.csv") == ("four", "five")
+    (tmp_path / "empty.txt").write_text(" \n\n")
+    with pytest.raises(ValueError, match=r"holds no text; give a file with a text per line"):
+        neutral_texts.read(tmp_path / "empty.txt")
+    with pytest.raises(FileNotFoundError, match="absent"):
+        neutral_texts.read(tmp_path / "absent.txt")
+
+
+def test_the_default_corpus_leaves_out_what_is_audited(monkeypatch):
+    names = ("1_a_x", "2_a_y", "3_b_z")
+    monkeypatch.setattr(neutral_texts.tasks, "names", lambda: names)
+    prompts = {name: tuple(f"{name} {i // 2}" for i in range(60)) for name in names}
+    load = lambda name, cache_dir=None: tasks.Task(name, prompts[name], np.zeros(60, int), False)
+    monkeypatch.setattr(neutral_texts.tasks, "load", load)
+    assert neutral_texts.of_other_tasks(["1_a_x"]) == tuple(f"3_b_z {i}" for i in range(10))

@@ -1,0 +1,107 @@
+"""An audit from a configuration: texts that a model reads, vectors of one's own, and mistakes."""
+
+import csv
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import probejax as px
+from probejax import auditing
+from tests import tiny_models
+
+SHIPPED = "gemma-3-270m/layer_9/width_4k/average_l0_78"
+
+
+def write_csv(path, rows):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label", "writer"), *rows])
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("audit")
+    tiny_models.write(place / "tiny")
+    prompts = [text or "w0" for text in tiny_models.prompts(60, 6)]
+    rows = [
+        (text, ("ham", "spam")[i % 2], ("ann", "bob")[i // 30]) for i, text in enumerate(prompts)
+    ]
+    write_csv(place / "mine.csv", [*rows, ("w1 w1 w1 w1", "ham", "cleo")])
+    (place / "neutral.txt").write_text(
+        "\n".join(["w1 w2", "w2 w3 w1"] + [f"w1 w{i}" for i in range(4, 14)])
+    )
+    return place
+
+
+@pytest.fixture
+def config(place):
+    return px.Config(
+        model=str(place / "tiny"), data=str(place / "mine.csv"), site=1, groups="writer"
+    )
+
+
+def test_texts_that_a_model_reads(place, config, tmp_path):
+    how = {"corpus": place / "neutral.txt", "cache_dir": place / "cache"}
+    ((folder, found),) = auditing.run(config, tmp_path, **how)
+    assert folder == str(tmp_path) and (tmp_path / "audit.html").exists()
+    assert found.facts["judged by"] == "logreg"  # no SAE ships for this model
+    assert found.facts["read"] == "tiny, resid_post.1"
+    assert set(found.tables["groups"]["group"]) == {"ann", "bob", "cleo"}
+    assert any("such as 'cleo'" in note for each in found.findings for note in each.notes)
+    tokens = found.tables["tokens"]
+    assert tokens["token"].tolist() == ["w1"] and tokens["occurrences"].tolist() == [12]
+    read = pd.read_csv(tmp_path / "suspect_labels.csv")
+    assert len(read) == 61 and set(read["label"]) == {"ham", "spam"}
+    lm = px.load_model(str(place / "tiny"))
+    texts = found.tables["suspect_labels"].sort_values("row")["text"].tolist()
+    labels = read.sort_values("row")["label"]
+    same = px.audit(lm.activations(texts, 1), labels, texts=texts, seed=42)
+    np.testing.assert_allclose(
+        same.tables["suspect_labels"].sort_values("row")["p_logreg"],
+        found.tables["suspect_labels"].sort_values("row")["p_logreg"],
+        atol=1e-3,
+    )
+
+
+def test_vectors_of_three_classes_are_three_audits(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(200, 16)), np.arange(200) % 3
+    np.savez(tmp_path / "v.npz", x=x.astype(np.float32), y=y)
+    config = px.Config(activations=str(tmp_path / "v.npz"))
+    found = dict(auditing.run(config, tmp_path / "out", cache_dir=tmp_path))
+    assert list(found) == [str(tmp_path / "out" / f"v={each}") for each in range(3)]
+    for each, (folder, audit) in enumerate(found.items()):
+        table = audit.tables["suspect_labels"].sort_values("row")
+        assert (tmp_path / folder / "audit.html").exists()
+        assert ((table["label"] == str(each)) == (y == each)).all()
+        assert table["text"].iloc[5] == "row 5"
+        assert "shortcuts" not in audit.tables and "tokens" not in audit.tables
+
+
+def test_mistakes_are_told_before_a_model_is_loaded(place, config, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(auditing.start.models, "load", fail)
+    monkeypatch.setattr(auditing.start, "LanguageModel", fail)
+    few = write_csv(
+        tmp_path / "few.csv", [(f"w{i}", "b" if i < 8 else "a", "x") for i in range(48)]
+    )
+    one = write_csv(tmp_path / "one.csv", [(f"w{i}", "a", "x") for i in range(48)])
+    (tmp_path / "empty.txt").write_text("\n")
+    wrong = [
+        ({"data": few, "groups": None}, {}, "few: one class has 8 different prompts"),
+        ({"data": one, "groups": None}, {}, "has 1 class ('a' x 48); expected two or more"),
+        ({"text_column": "body"}, {}, "has no column body"),
+        ({"groups": "author"}, {}, "has no column author"),
+        ({}, {"corpus": tmp_path / "empty.txt"}, "holds no text"),
+        ({"sae": (SHIPPED, SHIPPED)}, {}, "An audit looks at one SAE, and --sae names 2."),
+        ({"sae": ("absent_sae",)}, {}, "absent_sae"),
+    ]
+    for change, more, said in wrong:
+        changed = px.Config(**({"model": config.model, "data": config.data, "site": 1} | change))
+        with pytest.raises((ValueError, OSError), match=re.escape(said)):
+            list(auditing.run(changed, tmp_path / "out", cache_dir=place / "cache", **more))
+    assert not (tmp_path / "out").exists()

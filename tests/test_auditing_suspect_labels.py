@@ -1,0 +1,164 @@
+"""Suspect labels: folds without leaks, probabilities as scikit-learn's, planted flips found."""
+
+import sys
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from probejax.auditing import folds, suspect_labels
+from probejax.auditing.dataset import dataset
+from probejax.auditing.neighbours import share_alike
+from probejax.auditing.out_of_fold import judge
+from probejax.auditing.ranks import aucs
+from probejax.probes.logreg import STRENGTHS
+from tests.audit_cases import D, N, Rectified, planted, texts
+
+METHODS = ("logreg", "sae_k16")
+
+
+@pytest.fixture(scope="module")
+def case():
+    return planted()
+
+
+@pytest.fixture(scope="module")
+def found(case):
+    judged = [judge(case.data, method, repeats=2) for method in METHODS]
+    return suspect_labels.suspect_labels(case.data, judged)
+
+
+def test_folds_judge_each_row_once_and_keep_equal_prompts_together():
+    rng = np.random.default_rng(0)
+    same = rng.integers(0, 60, N)
+    y = rng.integers(0, 2, N)
+    cuts = folds.folds(y, same, repeats=2)
+    for repeat in (cuts[:5], cuts[5:]):
+        judged = np.concatenate([cut.test for cut in repeat])
+        np.testing.assert_array_equal(np.sort(judged), np.arange(N))
+    for cut in cuts:
+        fitted, val = cut.train[~cut.val], cut.train[cut.val]
+        parts = [set(same[rows].tolist()) for rows in (fitted, val, cut.test)]
+        assert all(parts) and sum(map(len, parts)) == len(set.union(*parts))
+    first = [set(cut.test.tolist()) for cut in cuts]
+    assert all(one not in first[5:] for one in first[:5])  # a repeat is another cut
+
+
+def test_a_fold_of_many_rows_trains_on_some(monkeypatch):
+    monkeypatch.setattr(folds, "MOST_TRAIN", 50)
+    cuts = folds.folds(np.arange(N) % 2, np.arange(N))
+    assert all(len(cut.train) == 50 for cut in cuts)
+    assert sum(len(cut.test) for cut in cuts) == N
+
+
+def test_probabilities_are_those_of_scikit_learn(case):
+    data = case.data
+    judged = judge(data, "logreg", repeats=1)
+    expected = np.zeros(N)
+    for cut in folds.folds(data.y, data.same):
+        part = lambda rows, C: LogisticRegression(C=C, tol=1e-10, max_iter=5000).fit(
+            data.x[rows].astype(float), data.y[rows]
+        )
+        fitted, val = cut.train[~cut.val], cut.train[cut.val]
+        scores = [
+            roc_auc_score(data.y[val], part(fitted, C).decision_function(data.x[val]))
+            for C in STRENGTHS
+        ]
+        best = part(cut.train, STRENGTHS[int(np.argmax(scores))])
+        expected[cut.test] = expit(best.decision_function(data.x[cut.test]))
+    np.testing.assert_allclose(judged.probability, expected, atol=2e-3)
+    assert judged.auc == pytest.approx(roc_auc_score(data.y, expected), abs=2e-3)
+    assert judged.unconverged == 0
+
+
+def test_a_prompt_that_comes_again_is_not_judged_by_its_copy():
+    rng = np.random.default_rng(1)
+    x = np.repeat(rng.normal(size=(N // 4, D)), 4, axis=0).astype(np.float32)
+    y = np.repeat(np.arange(N // 4) % 2, 4)  # which has nothing to do with x
+    data = dataset(x, y, texts=[text for text in texts(N // 4) for _ in range(4)])
+    assert 0.3 < judge(data, "logreg", repeats=1).auc < 0.7
+    np.testing.assert_array_equal(dataset(x, y).same, data.same)
+
+
+def test_latents_are_ranked_without_the_rows_that_are_judged():
+    noise = np.random.default_rng(2).normal(size=(N, 3000)).astype(np.float32)
+
+    class Wide:  # of 3,000 latents of noise some tell any 200 rows apart
+        def encode(self, x):
+            return np.maximum(noise[np.rint(np.asarray(x)[:, 0] * N).astype(int)], 0)
+
+    x = np.zeros((N, D), np.float32)
+    x[:, 0] = np.arange(N) / N
+    data = dataset(x, np.random.RandomState(0).permutation(np.arange(N) % 2), sae=Wide())
+    assert judge(data, "sae_k16", repeats=1).auc < 0.62
+
+
+def test_planted_flips_come_first(case, found):
+    table = found.tables[0].rows
+    assert sorted(table["row"]) == list(range(N))
+    is_flipped = table["row"].isin(case.flipped).to_numpy()
+    for method in METHODS:
+        precision = average_precision_score(is_flipped, 1 - table[f"p_{method}"])
+        assert precision > 0.75, method
+    assert is_flipped[:12].sum() >= 9
+    assert (table["label"] == case.data.labels[table["row"]]).all()
+    own = case.data.y[table["row"]]
+    assert table["neighbours_alike"][is_flipped].mean() < table["neighbours_alike"].mean() - 0.2
+    assert set(own) == {0, 1}
+
+
+def test_claims_stand_beside_what_permuted_labels_give(found):
+    claims = {claim.text: claim for claim in found.claims}
+    for method in METHODS:
+        claim = claims[f"AUC of {method} on rows it has not seen"]
+        assert claim.value > 0.8 and abs(claim.permuted - 0.5) < 0.15
+    both = claims["labels that all of them call wrong"]
+    assert 2 <= both.value <= 14 < both.permuted
+
+
+def test_the_cleaned_file_lacks_what_all_call_wrong_and_says_so(case, found):
+    cleaned, table = found.tables[1].rows, found.tables[0].rows
+    both = table["called_wrong_by"] == " and ".join(METHODS)
+    assert len(cleaned) == N - both.sum() < N
+    left = set(table["row"][both])
+    assert left <= set(case.flipped.tolist())
+    assert cleaned.index.tolist() == [row for row in range(N) if row not in left]
+    assert cleaned.columns.tolist() == ["text", "label"]
+    assert f"cleaned.csv has {len(cleaned)} of {N} rows: without the {both.sum()}" in found.notes[0]
+
+
+def test_neighbours_leave_out_the_prompt_and_its_equals():
+    x = np.eye(D, dtype=np.float32)[np.arange(N) % 4] + np.arange(N)[:, None] * 1e-4
+    y = (np.arange(N) % 4 == 0).astype(int)
+    y[0] = 0  # among 1s, and beside a copy of itself
+    x[4], y[4] = x[0], 0
+    names = texts(N)
+    names[4] = names[0]
+    data = dataset(x, y, texts=names)
+    alike = share_alike(data, np.array([0, 8, 1]), count=5)
+    np.testing.assert_array_equal(alike, [0.0, alike[1], 1.0])
+    assert alike[1] >= 0.6
+
+
+def test_latents_that_fire_are_told(case, found):
+    rows = found.tables[0].rows
+    values = Rectified().encode(case.data.x[rows["row"][:5]])
+    for text, own in zip(rows["latents"][:5], values, strict=True):
+        shown = [part.split(" (") for part in text.split(", ")]
+        assert [own[int(latent)] for latent, _ in shown] == sorted(own, reverse=True)[:3]
+
+
+def test_aucs_are_those_of_scikit_learn_with_ties():
+    rng = np.random.default_rng(0)
+    values, labels = rng.integers(0, 5, (50, 3)), rng.integers(0, 2, (50, 2))
+    expected = [[roc_auc_score(y, column) for y in labels.T] for column in values.T]
+    np.testing.assert_allclose(aucs(values, labels), expected)
+    assert np.isnan(aucs(values, np.ones((50, 1), int))).all()
+
+
+def test_without_cleanlab_a_sentence_says_what_to_install(case, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cleanlab.rank", None)
+    with pytest.raises(ValueError, match=r"an audit needs cleanlab: pip install"):
+        suspect_labels.confidence(case.data.y, np.full(N, 0.5))
