@@ -24,7 +24,7 @@ __all__ = ["config", "place"]  # fixtures
 MODEL = tiny_models.language_model()
 PROMPTS = [prompt for prompt in tiny_models.prompts(40, 9) if prompt]
 NONE = Recipe("tiny", "0123", positions="all", bos="none")
-TABLE = np.asarray(MODEL.transformer.embed_tokens[...]) * np.float32(32**0.5)
+TABLE = np.asarray(MODEL.transformer.embed_tokens.weight[...]) * np.float32(32**0.5)
 
 
 def harvest(place, recipe=NONE, prompts=PROMPTS, model=MODEL):

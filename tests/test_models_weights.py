@@ -262,7 +262,7 @@ def test_folders_that_hold_no_model(tmp_path, arrays):
 @pytest.mark.parametrize(
     "spec, kind, said",
     [
-        ("nonsense", ValueError, r"is no file, no folder and no Hugging Face id .* gemma-3-270m\."),
+        ("nonsense", ValueError, r"is no file, no folder and no Hugging Face id .* smollm2-135m\."),
         ("gemma-2-2b", ValueError, "did you mean google/gemma-2-2b or"),
         ("gemma-270m", ValueError, r"; did you mean gemma-3-270m or"),
         ("a/b/c", ValueError, "is no file, no folder and no Hugging Face id"),
