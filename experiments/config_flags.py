@@ -33,6 +33,7 @@ _OF_VECTORS = (
     common.MAX_LENGTH,
     common.BOS,
     common.CHAT_TEMPLATE,
+    common.POSITION,
     flags.DEFINE_string(
         "groups",
         None,

@@ -61,6 +61,12 @@ CHAT_TEMPLATE = flags.DEFINE_bool(
     False,
     "Read each prompt as the user's turn of a chat, by the tokenizer's own template.",
 )
+POSITION = flags.DEFINE_string(
+    "position",
+    "last",
+    "The token of a prompt that is read: last, a number from the end such as -2, or after:TEXT for "
+    "the one with which TEXT ends; mean is that of all but BOS.",
+)
 MODEL_PARALLEL = flags.DEFINE_integer(
     "model_parallel", 1, "Devices of this machine that hold the language model together.", 1
 )

@@ -17,8 +17,8 @@ from experiments.entry import run
 
 for _flag in (*common.READS, common.DISK_GB):
     flags.declare_key_flag(_flag)
-_POSITIONS = flags.DEFINE_enum(
-    "positions", "last", ["last", "all"], "Tokens to keep of a prompt: the last, or all."
+_POSITIONS = flags.DEFINE_string(
+    "positions", "last", "What to keep of a prompt: `all` tokens, or one as --position of a sweep."
 )
 
 

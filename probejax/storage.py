@@ -151,8 +151,15 @@ def _is_written(path: str, found: re.Match[str]) -> bool:
         return False
 
 
-def write_config(out: epath.PathLike, config: Mapping[str, Any]) -> None:
+def write_config(
+    out: epath.PathLike, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> None:
     """Writes `config.json` once per output folder; several processes may call it at once.
+
+    Args:
+        out: the folder.
+        config: what is run there.
+        defaults: what a setting meant before there was such a setting: a folder from then goes on.
 
     Raises:
         ConfigMismatch: the folder already holds another configuration.
@@ -167,6 +174,7 @@ def write_config(out: epath.PathLike, config: Mapping[str, Any]) -> None:
     except (OSError, ImportError) as error:
         raise _unwritable(path, error) from error
     there, here = _read_json(path, "restore it or choose another --out"), json.loads(text)
+    there = json.loads(encode_json(defaults or {})) | there
     if there != here:
         raise ConfigMismatch(
             f"{out} holds a run with another configuration: {_differences(there, here)}. "

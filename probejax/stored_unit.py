@@ -36,6 +36,7 @@ class Facts(msgspec.Struct):
     layer: Layer | None = None  # units from before there were sites have this
     bos: Literal["prepended", "none"] | None = None  # unless it was prepended as is usual
     chat: Text | None = None  # where a template made each prompt a turn of a chat
+    position: Text | None = None  # of the token that was read, unless it was the last
 
     def __post_init__(self):
         """Raises ValueError unless it says where the model was read."""

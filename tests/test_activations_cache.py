@@ -30,12 +30,12 @@ def counted(monkeypatch):
         ran = 0
         stop = None
 
-    def harvest(transformer, todo, sites, positions="last"):
+    def harvest(transformer, todo, sites, *how):
         for batch in todo:
             if Counter.ran == Counter.stop:
                 raise KeyboardInterrupt
             Counter.ran += 1
-            yield from original(transformer, [batch], sites, positions)
+            yield from original(transformer, [batch], sites, *how)
 
     monkeypatch.setattr(forward, "run", harvest)
     return Counter
@@ -155,8 +155,8 @@ def test_killed_before_the_manifest(tmp_path, counted, monkeypatch):
 def test_another_process_finishes_the_same_harvest_first(tmp_path, monkeypatch):
     original = forward.run
 
-    def slow(transformer, todo, sites, positions):
-        for i, part in enumerate(original(transformer, todo, sites, positions)):
+    def slow(transformer, todo, sites, *how):
+        for i, part in enumerate(original(transformer, todo, sites, *how)):
             yield part
             if i == 2:  # the other one is done, and has cleared the batches away
                 monkeypatch.setattr(forward, "run", original)

@@ -109,7 +109,7 @@ MISTAKES = {
     ),
     "no site": ((["w1"], "resid_mid.0"), {}, "--site=resid_mid.0 is no site"),
     "a site past the model": ((["w1"], 3), {}, "--site=resid_post.3 was asked for, but tiny has l"),
-    "positions": ((["w1"], 0), {"positions": "first"}, "positions is 'first'; choose 'last' or"),
+    "positions": ((["w1"], 0), {"positions": "first"}, "--position=first is none: give last, mean"),
     "no length": ((["w1"], 0), {"max_length": -1}, "max_length is"),
 }
 

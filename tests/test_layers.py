@@ -12,7 +12,7 @@ TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
 # A room imports rooms of lower layers only.
 LAYERS = (
-    ("foreign", "rules", "inputs", "sites", "sizes"),
+    ("foreign", "rules", "inputs", "positions", "sites", "sizes"),
     ("stored_unit",),
     ("artifacts", "storage", "devices", "hosts", "metrics", "spreadsheet"),
     ("solvers",),
@@ -50,8 +50,8 @@ ORDER = {
         "small_logreg", "ridge",
     ),
     "activations": (
-        "ragged", "packing", "npz", "stored", "shared", "forward", "cache", "language_model",
-        "forecast", "sample",
+        "ragged", "packing", "npz", "stored", "shared", "places", "forward", "cache",
+        "language_model", "forecast", "sample",
     ),
     "probes": (
         "methods", "folds", "rows", "scale", "tiles", "aggregators", "token_chunks",

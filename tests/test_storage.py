@@ -266,3 +266,12 @@ def test_a_failed_write_leaves_nothing(tmp_path):
         file.write(b"half")
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_from_before_a_setting_existed_goes_on(tmp_path):
+    storage.write_config(tmp_path, {"a": 1})
+    storage.write_config(tmp_path, {"a": 1, "b": (2,)}, {"a": 9, "b": (2,)})
+    with pytest.raises(storage.ConfigMismatch):
+        storage.write_config(tmp_path, {"a": 1, "b": (3,)}, {"a": 9, "b": (2,)})
+    with pytest.raises(storage.ConfigMismatch):
+        storage.write_config(tmp_path, {"a": 9, "b": (2,)}, {"a": 9, "b": (2,)})

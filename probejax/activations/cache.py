@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from probejax import storage
 from probejax.activations import forward, npz, shared, stored
+from probejax.activations.places import from_end
 from probejax.activations.ragged import Activations
 from probejax.activations.stored import FORMAT
 from probejax.artifacts import cache_dir as artifacts_cache_dir
@@ -30,6 +31,7 @@ from probejax.foreign import DamagedFile
 from probejax.models import chat
 from probejax.models import tokens as tokenizers
 from probejax.models.checkpoint import LoadedModel
+from probejax.positions import ALL, LAST
 from probejax.rules import PREPENDED
 from probejax.sites import Site
 
@@ -43,7 +45,7 @@ class Recipe:
       fingerprint: hash of its weights.
       dtype: `float32` or `bfloat16`.
       max_length: tokens kept of a prompt, BOS included; longer prompts lose their beginning.
-      positions: `last` token of each prompt, or `all`.
+      positions: `last` token of each prompt, `all`, or another of `probejax.positions`.
       bos: `prepended` to each prompt, or `none`.
       chat: hash of the template that makes each prompt a turn of a chat; empty without one.
     """
@@ -52,7 +54,7 @@ class Recipe:
     fingerprint: str
     dtype: str = "float32"
     max_length: int = 1024
-    positions: forward.Positions = "last"
+    positions: str = LAST
     bos: str = PREPENDED
     chat: str = ""
 
@@ -195,11 +197,12 @@ def _run(prompts, folders, recipe, model: LoadedModel, label: str, batch_tokens:
     bos = _bos(recipe, model, prompts, label)
     texts = _texts(recipe, model, [distinct[i] for i in new])
     ids = tokenizers.encode(model.tokenizer, texts, recipe.max_length, bos)
+    places = from_end(recipe.positions, texts, ids, model.tokenizer, int(bos is not None))
     batches = forward.batches(ids, batch_tokens)
     model.config.check_length(max(map(len, ids), default=0))
     # Another set of known prompts makes other batches.
     stem += f".{batch_tokens}.{zlib.crc32(known.prompts.tobytes()):08x}"
-    every = recipe.positions == "all"
+    every = recipe.positions == ALL
     pieces = [
         _Piece(
             parts / f"{stem}.{i:06d}.npz",
@@ -214,7 +217,9 @@ def _run(prompts, folders, recipe, model: LoadedModel, label: str, batch_tokens:
     bar = tqdm(
         total=total, initial=done, unit="tok", unit_scale=True, desc=label or "harvest", leave=False
     )
-    stream = forward.run(model.transformer, [batches[i] for i in todo], sites, recipe.positions)
+    stream = forward.run(
+        model.transformer, [batches[i] for i in todo], sites, recipe.positions, places
+    )
     with bar:
         for i, part in zip(todo, stream, strict=True):
             for site, rows in part.rows.items():
@@ -269,7 +274,7 @@ def _known(path: Path, distinct: list[str], sites: tuple[Site, ...], recipe: Rec
     Only where one row is kept of each prompt: all tokens of a task are too many to copy, and
     seldom stay on the disk for the next task.
     """
-    if recipe.positions == "all":
+    if recipe.positions == ALL:
         return _Piece(path, np.zeros(0, np.int64), np.zeros(0, np.int64))
     if not path.exists():
         root = path.parent.parent

@@ -16,6 +16,7 @@ from probejax.activations.shared import DIGEST_BYTES
 from probejax.models import chat
 from probejax.models import tokens as texts
 from probejax.models.config import ModelConfig
+from probejax.positions import ALL
 from probejax.sites import Site
 
 _GB = 10**9
@@ -72,7 +73,7 @@ def plan(
       template: that makes each prompt a turn of a chat, see `models.chat.turns`.
       cache_dir: where to look for what is there already.
     """
-    every = recipe.positions == "all"
+    every = recipe.positions == ALL
     cached = {
         name: all(is_cached(recipe, site, prompts, cache_dir=cache_dir) for site in sites)
         for name, prompts in lists.items()

@@ -1,7 +1,7 @@
 """Runs prompts through the model and keeps its activations at the positions that matter."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from probejax.activations.packing import Batch, pack
 from probejax.models.transformer import Transformer, read_sites
+from probejax.positions import ALL, LAST, MEAN
 from probejax.sites import Site
 
-Positions = Literal["last", "all"]
 BATCH_TOKENS = 2048
 
 
@@ -21,7 +21,7 @@ class Part(NamedTuple):
 
     Attributes:
       prompts: int [p], which prompts.
-      counts: int [p], rows kept of each: 1 for `last`, its number of tokens for `all`.
+      counts: int [p], rows kept of each: its number of tokens for `all`, else 1.
       rows: site -> [sum(counts), d_model], prompt after prompt.
       tokens: real tokens that passed the model.
     """
@@ -41,7 +41,8 @@ def run(
     transformer: Transformer,
     todo: Sequence[Batch],
     sites: tuple[Site, ...],
-    positions: Positions = "last",
+    position: str = LAST,
+    places: Int[np.ndarray, " n"] | None = None,
 ) -> Iterator[Part]:
     """Yields the activations of each batch.
 
@@ -49,17 +50,34 @@ def run(
       transformer: a model that holds the blocks up to the last site.
       todo: batches of packed prompts.
       sites: where it is read.
-      positions: `last` keeps the last real token of each prompt (the study's rule), `all` keeps
-        every real token, BOS first if there is one.
+      position: `all` keeps every token of a prompt, BOS first if there is one; any other keeps one
+        vector, see `probejax.positions`.
+      places: the token of each of the n prompts that is read, counted from its end, see
+        `places.from_end`; of `mean` the first that counts. None is the last.
     """
     for batch in todo:
-        if positions == "last":
-            keep, counts = batch.starts + batch.lengths - 1, np.ones_like(batch.lengths)
-        else:
+        ends = batch.starts + batch.lengths
+        read = np.ones_like(ends) if places is None else places[batch.prompts]
+        counts = np.ones_like(ends)
+        if position == ALL:
             keep, counts = _ranges(batch.starts, batch.lengths), batch.lengths
+        elif position == MEAN:
+            keep = _ranges(ends - read, read)
+        else:
+            keep = ends - read
         found = _read_sites(transformer, batch.tokens, batch.segments, sites)
         rows = {site: np.asarray(_take(x, keep))[: len(keep)] for site, x in found.items()}
+        if position == MEAN:
+            rows = {site: _means(x, read) for site, x in rows.items()}
         yield Part(batch.prompts, counts, rows, int(batch.lengths.sum()))
+
+
+def _means(
+    x: Float[np.ndarray, "t d_model"], lengths: Int[np.ndarray, " p"]
+) -> Float[np.ndarray, "p d_model"]:
+    """Returns the mean of the rows of each prompt, summed in float64."""
+    sums = np.add.reduceat(x.astype(np.float64), np.cumsum(lengths) - lengths, axis=0)
+    return (sums / lengths[:, None]).astype(x.dtype)
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

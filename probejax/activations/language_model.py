@@ -4,15 +4,18 @@ import functools
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from probejax.activations import forward
+from probejax.activations.places import from_end
 from probejax.activations.ragged import Activations
 from probejax.models import chat, checkpoint, tokens
+from probejax.positions import ALL
+from probejax.positions import parse as parse_position
 from probejax.rules import DTYPES
 from probejax.sites import Site, parse
 
@@ -62,7 +65,8 @@ class LanguageModel:
             empty one is the BOS token alone, and refused where no BOS is put before texts.
           site: `resid_post.9`, `mlp_out.9`, ..., see `probejax.sites`; `9` is short for
             `resid_post.9`.
-          positions: `last` keeps the last token of each text, `all` keeps every token, BOS first.
+          positions: `last` keeps the last token of each text, `all` every token, BOS first; `-2`,
+            `mean` and `after:TEXT` keep other places, see `probejax.positions`.
           max_length: tokens of a text that the model reads, BOS included; of a longer text it reads
             the end, and a warning says how many are longer.
           batch_tokens: tokens of one pass, padding included.
@@ -83,8 +87,7 @@ class LanguageModel:
           Activations(2 texts, 2 rows of width 640, float32)
         """
         texts, site = _strings(texts), parse(site)
-        if positions not in get_args(forward.Positions):
-            raise ValueError(f"positions is {positions!r}; choose 'last' or 'all'.")
+        positions = ALL if positions == ALL else parse_position(positions)
         self.config.check([site])
         if self.bos is None and self.template is None and "" in texts:
             raise ValueError(
@@ -97,9 +100,10 @@ class LanguageModel:
         ids = _cut(ids, max_length, 0 if self.bos is None else 1)
         batches = forward.batches(ids, batch_tokens)
         self.config.check_length(max(map(len, ids), default=0))
-        parts, keep = [], cast(forward.Positions, positions)
+        skip = int(self.bos is not None)
+        places, parts = from_end(positions, read, ids, self.tokenizer, skip), []
         with tqdm(total=sum(map(len, ids)), unit="tok", unit_scale=True, desc=str(site)) as bar:
-            for part in forward.run(self._up_to(site), batches, (site,), keep):
+            for part in forward.run(self._up_to(site), batches, (site,), positions, places):
                 parts.append(part)
                 bar.update(part.tokens)
         number = {text: i for i, text in enumerate(distinct)}

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import ml_dtypes
 import msgspec
@@ -42,7 +42,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fingerprint: str
     dtype: Literal["float32", "bfloat16"]
     max_length: int
-    positions: Literal["last", "all"]
+    positions: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
     bos: Literal["prepended", "none"] = "prepended"
     chat: str = ""
 

@@ -194,6 +194,7 @@ def _facts(store: storage.Store, units: list[dict[str, Any]]) -> dict[str, list[
         "max_length": "longest prompt, tokens",
         "bos": "BOS before each prompt",
         "chat": "chat template, SHA-256",
+        "position": "position in a prompt",
         "sae_id": "SAE",
         "sae_weights": "SAE weights, SHA-256",
         "ranking": "ranking of latents",

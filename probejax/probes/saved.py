@@ -126,7 +126,7 @@ class SavedProbe:
                 "activations, or save it with model= and site="
             )
         dtype, length = self.origin.get("dtype", "float32"), self.origin.get("max_length", 1024)
-        positions = "all" if self.probe.reads_tokens else "last"
+        positions = "all" if self.probe.reads_tokens else str(self.origin.get("position") or "last")
         bos = _BOS.get(str(self.origin.get("bos")), "auto")
         how = {"bos": bos, "chat_template": bool(self.origin.get("chat"))}
         lm = load_model(str(model), dtype=dtype, cache_dir=cache_dir, **how)

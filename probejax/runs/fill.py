@@ -5,9 +5,9 @@ import functools
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from probejax import activations, artifacts, devices, models, sites, storage, sweep, tasks
+from probejax.positions import ALL, LAST, parse
 from probejax.sites import Site
 from probejax.tasks import Own
 
@@ -55,7 +55,7 @@ def plan_filling(
     at: Sequence[Site | str | int] | None = None,
     *,
     data: Own | None = None,
-    positions: Literal["last", "all"] = "last",
+    positions: str = LAST,
     dtype: str = "float32",
     max_length: int | None = None,
     bos: str = "auto",
@@ -71,7 +71,7 @@ def plan_filling(
       names: tasks, see `probejax.tasks.match`; their shifted test sets are taken along.
       at: where the model is read, see `sites.parse`; None is the study's site for the model.
       data: one's own tasks.
-      positions: `last` token of a prompt or `all`.
+      positions: `last` token of a prompt, `all`, or another of `probejax.positions`.
       dtype: of the model.
       max_length: tokens kept of a prompt; None is 1024 for the last, 256 for all tokens.
       bos: whether BOS is put before each prompt: `always`, `never`, or `auto` for the model's own
@@ -84,6 +84,7 @@ def plan_filling(
     Raises:
       ValueError, ArtifactError: a task, the model or a site does not exist.
     """
+    positions = positions if positions == ALL else parse(positions)
     lists = _prompts(names, data, cache_dir)  # before the model: a mistake costs no download
     if not weights and model in models.PRESETS and model != "gemma-3-270m":
         config, fingerprint = models.PRESETS[model], ""
@@ -93,7 +94,7 @@ def plan_filling(
         config, fingerprint = reader.config, reader.fingerprint
     token, template = reader.bos_token(bos), reader.template(chat_template)
     chosen = find_sites(config, at)
-    length = max_length or (_ALL_TOKENS if positions == "all" else _LAST_TOKEN)
+    length = max_length or (_ALL_TOKENS if positions == ALL else _LAST_TOKEN)
     done = (models.bos.done(token), models.chat.digest(template))
     recipe = activations.Recipe(config.name, fingerprint, dtype, length, positions, *done)
     how = {"bos": token, "template": template, "cache_dir": cache_dir}

@@ -99,7 +99,7 @@ def run(
     job = sweep.Execution(plan, memory_gb, model_parallel)
     units, store = plan.units(), storage.Store(place)
     identity = dataclasses.asdict(config) | {"site": plan.site_name, "methods": plan.methods}
-    storage.write_config(place, identity)
+    storage.write_config(place, identity, dataclasses.asdict(Config()))
     storage.write_atomic(f"{place}/left_out.json", storage.encode_json(plan.left_out))
     if families := plan.families():
         storage.write_atomic(f"{place}/families.json", storage.encode_json(families))

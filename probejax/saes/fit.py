@@ -74,4 +74,4 @@ def _order(tokens: int, seed: int, epoch: int) -> np.ndarray:
 def report_json(measured: dict, options: TrainOptions, **provenance) -> str:
     """Returns what is written beside a trained SAE: how it was made and how good it is."""
     fields = {"quality": measured, "options": dataclasses.asdict(options), **provenance}
-    return json.dumps(fields, indent=1) + "\n"
+    return json.dumps(json.loads(storage.encode_json(fields)), indent=1) + "\n"  # no NaN: null

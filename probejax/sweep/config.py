@@ -3,7 +3,8 @@
 import collections
 import dataclasses
 
-from probejax import sites
+from probejax import positions, sites
+from probejax.positions import LAST
 from probejax.probes import methods
 from probejax.rules import BOS_RULES, DTYPES, ENGINES, PROTOCOLS, RANKINGS
 from probejax.sites import Site
@@ -37,6 +38,7 @@ class Config:
         model's own convention, see `probejax.models.bos`.
       chat_template: whether each prompt is read as the user's turn of a chat, by the tokenizer's
         own template; the last token is then that of the turn.
+      position: which token of a prompt is read, or the mean of all, see `probejax.positions`.
       data: a file of one's own (CSV, TSV, JSONL or Parquet) or a folder of such files.
       text_column: of these, holds the texts; None finds it by its name.
       label_column: of these, holds the labels; None finds it by its name.
@@ -62,6 +64,7 @@ class Config:
     max_length: int = 1024
     bos: str = "auto"
     chat_template: bool = False
+    position: str = LAST
     data: str | None = None
     text_column: str | None = None
     label_column: str | None = None
@@ -85,6 +88,7 @@ class Config:
                     raise ValueError(
                         f"--{flag}={value} does not exist; choose from {', '.join(known)}."
                     )
+        object.__setattr__(self, "position", positions.parse(self.position))
         self._check_own()
         if self.tasks is None:
             object.__setattr__(self, "tasks", ("own",) if self.data else ("demo",))
@@ -103,7 +107,12 @@ class Config:
             object.__setattr__(self, "site", str(sites.parse(self.site)))
         if self.max_length < 2:
             raise ValueError(f"--max_length={self.max_length} leaves no token beside BOS.")
-        self.all_methods()
+        reads = [name for name in self.all_methods() if methods.parse(name).reads_tokens]
+        if reads and self.position != LAST:
+            raise ValueError(
+                f"--position={self.position} is of one vector per prompt, and {reads[0]} reads all "
+                "tokens; leave one of them out."
+            )
 
     def _check_own(self) -> None:
         """Raises ValueError for a setting of own data that there are no data for."""
@@ -116,6 +125,10 @@ class Config:
             raise ValueError(f"--activations are read by no model, so --bos={self.bos} means none.")
         if self.activations is not None and self.chat_template:
             raise ValueError("--activations are read by no model, so --chat_template means none.")
+        if self.activations is not None and self.position != LAST:
+            raise ValueError(
+                f"--activations are read by no model, so --position={self.position} means none."
+            )
         for flag in ("text_column", "label_column", "groups"):
             if getattr(self, flag) is not None and self.data is None:
                 raise ValueError(f"--{flag} names a column of --data; give that, too.")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from probejax import activations, devices, models, probes, saes, sites
+from probejax.positions import ALL, LAST
 from probejax.rules import PREPENDED
 from probejax.saes import SaeFile
 from probejax.sites import EMBEDDING, GIVEN, Site
@@ -57,7 +58,7 @@ class Plan:
     def recipe(self) -> activations.Recipe:
         """What is harvested: all tokens if a method reads them, as the last one is among them."""
         config, checkpoint = self.config, self.checkpoint
-        positions = "all" if self.reads_tokens else "last"
+        positions = ALL if self.reads_tokens else config.position
         return activations.Recipe(
             checkpoint.name,
             checkpoint.fingerprint,
@@ -128,6 +129,7 @@ class Plan:
             recipe=RECIPE,
             bos="" if given or self._usual_bos else self.bos,
             chat="" if given else self.chat,
+            position="" if config.position == LAST else config.position,
         )
 
     @property

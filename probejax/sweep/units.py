@@ -32,6 +32,7 @@ class Unit(NamedTuple):
     recipe: int
     bos: str = ""  # what was done, unless BOS is prepended because the model's convention is so
     chat: str = ""  # hash of the template that makes each prompt a turn of a chat
+    position: str = ""  # of the token that is read, unless it is the last
 
     @property
     def name(self) -> str:
@@ -40,8 +41,8 @@ class Unit(NamedTuple):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Its fields as they are written, `bos` and `chat` only where they say something."""
-        silent = {name for name in ("bos", "chat") if not getattr(self, name)}
+        """Its fields as they are written, those with a default only if they say something."""
+        silent = {name for name in self._field_defaults if not getattr(self, name)}
         return {name: value for name, value in self._asdict().items() if name not in silent}
 
     @property

@@ -1,0 +1,117 @@
+"""Which token of a prompt is read: each position against the rows of all tokens."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from probejax import models, positions, sweep
+from probejax.activations.language_model import LanguageModel
+from tests import tiny_models
+from tests.test_sweep import write_task
+
+TEXTS = ["w1 w2 w3 w4 w5", "w7 w2 w9", "w2 w2 w4 w2 w6 w8", "w5 w2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("positions")
+    tiny_models.write(root / "tiny")
+    (root / "tasks").mkdir()
+    write_task(root / "tasks" / "mine.csv", 60, 0)
+    return root
+
+
+@pytest.fixture(scope="module")
+def lm(folder):
+    return LanguageModel(models.find(str(folder / "tiny")), "float32")
+
+
+@pytest.fixture(scope="module")
+def tokens(lm):
+    """Every token's row, text by text, BOS first."""
+    found = lm.activations(TEXTS, 1, positions="all")
+    ends = found.starts + found.counts
+    return [np.asarray(found.x[a:b]) for a, b in zip(found.starts, ends, strict=True)]
+
+
+def test_a_position_has_one_form():
+    assert [positions.parse(text) for text in ("last", "-1", "-2", "mean", "after:Yes, ")] == [
+        "last", "last", "-2", "mean", "after:Yes, ",
+    ]  # fmt: skip
+    for wrong in ("", "first", "2", "-0", "-02", "after:", "--2", "all", "-12345"):
+        with pytest.raises(ValueError, match="is none: give last, mean, a number"):
+            positions.parse(wrong)
+
+
+@pytest.mark.parametrize(
+    ("position", "expected"),
+    [
+        ("last", lambda rows, _: rows[-1]),
+        ("-1", lambda rows, _: rows[-1]),
+        ("-2", lambda rows, _: rows[-2]),
+        ("mean", lambda rows, _: rows[1:].astype(np.float64).mean(axis=0)),
+        ("after:w2", lambda rows, words: rows[len(words) - words[::-1].index("w2")]),
+        ("after: w", lambda rows, _: rows[-1]),
+    ],
+)
+def test_every_position_is_that_row(lm, tokens, position, expected):
+    found = lm.activations(TEXTS, 1, positions=position).last()
+    for row, rows, text in zip(found, tokens, TEXTS, strict=True):
+        wanted = expected(rows, text.split())
+        np.testing.assert_allclose(row, wanted, rtol=0, atol=2e-6 * np.abs(rows).max())
+    assert len(rows) == 3  # one row for BOS and each word of the last text
+
+
+@pytest.mark.parametrize(
+    ("position", "texts", "why"),
+    [
+        (
+            "-3",
+            TEXTS,
+            r"--position=-3 is no token of 'w5 w2', which has 2 tokens that the model re",
+        ),
+        ("mean", ["w1", ""], "no token of '', which has 0 tokens that the model reads"),
+        ("-2", ["w1 w2", "w3"], "no token of 'w3', which has 1 token that the model reads; leave"),
+        ("after:w9", TEXTS, "is no token of 'w1 w2 w3 w4 w5', which does not hold 'w9'"),
+    ],
+)
+def test_a_prompt_without_that_token_is_named(lm, position, texts, why):
+    with pytest.raises(ValueError, match=why):
+        lm.activations(texts, 1, positions=position)
+
+
+def test_what_is_cut_off_is_not_read(lm):
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="which has 2 tokens"):
+        lm.activations(["w2 w1 w1 w1"], 1, positions="after:w2", max_length=3)
+
+
+def test_a_run_says_its_position_and_a_run_at_the_last_token_is_named_as_before(folder, tmp_path):
+    config = sweep.Config(
+        model=str(folder / "tiny"), site="1", data=str(folder / "tasks"),
+        methods=("mean_difference",), regimes=("standard",),
+    )  # fmt: skip
+    last, mean = (
+        sweep.Execution(sweep.resolve(dataclasses.replace(config, position=each), tmp_path))
+        for each in ("-1", "mean")
+    )
+    (one,), (other,) = last.plan.units(), mean.plan.units()
+    assert "position" not in one.facts and other.facts["position"] == "mean"
+    assert one.name != other.name
+    assert not np.allclose(last.data("mine").features, mean.data("mine").features)
+    manifests = sorted(tmp_path.glob("activations/*/manifest.json"))
+    assert {json.loads(path.read_text())["positions"] for path in manifests} == {"last", "mean"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"position": "first"}, "--position=first is none: give last, mean"),
+        ({"position": "mean", "methods": ("logreg", "attention")}, "attention reads all tokens"),
+        ({"position": "-2", "activations": "x.npy"}, "read by no model, so --position=-2 means no"),
+    ],
+)
+def test_a_position_that_means_nothing_is_refused(settings, why):
+    with pytest.raises(ValueError, match=why):
+        sweep.Config(**settings)
