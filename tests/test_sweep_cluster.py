@@ -175,7 +175,7 @@ def test_an_actor_has_a_host_a_gpu_or_a_chip(resources, expected):
 def test_a_cluster_that_cannot_be_had_is_told_in_a_sentence(settings, says, monkeypatch):
     monkeypatch.setattr(runs.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=says):
-        runs._check_cluster(*settings)
+        runs._check_cluster(*settings, 1)
 
 
 def test_an_address_where_nobody_answers_is_told_in_a_sentence():

@@ -10,6 +10,7 @@ from probejax import artifacts, models, tasks
 from probejax.sites import EMBEDDING, Site
 from tests.reference import torch_llama
 
+pytestmark = pytest.mark.thorough
 RTOL = 1e-4  # of the norm of a token's residual
 PROMPTS = {
     "english": "The capital of France is Paris, and the capital of Japan is Tokyo.",
