@@ -233,7 +233,10 @@ def test_units_say_what_was_done_unless_it_is_usual(config, place, never):
     assert usual["auto"] == usual["always"]
     for unit in usual["auto"]:
         fields = unit._asdict()
-        assert fields.pop("bos") == fields.pop("chat") == "" and unit.facts == fields
+        assert (
+            fields.pop("bos") == fields.pop("chat") == fields.pop("position") == ""
+            and unit.facts == fields
+        )
         assert unit.name == storage.unit_id(fields)  # as before there was a rule
     unit = never.plan.units()[0]
     assert unit.facts["bos"] == "none" and unit.name != unit._replace(bos="").name
