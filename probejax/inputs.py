@@ -6,7 +6,7 @@ Arrays of any kind will do; JAX is not imported for it.
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 _SHOWN = 5  # values in a message
 
@@ -62,6 +62,28 @@ def two_classes(y: Any) -> tuple[Int[np.ndarray, "*shape"], tuple[Any, Any]]:
         )
     low, high = values.tolist()
     return places.reshape(y.shape).astype(np.int32), (low, high)
+
+
+def labelled(
+    x: Any, y: Any
+) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"], tuple[Any, Any]]:
+    """Returns finite activations and one label for each, zeros and ones, with what these mean.
+
+    Args:
+        x: [n, d] as for `matrix`.
+        y: n labels, as for `two_classes`.
+
+    Raises:
+        ValueError: they do not fit each other, or an activation is not finite.
+    """
+    features, (labels, values) = np.asarray(matrix(x)), two_classes(y)
+    if labels.shape != (len(features),):
+        raise ValueError(
+            f"x has {len(features):,} rows and y is {labels.shape}; expected one label each"
+        )
+    if not (finite := np.isfinite(features).all(axis=1)).all():
+        raise ValueError(f"row {np.flatnonzero(~finite)[0]} of x holds NaN or infinity")
+    return features, labels, values
 
 
 def binary(

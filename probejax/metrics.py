@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
+from scipy.stats import rankdata
 
 from probejax import inputs
 from probejax.rules import MAX_ROWS as MAX_ROWS
@@ -47,6 +48,27 @@ def auc(
     twice_won = jnp.sum(jnp.where(positive, below + not_above, 0))
     pairs = jnp.sum(positive) * jnp.sum(negative)
     return _ratio(twice_won, 2 * pairs, valid)
+
+
+def host_auc(scores: Float[np.ndarray, " n"], y: Int[np.ndarray, " n"]) -> float:
+    """Returns the area under the ROC curve, equal scores counting half; NaN of one class."""
+    return float(host_aucs(scores[:, None], y[:, None])[0, 0])
+
+
+def host_aucs(
+    values: Shaped[np.ndarray, "n m"], labels: Int[np.ndarray, "n p"]
+) -> Float[np.ndarray, "m p"]:
+    """Returns the AUC of every column for every labelling; NaN of one class.
+
+    Args:
+      values: m scores of n rows.
+      labels: p labellings of the same rows, 0 or 1.
+    """
+    ranks = rankdata(values, axis=0)
+    positive = labels.sum(axis=0).astype(float)
+    pairs = positive * (len(labels) - positive)
+    won = ranks.T @ labels.astype(float) - (positive * (positive + 1) / 2)[None, :]
+    return np.where(pairs > 0, won / np.where(pairs > 0, pairs, 1)[None, :], np.nan)
 
 
 def tpr_at_fpr(

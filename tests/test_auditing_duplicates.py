@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from probejax import metrics
-from probejax.auditing.by_group import by_group, calibration_error, clusters
+from probejax.auditing.by_group import by_group, clusters
 from probejax.auditing.dataset import dataset
 from probejax.auditing.duplicates import duplicates, near_pairs
 from probejax.auditing.out_of_fold import Judged, permutation
@@ -109,7 +108,13 @@ def test_without_groups_there_are_clusters_of_activations(data):
     assert finding.tables[0].rows["rows"].sum() == N
 
 
-def test_the_calibration_error_is_that_of_the_metrics(data):
-    p = judged(data, np.zeros(N, bool)).probability
-    expected = metrics.calibration_error(p, data.y, np.ones(N, bool))
-    assert calibration_error(p, data.y) == pytest.approx(float(expected), abs=1e-6)
+def test_the_calibration_error_of_a_group_is_that_of_its_rows(data):
+    groups = tuple("ab"[i % 3 == 0] for i in range(N))
+    told = judged(data, np.zeros(N, bool))
+    table = by_group(data._replace(groups=groups), told).tables[0].rows.set_index("group")
+    for name in "ab":
+        own = np.array(groups) == name
+        p, y = told.probability[own], data.y[own]
+        place = np.minimum((p * 10).astype(int), 9)
+        expected = sum(abs((p - y)[place == each].sum()) for each in range(10)) / own.sum()
+        assert table.loc[name, "calibration_error"] == pytest.approx(expected, abs=1e-6)

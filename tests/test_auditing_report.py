@@ -69,7 +69,10 @@ WRONG = {
     "a text that is none": ({"texts": [1, *texts(N - 1)]}, "texts[0] is 1; expected a string"),
     "groups of another number": ({"groups": ["a"]}, "there are 1 groups and 200 labels"),
     "one class": ({"y": np.ones(N)}, "the labels have 1 different values (1.0)"),
-    "labels of another number": ({"y": Y[:9]}, "200 rows of activations and labels of shape (9,)"),
+    "labels of another number": (
+        {"y": Y[:9]},
+        "x has 200 rows and y is (9,); expected one label each",
+    ),
     "few of a class": ({"y": np.arange(N) < 9}, "one class has 9 different prompts"),
     "few different prompts": ({"texts": ["a", "b"] * 100}, "one class has 1 different prompts"),
     "NaN": ({"x": np.full((N, D), np.nan)}, "row 0 of x holds NaN or infinity"),

@@ -5,8 +5,8 @@ import pytest
 
 from probejax.auditing.dataset import dataset
 from probejax.auditing.latents import latents, marked
-from probejax.auditing.ranks import auc
 from probejax.auditing.single_latents import choose, single_latents
+from probejax.metrics import host_auc
 from tests.audit_cases import D, N, Rectified, texts
 
 FIRES = 60  # rows on which latent 5 fires: all of class 1, but the suspects
@@ -63,7 +63,7 @@ def test_the_latents_are_shown_with_what_makes_them_fire(data):
     table = found.tables[0].rows
     assert own.numbers[0] == table["latent"][0] == 5
     np.testing.assert_array_equal(own.values[:, 0], np.maximum(data.x[:, 5], 0))
-    assert table["auc"][0] == pytest.approx(auc(own.values[:, 0].astype(float), data.y))
+    assert table["auc"][0] == pytest.approx(host_auc(own.values[:, 0].astype(float), data.y))
     assert table["strongest_ends"][0] == "'!' 100 %"
     assert table["rate_ham"][0] == pytest.approx(4 / (data.y == 0).sum())
     (claim,) = found.claims

@@ -1,14 +1,16 @@
 """An audit from a configuration: texts that a model reads, vectors of one's own, and mistakes."""
 
 import csv
+import dataclasses
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import probejax as px
-from probejax import auditing
+from probejax import auditing, foreign
 from tests import tiny_models
 
 SHIPPED = "gemma-3-270m/layer_9/width_4k/average_l0_78"
@@ -65,13 +67,38 @@ def test_texts_that_a_model_reads(place, config, tmp_path):
     )
 
 
+def test_a_model_without_bos_has_its_own_first_tokens(place, config, tmp_path):
+    def notes_of(bos):
+        changed = dataclasses.replace(config, bos=bos)
+        how = {"corpus": place / "neutral.txt", "cache_dir": place / "cache"}
+        ((_, found),) = auditing.run(changed, tmp_path / bos, **how)
+        (tokens,) = [each for each in found.findings if each.name == "tokens"]
+        assert found.tables["tokens"]["occurrences"].tolist() == [12]
+        return int(tokens.notes[0].split()[0]), " ".join(tokens.notes)
+
+    with_bos, said = notes_of("always")
+    without, unsaid = notes_of("never")
+    assert with_bos == without + 12  # texts
+    assert "BOS, left out" in said and "BOS" not in unsaid
+
+
+def test_a_name_leads_to_no_other_folder(tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(90, 4)), np.array(["x/../../../a", "b", "c"] * 30)
+    np.savez(tmp_path / "v.npz", x=x.astype(np.float32), y=y)
+    config = px.Config(activations=str(tmp_path / "v.npz"))
+    for folder, _ in auditing.run(config, tmp_path / "in" / "out", cache_dir=tmp_path / "cache"):
+        assert Path(folder).resolve().parent == tmp_path / "in" / "out"
+    assert {path.name for path in tmp_path.iterdir()} <= {"v.npz", "in", "cache"}
+
+
 def test_vectors_of_three_classes_are_three_audits(tmp_path):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(200, 16)), np.arange(200) % 3
     np.savez(tmp_path / "v.npz", x=x.astype(np.float32), y=y)
     config = px.Config(activations=str(tmp_path / "v.npz"))
     found = dict(auditing.run(config, tmp_path / "out", cache_dir=tmp_path))
-    assert list(found) == [str(tmp_path / "out" / f"v={each}") for each in range(3)]
+    names = [foreign.file_name(f"v={each}") for each in range(3)]
+    assert list(found) == [str(tmp_path / "out" / name) for name in names]
     for each, (folder, audit) in enumerate(found.items()):
         table = audit.tables["suspect_labels"].sort_values("row")
         assert (tmp_path / folder / "audit.html").exists()

@@ -12,7 +12,7 @@ from probejax.auditing import folds, suspect_labels
 from probejax.auditing.dataset import dataset
 from probejax.auditing.neighbours import share_alike
 from probejax.auditing.out_of_fold import judge
-from probejax.auditing.ranks import aucs
+from probejax.metrics import host_aucs
 from probejax.probes.logreg import STRENGTHS
 from tests.audit_cases import D, N, Rectified, planted, texts
 
@@ -154,8 +154,8 @@ def test_aucs_are_those_of_scikit_learn_with_ties():
     rng = np.random.default_rng(0)
     values, labels = rng.integers(0, 5, (50, 3)), rng.integers(0, 2, (50, 2))
     expected = [[roc_auc_score(y, column) for y in labels.T] for column in values.T]
-    np.testing.assert_allclose(aucs(values, labels), expected)
-    assert np.isnan(aucs(values, np.ones((50, 1), int))).all()
+    np.testing.assert_allclose(host_aucs(values, labels), expected)
+    assert np.isnan(host_aucs(values, np.ones((50, 1), int))).all()
 
 
 def test_without_cleanlab_a_sentence_says_what_to_install(case, monkeypatch):

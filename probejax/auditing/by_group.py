@@ -1,19 +1,19 @@
 """How well a probe does in each group of rows, the worst first."""
 
+import jax
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
 from sklearn.cluster import KMeans
 
+from probejax import metrics
 from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
 from probejax.auditing.neighbours import unit_rows
 from probejax.auditing.out_of_fold import Judged, permutation
-from probejax.auditing.ranks import auc
 
 _CLUSTERS = 12
 _PER_CLUSTER = 20  # rows at least, in the mean
-_BINS = 10
 _MOST = 20_000  # rows that clusters are made of
 FEWEST = 20  # rows of a group that is called the worst
 
@@ -77,7 +77,7 @@ def _table(
     probability: Float[np.ndarray, " n"],
     y: Int[np.ndarray, " n"],
 ) -> pd.DataFrame:
-    rows = []
+    rows, error = [], jax.jit(metrics.calibration_error)  # of all rows, so that one shape compiles
     for name in dict.fromkeys(groups.tolist()):
         own = np.flatnonzero(groups == name)
         p, labels = probability[own], y[own]
@@ -86,9 +86,9 @@ def _table(
                 "group": name,
                 "rows": len(own),
                 f"share_{data.classes[1]}": labels.mean(),
-                "auc": auc(p, labels),
+                "auc": metrics.host_auc(p, labels),
                 "accuracy": ((p > 0.5) == labels).mean(),
-                "calibration_error": calibration_error(p, labels),
+                "calibration_error": float(error(probability, y, groups == name)),
                 "example": data.text(_middle(data.x[own], own)),
             }
         )
@@ -98,9 +98,3 @@ def _table(
 def _middle(x: Float[np.ndarray, "m d"], rows: Int[np.ndarray, " m"]) -> int:
     away = x - x.mean(axis=0)
     return int(rows[np.argmin(np.square(away / (x.std(axis=0) + 1e-6)).sum(axis=1))])
-
-
-def calibration_error(p: Float[np.ndarray, " n"], y: Int[np.ndarray, " n"]) -> float:
-    """Returns the mean distance of probability from share, over ten bins of equal width."""
-    where = np.minimum((p * _BINS).astype(int), _BINS - 1)
-    return float(np.abs(np.bincount(where, weights=p - y, minlength=_BINS)).sum() / len(y))

@@ -20,7 +20,7 @@ class Corpus(NamedTuple):
 
     Attributes:
       x: [t, d] their activations.
-      ids: [t] what they are; BOS first in each text.
+      ids: [t] what they are, text after text.
       strings: what each id is as text, for those that occur.
       bos: its id, if there is one.
       about: where they are from.
@@ -42,7 +42,7 @@ def activate(model: LanguageModel, site: Site, texts: Sequence[str], about: str)
       texts: the texts; the last tokens of each are kept.
       about: where they are from, for the page.
     """
-    ids = tokenizers.encode(model.tokenizer, list(texts), LENGTH)
+    ids = tokenizers.encode(model.tokenizer, list(texts), LENGTH, model.bos)
     order = np.random.RandomState(0).permutation(len(ids))
     counts = np.cumsum([len(ids[i]) for i in order])
     some = order[: max(1, int((counts <= MOST_TOKENS).sum()))]
@@ -56,7 +56,8 @@ def activate(model: LanguageModel, site: Site, texts: Sequence[str], about: str)
     strings = {int(i): model.tokenizer.decode([int(i)], skip_special_tokens=False)
                for i in np.unique(flat)}  # fmt: skip
     cut = "" if len(some) == len(texts) else f" (of {len(texts):,}, drawn at random)"
+    bos = None if model.bos is None else model.tokenizer.token_to_id(model.bos)
     return Corpus(
-        np.asarray(found.x[rows], np.float32), flat, strings, int(ids[0][0]),
+        np.asarray(found.x[rows], np.float32), flat, strings, bos,
         f"the last {LENGTH} tokens of {len(some):,} texts{cut} of {about}",
     )  # fmt: skip

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from probejax import inputs
 from probejax.activations.ragged import Activations
 from probejax.saes import stream
-from probejax.saes.named import NamedSAE
+from probejax.saes.named import NamedSAE, reading
 from probejax.saes.stream import Dictionary
 
 FEWEST = 10  # different prompts of either class; fewer cannot be cut into five folds twice
@@ -77,32 +77,19 @@ def dataset(
     Raises:
       ValueError: they are of different lengths, not finite, of one class, or of too few prompts.
     """
-    features = np.asarray(x.last() if isinstance(x, Activations) else inputs.matrix(x))
-    labels, values = inputs.two_classes(y)
-    if labels.shape != (len(features),):
-        raise ValueError(
-            f"there are {len(features):,} rows of activations and labels of shape {labels.shape}; "
-            "expected one label per row"
-        )
+    features, labels, values = inputs.labelled(x.last() if isinstance(x, Activations) else x, y)
     for what, given in (("texts", texts), ("groups", groups)):
         if given is not None and len(given) != len(labels):
             raise ValueError(
                 f"there are {len(given):,} {what} and {len(labels):,} labels; expected one per row"
             )
-    if not (finite := np.isfinite(features).all(axis=1)).all():
-        raise ValueError(f"row {np.flatnonzero(~finite)[0]} of x holds NaN or infinity")
     own = None if texts is None else tuple(texts)
     if own is not None and (wrong := [i for i, t in enumerate(own) if not isinstance(t, str)]):
         raise ValueError(f"texts[{wrong[0]}] is {own[wrong[0]]!r:.50}; expected a string")
     if isinstance(sae, NamedSAE):
         page = page or sae.file.neuronpedia
-    inner = sae.sae if isinstance(sae, NamedSAE) else sae
+    inner = None if sae is None else reading(sae, features.shape[1])
     if inner is not None:
-        width = getattr(inner, "d_model", features.shape[1])
-        if width != features.shape[1]:
-            raise ValueError(
-                f"x is {features.shape[1]} wide; the SAE reads vectors of width {width}"
-            )
         stream.width(inner, features[:1])  # tells what is no SAE
     same = equal(features if own is None else own)
     check(labels, same)

@@ -4,20 +4,10 @@ import numpy as np
 from jaxtyping import Int
 
 from probejax.auditing.dataset import Dataset
-from probejax.saes import stream
-from probejax.saes.select import encode_columns, top_latents
+from probejax.auditing.permuted import ranked
 
 LATENTS = 64  # that tell the classes apart best
 _SHOWN = 3  # of a row
-
-
-def best_latents(data: Dataset, k: int = LATENTS) -> Int[np.ndarray, " k"]:
-    """Returns the latents whose class means differ most on the whole dataset, best first."""
-    assert data.sae is not None, "there is an SAE"
-    rows = np.arange(len(data.y))[None]
-    k = min(k, stream.width(data.sae, data.x[:1]))
-    (found,) = top_latents(data.sae, data.x, rows, np.ones(rows.shape, bool), data.y[None], k)
-    return found
 
 
 def firing(data: Dataset, rows: Int[np.ndarray, " r"]) -> list[str]:
@@ -32,8 +22,8 @@ def firing(data: Dataset, rows: Int[np.ndarray, " r"]) -> list[str]:
     """
     if data.sae is None:
         return [""] * len(rows)
-    latents = best_latents(data)
-    values = encode_columns(data.sae, data.x[rows], latents)
+    known = ranked(data, np.arange(len(data.y)), LATENTS, count=0)
+    latents, values = known.latents[0], known.values[rows][:, known.columns[0]]
     order = np.argsort(-values, axis=1, kind="stable")[:, :_SHOWN]
     return [
         ", ".join(f"{latents[j]} ({row[j]:.1f})" for j in places if row[j] > 0)

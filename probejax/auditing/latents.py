@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
 from probejax.auditing.permuted import PERMUTATIONS, ranked
-from probejax.auditing.ranks import aucs
+from probejax.metrics import host_aucs
 from probejax.saes.describe import describe
 
 K = 20
@@ -41,7 +41,7 @@ def latents(data: Dataset, *, seed: int = 0) -> tuple[Finding, Latents]:
     """
     known = ranked(data, np.arange(len(data.y)), K, seed)
     best = [
-        np.abs(aucs(known.values[:, columns], labels[:, None]) - 0.5).max() + 0.5
+        np.abs(host_aucs(known.values[:, columns], labels[:, None]) - 0.5).max() + 0.5
         for columns, labels in zip(known.columns, known.labels, strict=True)
     ]
     own = Latents(known.latents[0], known.values[:, known.columns[0]])
@@ -72,7 +72,7 @@ def _table(data: Dataset, own: Latents) -> pd.DataFrame:
     for label, name in enumerate(data.classes):
         table[f"mean_{name}"] = [card.mean[label] for card in cards]
         table[f"rate_{name}"] = [card.rate[label] for card in cards]
-    table["auc"] = aucs(own.values, data.y[:, None])[:, 0]
+    table["auc"] = host_aucs(own.values, data.y[:, None])[:, 0]
     if data.texts is None:
         return table
     order = np.argsort(-own.values, axis=0, kind="stable")

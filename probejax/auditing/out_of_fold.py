@@ -8,7 +8,7 @@ from scipy.special import expit
 
 from probejax.auditing.dataset import Dataset
 from probejax.auditing.folds import FOLDS, MOST_TRAIN, Fold, folds, lanes
-from probejax.auditing.ranks import auc
+from probejax.metrics import host_auc
 from probejax.probes import logreg, methods
 from probejax.probes import sae as on_latents
 from probejax.probes.families import Linear
@@ -65,7 +65,9 @@ def judge(data: Dataset, method: str, *, repeats: int = REPEATS, seed: int = 0) 
     for number, (cut, part) in enumerate(zip(cuts, parts, strict=True)):
         found[number // FOLDS, cut.test] = part
     mean = found[:repeats].mean(axis=0)
-    return Judged(method, mean, auc(mean, data.y), found[-1], auc(found[-1], shuffled), unconverged)
+    return Judged(
+        method, mean, host_auc(mean, data.y), found[-1], host_auc(found[-1], shuffled), unconverged
+    )
 
 
 def probabilities(

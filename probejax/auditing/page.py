@@ -1,13 +1,12 @@
 """The page of an audit: one file, text escaped, the first rows of each table."""
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 
 import pandas as pd
 
 from probejax.analysis.examples import shorten
 from probejax.analysis.labels import number
-from probejax.analysis.page.elements import block, esc, link
+from probejax.analysis.page.elements import block, document, esc, link
 from probejax.analysis.page.tables import Cell, count, figure, table
 from probejax.auditing.finding import Finding, Table
 
@@ -17,23 +16,16 @@ SHOWN = 100  # rows of a table
 def page(name: str, findings: Sequence[Finding], facts: Mapping[str, str]) -> str:
     """Returns an audit as one HTML document that needs no network."""
     sections = [_section(found) for found in findings]
-    menu = "".join(f'<a href="#{esc(each.name)}">{esc(each.title)}</a>' for each in findings)
-    files = resources.files("probejax.analysis.page")
-    style, script = (files.joinpath(each).read_text() for each in ("style.css", "script.js"))
     first, rest = answers(findings)[:1], answers(findings)[1:]
     others = "".join(f"<li>{esc(each)}</li>" for each in rest)
     about = "".join(f"<dt>{esc(key)}</dt><dd>{esc(text)}</dd>" for key, text in facts.items())
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-        f"<title>Audit of {esc(name)}</title><style>{style}</style></head><body>"
+    header = (
         f'<header><p class="kicker">Audit · {esc(name)}</p>'
         f'<p class="answer">{esc("".join(first))}</p><ul class="others">{others}</ul>'
         f"<dl>{about}</dl></header>"
-        f"<nav>{menu}</nav><main>{''.join(sections)}</main>"
-        f'<div id="tip" role="status"></div><script>{script}</script></body></html>\n'
     )
+    links = [(each.name, each.title) for each in findings]
+    return document(f"Audit of {name}", header, links, "".join(sections))
 
 
 def answers(findings: Sequence[Finding]) -> list[str]:

@@ -15,9 +15,9 @@ from probejax.auditing.finding import Claim, Finding, Table
 from probejax.auditing.folds import Fold, folds
 from probejax.auditing.latents import Latents
 from probejax.auditing.out_of_fold import permutation
-from probejax.auditing.ranks import auc, aucs
 from probejax.auditing.surface import Family, families
 from probejax.auditing.tokens import Tokens
+from probejax.metrics import host_auc, host_aucs
 
 _SHOWN = 30  # features of a family in the table
 NAMED = 20  # shortcuts that are compared
@@ -88,7 +88,7 @@ def _score(family: Family, y, shuffled, cuts: list[Fold], seed: int) -> Scored:
         rest = family.x.T @ (1 - labels) / (1 - labels).sum(axis=0)
         alone = 0.5 + (rates - rest) / 2
     else:
-        alone = aucs(family.x.toarray(), labels)
+        alone = host_aucs(family.x.toarray(), labels)
     bound = np.abs(alone[:, 1:] - 0.5).max()
     own, chance = (_out_of_fold(family.x, each, cuts) for each in (y, shuffled))
     return Scored(family, own, chance, alone[:, 0], float(bound), _fit(family.x, y).coef_[0])
@@ -98,7 +98,7 @@ def _out_of_fold(x: Any, y: Int[np.ndarray, " n"], cuts: list[Fold]) -> float:
     logits = np.zeros(len(y))
     for cut in cuts:
         logits[cut.test] = _fit(x[cut.train], y[cut.train]).decision_function(x[cut.test])
-    return auc(logits, y)
+    return host_auc(logits, y)
 
 
 def _fit(x, y) -> LogisticRegression:
@@ -155,7 +155,7 @@ def _latent(latents: Latents, feature: Float[np.ndarray, " n"]) -> str:
     """Returns the latent that tells best whether a text has a feature, if any does."""
     middle = 0 if np.isin(feature, (0, 1)).all() else np.median(feature)
     has = (feature > middle).astype(int)
-    told = aucs(latents.values, has[:, None])[:, 0]
+    told = host_aucs(latents.values, has[:, None])[:, 0]
     if np.isnan(told).all() or np.abs(told - 0.5).max() < _CERTAIN - 0.5:
         return ""
     at = int(np.argmax(np.abs(told - 0.5)))

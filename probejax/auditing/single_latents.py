@@ -11,7 +11,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
 from probejax.auditing.permuted import ranked
-from probejax.auditing.ranks import auc
+from probejax.metrics import host_auc
+from probejax.saes.describe import page
 
 _CANDIDATES = 32  # latents of which the rules are made
 _RULES = 5  # of each half
@@ -65,7 +66,7 @@ def single_latents(data: Dataset, *, seed: int = 0) -> Finding:
                     about = {"latent": number_of, "says": says, "above": rule.threshold}
                     about |= {"chosen_on_half": number + 1, "rows_above": int(above.sum())}
                     about |= {"share": share, "share_of_all": (y == rule.says).mean()}
-                    rules.append(about | {"auc": auc(z[other][:, rule.column], y)})
+                    rules.append(about | {"auc": host_auc(z[other][:, rule.column], y)})
                     against = other[above & (y != rule.says)]
                     suspects += [
                         {
@@ -121,7 +122,7 @@ def _judged(found: list[Rule], told, z, y) -> tuple[float, float, float]:
     against = np.zeros(len(y), bool)
     for rule, (above, _) in zip(found, told, strict=True):
         against |= above & (y != rule.says)
-    alone = auc(z[:, first.column], y)
+    alone = host_auc(z[:, first.column], y)
     gain = 0.0 if np.isnan(share) else share - (y == first.says).mean()
     return gain, float(against.sum()), max(alone, 1 - alone)
 
@@ -130,7 +131,7 @@ def _finding(data, rules, suspects, best, chance) -> Finding:
     own, by_chance = best.mean(axis=0), chance.mean(axis=0)
     table = pd.DataFrame(rules)
     if len(table) and data.page:
-        table["link"] = [f"https://www.neuronpedia.org/{data.page}/{i}" for i in table["latent"]]
+        table["link"] = [page(data.page, int(latent)) for latent in table["latent"]]
     rows = pd.DataFrame(suspects)
     if len(rows):
         rows = rows.sort_values(["share", "activation"], ascending=False, kind="stable")

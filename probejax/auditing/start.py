@@ -1,16 +1,12 @@
 """An audit of tasks or files: from a configuration to pages in a folder."""
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax.numpy as jnp
-import numpy as np
 from etils import epath
 
-from probejax import activations, artifacts, devices, models, saes, storage, sweep, tasks
-from probejax.activations import given
+from probejax import artifacts, devices, foreign, models, saes, storage, sweep
 from probejax.activations.language_model import LanguageModel
 from probejax.analysis.left_out import attempt
 from probejax.auditing import dataset, neutral_texts
@@ -18,7 +14,6 @@ from probejax.auditing.corpus import Corpus, activate
 from probejax.auditing.report import Audit, examine
 from probejax.sweep.config import Config
 from probejax.sweep.source import Vectors
-from probejax.tasks import Task, classes
 
 
 def run(
@@ -51,17 +46,13 @@ def run(
     given_texts = None if corpus is None else neutral_texts.read(corpus)
     devices.compilation_cache(artifacts.cache_dir(cache_dir))
     plan = sweep.resolve(_judging(config, cache_dir), cache_dir)
-    wanted = [_task(plan, config, name, cache_dir) for name in plan.source.names()]
+    job = sweep.Execution(plan)
+    wanted = [plan.source.whole(name) for name in plan.source.names()]
     for task in wanted:
         try:
             dataset.check(task.labels, dataset.equal(task.prompts))
         except ValueError as error:
             raise ValueError(f"{task.name}: {error}.") from None
-    model = functools.lru_cache(1)(
-        lambda: models.load(
-            config.model, (plan.site,), dtype=jnp.dtype(config.dtype), cache_dir=cache_dir
-        )
-    )
     left_out: list[str] = []
     neutral = None
     if not isinstance(plan.source, Vectors):
@@ -69,7 +60,7 @@ def run(
         neutral = attempt(left_out, "the probe's direction on single tokens", make)
     sae = next(iter(plan.saes.values()), None)
     for task in wanted:
-        x = _vectors(plan, task, model)
+        x = job.activations(task).last()
         data = dataset.dataset(
             x,
             task.labels,
@@ -84,7 +75,8 @@ def run(
         facts |= {} if sae is None else {"latents of": sae.sae_id}
         facts |= {"left out": " ".join(left_out)} if left_out else {}
         found = examine(data, neutral, seed=config.seeds[0], facts=facts)
-        place = epath.Path(out) if len(wanted) == 1 else epath.Path(out) / _folder(task.name)
+        place = epath.Path(out)
+        place = place if len(wanted) == 1 else place / foreign.file_name(task.name)
         found.save(place)
         yield str(place), found
 
@@ -98,7 +90,7 @@ def _judging(config: Config, cache_dir) -> Config:
     if len(config.sae) > 1:
         raise ValueError(f"An audit looks at one SAE, and --sae names {len(config.sae)}.")
     chosen = None if config.activations else config.tasks
-    judged = {"methods": names, "regimes": ("standard",), "groups": None, "tasks": chosen}
+    judged = {"methods": names, "regimes": ("standard",), "tasks": chosen}
     return dataclasses.replace(config, **judged)
 
 
@@ -106,31 +98,5 @@ def _corpus(plan: sweep.Plan, texts, about: str, cache_dir) -> Corpus:
     if texts is None:
         texts = neutral_texts.of_other_tasks(plan.source.names(), cache_dir)
         about = "the study's other tasks"
-    model = LanguageModel(plan.checkpoint, plan.config.dtype)
+    model = LanguageModel(plan.checkpoint, plan.config.dtype, plan.config.bos)
     return activate(model, plan.site, texts, about)
-
-
-def _task(plan: sweep.Plan, config: Config, name: str, cache_dir) -> Task:
-    """Returns a task whole; of vectors the rows have no text."""
-    if not isinstance(plan.source, Vectors):
-        return tasks.load(name, data=config.own, cache_dir=cache_dir)
-    read: given.Given = plan.source.given
-    found = classes.classes(read.labels)
-    made = {"" if place is None else found.names[place]: place
-            for place in classes.tasks(found, config.positive)}  # fmt: skip
-    place = made.get(name.removeprefix(f"{read.name}="), next(iter(made.values())))
-    labels, names = classes.binary(found, place)
-    rows = tuple(str(number) for number in range(len(labels)))
-    return Task(name, rows, labels, False, str(config.activations), names)
-
-
-def _vectors(plan: sweep.Plan, task: Task, model) -> np.ndarray:
-    if isinstance(plan.source, Vectors):
-        return np.asarray(plan.source.given.x).astype(np.float32)
-    where = {"cache_dir": plan.cache_dir, "label": task.name}
-    found = activations.harvest(task.prompts, [plan.site], plan.recipe, model, **where)
-    return found[plan.site].last()
-
-
-def _folder(task: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_. =" else "_" for c in task)

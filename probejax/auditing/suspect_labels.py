@@ -34,7 +34,9 @@ def suspect_labels(data: Dataset, judged: list[Judged], *, seed: int = 0) -> Fin
     shuffled = permutation(data, seed)
     wrong = np.array([issues(data.y, each.probability) for each in judged])
     by_chance = np.array([issues(shuffled, each.permuted) for each in judged])
-    table = _table(data, judged, wrong)
+    confident = {f"p_{each.method}": confidence(data.y, each.probability) for each in judged}
+    order = np.argsort(np.mean(list(confident.values()), axis=0), kind="stable")
+    table = _table(data, judged, confident, wrong).iloc[order].reset_index(drop=True)
     claims = [
         Claim(f"AUC of {each.method} on rows it has not seen", each.auc, each.permuted_auc)
         for each in judged
@@ -46,9 +48,8 @@ def suspect_labels(data: Dataset, judged: list[Judged], *, seed: int = 0) -> Fin
     every, chance = wrong.all(axis=0), by_chance.all(axis=0)
     if len(judged) > 1:
         claims.append(Claim("labels that all of them call wrong", every.sum(), chance.sum(), 0))
-    rank = np.mean([confidence(data.y, each.probability) for each in judged], axis=0)
-    alike = share_alike(data, first := np.argsort(rank, kind="stable")[:LOOKED])
-    table.loc[: len(first) - 1, "neighbours_alike"] = alike
+    first = order[:LOOKED]
+    table.loc[: len(first) - 1, "neighbours_alike"] = share_alike(data, first)
     table.loc[: len(first) - 1, "latents"] = firing(data, first)
     cleaned = _cleaned(data, np.logical_not(every))
     who = "all methods call" if len(judged) > 1 else f"{judged[0].method} calls"
@@ -88,10 +89,11 @@ def _cleaned(data: Dataset, kept: Bool[np.ndarray, " n"]) -> pd.DataFrame:
     return whole.iloc[np.flatnonzero(kept)]
 
 
-def _table(data: Dataset, judged: list[Judged], wrong: Bool[np.ndarray, "m n"]) -> pd.DataFrame:
-    confident = {f"p_{each.method}": confidence(data.y, each.probability) for each in judged}
+def _table(
+    data: Dataset, judged: list[Judged], confident: dict, wrong: Bool[np.ndarray, "m n"]
+) -> pd.DataFrame:
     names = np.array([each.method for each in judged])
-    table = pd.DataFrame(
+    return pd.DataFrame(
         {
             "row": np.arange(len(data.y)),
             "text": [data.text(row) for row in range(len(data.y))],
@@ -102,8 +104,6 @@ def _table(data: Dataset, judged: list[Judged], wrong: Bool[np.ndarray, "m n"]) 
             "latents": "",
         }
     )
-    rank = np.mean(list(confident.values()), axis=0)
-    return table.iloc[np.argsort(rank, kind="stable")].reset_index(drop=True)
 
 
 def confidence(

@@ -88,6 +88,8 @@ class Checkpoint:
           ValueError: a file is damaged, or not of this model.
         """
         config = self.config  # first: it may say that these are no weights to read
+        if mesh is not None:
+            weights.check_mesh(config, mesh.shape.get("model", 1))
         self.fetch_weights()
         family = families.named(config.family)
         if self.path.is_file():

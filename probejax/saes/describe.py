@@ -8,6 +8,11 @@ from jaxtyping import Float, Int
 _PAGES = "https://www.neuronpedia.org"
 
 
+def page(neuronpedia: str | None, latent: int) -> str | None:
+    """Returns the address of a latent's page; None where its SAE has no pages."""
+    return f"{_PAGES}/{neuronpedia}/{latent}" if neuronpedia else None
+
+
 class LatentCard(NamedTuple):
     """One latent on labelled rows.
 
@@ -51,7 +56,7 @@ def describe(
             int(index),
             (float(means[0][j]), float(means[1][j])),
             (float(rates[0][j]), float(rates[1][j])),
-            f"{_PAGES}/{neuronpedia}/{index}" if neuronpedia else None,
+            page(neuronpedia, int(index)),
         )
         for j, index in enumerate(latents)
     ]

@@ -19,6 +19,19 @@ from probejax.sites import Site
 _BLOCK = 2048  # latents at a time of an SAE that stays in its file
 
 
+def reading(sae: "NamedSAE | stream.Dictionary", width: int) -> stream.Dictionary:
+    """Returns what encodes, once it is known that it reads vectors of a width.
+
+    Raises:
+      ValueError: it reads others.
+    """
+    inner = sae.sae if isinstance(sae, NamedSAE) else sae
+    own = getattr(inner, "d_model", width)
+    if own != width:
+        raise ValueError(f"x is {width} wide; the SAE reads vectors of width {own}")
+    return inner
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class NamedSAE:
     """An SAE, called on activations for its latents.

@@ -8,7 +8,7 @@ import pandas as pd
 
 from probejax import inputs, metrics
 from probejax.saes.describe import describe
-from probejax.saes.named import NamedSAE
+from probejax.saes.named import NamedSAE, reading
 from probejax.saes.select import Ranking, encode_columns
 from probejax.saes.select import top_latents as select
 from probejax.saes.stream import Dictionary
@@ -49,17 +49,8 @@ def top_latents(
       0       3  1.0
       1      11  0.0
     """
-    features, (labels, classes) = np.asarray(inputs.matrix(x)), inputs.two_classes(y)
-    if labels.shape != (len(features),):
-        raise ValueError(
-            f"x has {len(features)} rows and y is {labels.shape}; expected one label each"
-        )
-    if not (finite := np.isfinite(features).all(axis=1)).all():
-        raise ValueError(f"row {np.flatnonzero(~finite)[0]} of x holds NaN or infinity")
-    inner = sae.sae if isinstance(sae, NamedSAE) else sae
-    width = getattr(inner, "d_model", features.shape[1])
-    if width != features.shape[1]:
-        raise ValueError(f"x is {features.shape[1]} wide; the SAE reads vectors of width {width}")
+    features, labels, classes = inputs.labelled(x, y)
+    inner = reading(sae, features.shape[1])
     if k < 1:
         raise ValueError(f"k is {k}; expected at least 1")
     rows = np.arange(len(features))[None, :]
@@ -69,7 +60,7 @@ def top_latents(
     )
     values = np.asarray(encode_columns(inner, x, chosen))
     page = sae.file.neuronpedia if isinstance(sae, NamedSAE) else None
-    cards, everyone = describe(values, labels, chosen, page), np.ones(len(labels), bool)
+    cards = describe(values, labels, chosen, page)
     table = pd.DataFrame(
         {
             "latent": [card.index for card in cards],
@@ -78,7 +69,7 @@ def top_latents(
                 for name in ("mean", "rate")
                 for number, side in enumerate(("negative", "positive"))
             },
-            "auc": [float(metrics.auc(column, labels, everyone)) for column in values.T],
+            "auc": metrics.host_aucs(values, labels[:, None])[:, 0],
             "link": pd.Series([card.link for card in cards], dtype=object),
         }
     )

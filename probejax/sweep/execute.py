@@ -150,7 +150,7 @@ class Execution:
     def prepare(self, task: str) -> None:
         """Sees to it that a task's activations are in the cache."""
         for each in self.plan.prompts(task):
-            self._activations(each)
+            self.activations(each)
 
     def forget(self) -> None:
         """Lets go of the last task's data, so that its files are closed."""
@@ -159,7 +159,7 @@ class Execution:
 
     def _read_data(self, task: str) -> TaskData:
         drawing = self.plan.source.drawing(task)
-        found = [self._activations(each) for each in drawing.sets]
+        found = [self.activations(each) for each in drawing.sets]
         features = np.concatenate([each.last() for each in found])
         if not self.plan.reads_tokens:
             return TaskData(drawing.conditions, features, drawing.groups)
@@ -193,7 +193,8 @@ class Execution:
                 lines.append(f"warning: {sae.sae_id}: {warning}")
         return lines
 
-    def _activations(self, task: tasks.Task) -> activations.Activations:
+    def activations(self, task: tasks.Task) -> activations.Activations:
+        """Returns the activations of a task's prompts, harvested if they are not in the cache."""
         plan = self.plan
         if isinstance(plan.source, Vectors):
             return plan.source.activations(task)

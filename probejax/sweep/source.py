@@ -35,13 +35,18 @@ class Texts:
         Raises:
           ValueError, OSError: its file is damaged, or cannot be read.
         """
-        config = self.config
-        where = {"data": config.own, "cache_dir": self.cache_dir}
-        shifted = None
+        config, shifted = self.config, None
         if "covariate_shift" in config.regimes and task in tasks.shifted_names(config.own):
-            shifted = tasks.load_shifted(task, **where)
-        loaded = tasks.load(task, **where)
-        return tasks.draw(loaded, shifted, config.regimes, config.seeds, config.protocol)
+            shifted = tasks.load_shifted(task, data=config.own, cache_dir=self.cache_dir)
+        return tasks.draw(self.whole(task), shifted, config.regimes, config.seeds, config.protocol)
+
+    def whole(self, task: str) -> Task:
+        """Returns all of a task.
+
+        Raises:
+          ValueError, OSError: its file is damaged, or cannot be read.
+        """
+        return tasks.load(task, data=self.config.own, cache_dir=self.cache_dir)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +77,12 @@ class Vectors:
     def drawing(self, task: str) -> Drawing:
         """Draws a task's conditions."""
         config = self.config
+        return tasks.draw(self.whole(task), None, config.regimes, config.seeds, config.protocol)
+
+    def whole(self, task: str) -> Task:
+        """Returns all of a task; its prompts are hashes of the vectors, equal for equal ones."""
         labels, names = self._tasks[task]
-        whole = Task(task, self._rows, labels, False, str(config.activations), names)
-        return tasks.draw(whole, None, config.regimes, config.seeds, config.protocol)
+        return Task(task, self._rows, labels, False, str(self.config.activations), names)
 
     @property
     def checkpoint(self) -> models.Checkpoint:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import resources
 from typing import NamedTuple
 
 import pandas as pd
@@ -14,7 +13,7 @@ from probejax.analysis.labels import title
 from probejax.analysis.left_out import attempt
 from probejax.analysis.page import sections
 from probejax.analysis.page.architectures import architectures_block
-from probejax.analysis.page.elements import block, esc
+from probejax.analysis.page.elements import block, document, esc
 from probejax.analysis.page.multi_token import multi_token_block
 from probejax.analysis.page.regime import gallery, section
 from probejax.analysis.page.tasks import tasks_block
@@ -99,21 +98,13 @@ def page(
     there = {name for name, body in beside.items() if body}
     there |= {"tasks"} if head.compared_regimes else set()
     links += [(key, name) for key, name in names.items() if key in there]
-    menu = "".join(f'<a href="#{esc(anchor)}">{esc(name)}</a>' for anchor, name in links)
     status = f'<p class="status">{esc(story.status)}</p>' if story.status else ""
-    files = resources.files("probejax.analysis.page")
-    style, script = (files.joinpath(name).read_text() for name in ("style.css", "script.js"))
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        '<link rel="icon" href="data:,">'  # else browsers ask a server for one
-        f"<title>Do SAE probes help? {esc(head.name)}</title><style>{style}</style></head><body>"
+    header = (
         f'<header id="verdict"><p class="kicker">Do SAE probes help? · {esc(head.name)}</p>'
         f"{_screen(found, shown[0])}{status}{_others(found, shown)}</header>"
-        f"<nav>{menu}</nav><main>{''.join(parts)}{''.join(beside.values())}</main>"
-        f'<div id="tip" role="status"></div><script>{script}</script></body></html>\n'
     )
+    main = f"{''.join(parts)}{''.join(beside.values())}"
+    return document(f"Do SAE probes help? {head.name}", header, links, main)
 
 
 def _at(pictures: Sequence[Shown], group: int, section: str) -> list[Shown]:
