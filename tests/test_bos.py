@@ -103,9 +103,7 @@ def test_texts_without_bos(folder):
     with pytest.warns(UserWarning, match="longer than max_length=2"):
         cut = lm.activations(["w1 w2 w3", "w4"], "embed", positions="all", max_length=2)
     assert cut.counts.tolist() == [2, 1] and np.array_equal(cut.x[0], TABLE[5].astype(np.float32))
-    with pytest.raises(
-        ValueError, match=r'^texts\[1\] is empty, .*load_model\(\.\.\., bos="always"'
-    ):
+    with pytest.raises(ValueError, match=r"^Prompt 1 of the texts is empty, .*always"):
         lm.activations(["w1", ""], "embed")
 
 

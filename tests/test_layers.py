@@ -50,7 +50,7 @@ ORDER = {
         "small_logreg", "ridge",
     ),
     "activations": (
-        "ragged", "packing", "npz", "stored", "shared", "places", "forward", "cache",
+        "ragged", "packing", "npz", "stored", "shared", "reading", "forward", "cache",
         "language_model", "forecast", "sample",
     ),
     "probes": (

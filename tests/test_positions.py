@@ -83,7 +83,7 @@ def test_a_prompt_without_that_token_is_named(lm, position, texts, why):
 
 
 def test_what_is_cut_off_is_not_read(lm):
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="which has 2 tokens"):
+    with pytest.raises(ValueError, match="which has 2 tokens"):
         lm.activations(["w2 w1 w1 w1"], 1, positions="after:w2", max_length=3)
 
 

@@ -23,13 +23,12 @@ from tqdm import tqdm
 
 from probejax import storage
 from probejax.activations import forward, npz, shared, stored
-from probejax.activations.places import from_end
 from probejax.activations.ragged import Activations
+from probejax.activations.reading import read, require_tokens
 from probejax.activations.stored import FORMAT
 from probejax.artifacts import cache_dir as artifacts_cache_dir
 from probejax.foreign import DamagedFile
 from probejax.models import chat
-from probejax.models import tokens as tokenizers
 from probejax.models.checkpoint import LoadedModel
 from probejax.positions import ALL, LAST
 from probejax.rules import PREPENDED
@@ -194,12 +193,18 @@ def _run(prompts, folders, recipe, model: LoadedModel, label: str, batch_tokens:
     stem = "_".join(map(str, sites))
     known = _known(parts / f"{stem}.known.npz", distinct, sites, recipe)
     new = np.setdiff1d(np.arange(len(distinct)), known.prompts)
-    bos = _bos(recipe, model, prompts, label)
-    texts = _texts(recipe, model, [distinct[i] for i in new])
-    ids = tokenizers.encode(model.tokenizer, texts, recipe.max_length, bos)
-    places = from_end(recipe.positions, texts, ids, model.tokenizer, int(bos is not None))
+    bos, template = _around(recipe, model)
+    require_tokens(prompts, bos, template, label or "the list")
+    ids, places, _ = read(
+        [distinct[i] for i in new],
+        model.tokenizer,
+        model.config,
+        bos=bos,
+        template=template,
+        position=recipe.positions,
+        max_length=recipe.max_length,
+    )
     batches = forward.batches(ids, batch_tokens)
-    model.config.check_length(max(map(len, ids), default=0))
     # Another set of known prompts makes other batches.
     stem += f".{batch_tokens}.{zlib.crc32(known.prompts.tobytes()):08x}"
     every = recipe.positions == ALL
@@ -245,27 +250,14 @@ def _run(prompts, folders, recipe, model: LoadedModel, label: str, batch_tokens:
         parts.rmdir()  # unless batches of other sites lie there
 
 
-def _bos(recipe: Recipe, model: LoadedModel, prompts: Sequence[str], label: str) -> str | None:
-    """Returns the text to put before each prompt, once every prompt has a token with it."""
-    if recipe.bos == PREPENDED:
-        if model.bos is None:
-            raise ValueError(f"{model.config.name} has no BOS token to put before each prompt.")
-        return model.bos
-    if "" in prompts and not recipe.chat:
-        raise ValueError(
-            f"Prompt {list(prompts).index('')} of {label or 'the list'} is empty, and without BOS "
-            "it has no token; leave it out, or give --bos=always."
-        )
-    return None
-
-
-def _texts(recipe: Recipe, model: LoadedModel, prompts: list[str]) -> list[str]:
-    """Returns what the model reads of each prompt."""
-    if not recipe.chat:
-        return prompts
-    if chat.digest(model.chat_template) != recipe.chat:
+def _around(recipe: Recipe, model: LoadedModel) -> tuple[str | None, str | None]:
+    """Returns BOS and chat template as a recipe has them, once it is known that the model has."""
+    if recipe.bos == PREPENDED and model.bos is None:
+        raise ValueError(f"{model.config.name} has no BOS token to put before each prompt.")
+    if recipe.chat and chat.digest(model.chat_template) != recipe.chat:
         raise ValueError(f"{model.config.name} has not the chat template that was asked for.")
-    return chat.turns(model.chat_template, prompts, model.config.name)
+    bos = model.bos if recipe.bos == PREPENDED else None
+    return bos, model.chat_template if recipe.chat else None
 
 
 def _known(path: Path, distinct: list[str], sites: tuple[Site, ...], recipe: Recipe) -> _Piece:

@@ -12,8 +12,8 @@ import numpy as np
 import tokenizers
 
 from probejax.activations.cache import Recipe, is_cached
+from probejax.activations.reading import read
 from probejax.activations.shared import DIGEST_BYTES
-from probejax.models import chat
 from probejax.models import tokens as texts
 from probejax.models.config import ModelConfig
 from probejax.positions import ALL
@@ -79,14 +79,15 @@ def plan(
         for name, prompts in lists.items()
     }
     known = {prompt for name in lists if cached[name] for prompt in lists[name]}
+    how = {"bos": bos, "template": template, "position": recipe.positions}
+    how["max_length"] = recipe.max_length
     vectors = sum(map(config.width, sites)) * np.dtype(recipe.dtype).itemsize
     found = []
     for name, prompts in lists.items():
         distinct = list(dict.fromkeys(prompts))
         new = distinct if every else [prompt for prompt in distinct if prompt not in known]
         known.update(prompts)
-        new = chat.turns(template, new, config.name)
-        tokens = sum(map(len, texts.encode(tokenizer, new, recipe.max_length, bos)))
+        tokens = sum(map(len, read(new, tokenizer, config, **how).ids))
         rows = tokens if every else len(distinct)
         # And where each prompt's rows are, and its hash.
         size = rows * vectors + len(sites) * (2 * 8 + DIGEST_BYTES) * len(prompts)

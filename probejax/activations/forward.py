@@ -53,7 +53,7 @@ def run(
       position: `all` keeps every token of a prompt, BOS first if there is one; any other keeps one
         vector, see `probejax.positions`.
       places: the token of each of the n prompts that is read, counted from its end, see
-        `places.from_end`; of `mean` the first that counts. None is the last.
+        `reading.from_end`; of `mean` the first that counts. None is the last.
     """
     for batch in todo:
         ends = batch.starts + batch.lengths

@@ -11,9 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from probejax.activations import forward
-from probejax.activations.places import from_end
 from probejax.activations.ragged import Activations
-from probejax.models import chat, checkpoint, tokens
+from probejax.activations.reading import read, require_tokens
+from probejax.models import checkpoint
 from probejax.positions import ALL
 from probejax.positions import parse as parse_position
 from probejax.rules import DTYPES
@@ -89,19 +89,17 @@ class LanguageModel:
         texts, site = _strings(texts), parse(site)
         positions = ALL if positions == ALL else parse_position(positions)
         self.config.check([site])
-        if self.bos is None and self.template is None and "" in texts:
-            raise ValueError(
-                f"texts[{texts.index('')}] is empty, and without BOS it has no token; leave it "
-                'out, or give load_model(..., bos="always").'
-            )
+        require_tokens(texts, self.bos, self.template, "the texts")
         distinct = list(dict.fromkeys(texts))
-        read = chat.turns(self.template, distinct, self.config.name)
-        ids = tokens.encode(self.tokenizer, read, max_length + 1, self.bos)
-        ids = _cut(ids, max_length, 0 if self.bos is None else 1)
-        batches = forward.batches(ids, batch_tokens)
-        self.config.check_length(max(map(len, ids), default=0))
-        skip = int(self.bos is not None)
-        places, parts = from_end(positions, read, ids, self.tokenizer, skip), []
+        how = {"bos": self.bos, "template": self.template, "position": positions}
+        ids, places, cut = read(distinct, self.tokenizer, self.config, max_length=max_length, **how)
+        if cut:
+            warnings.warn(
+                f"{len(cut)} of {len(distinct)} different texts are longer than max_length="
+                f"{max_length} tokens; the model reads their end.",
+                stacklevel=2,
+            )
+        batches, parts = forward.batches(ids, batch_tokens), []
         with tqdm(total=sum(map(len, ids)), unit="tok", unit_scale=True, desc=str(site)) as bar:
             for part in forward.run(self._up_to(site), batches, (site,), positions, places):
                 parts.append(part)
@@ -172,20 +170,6 @@ def _strings(texts: Iterable[Any]) -> list[str]:
         if not isinstance(text, str):
             raise ValueError(f"texts[{i}] is {text!r} ({type(text).__name__}); expected a string.")
     return texts
-
-
-def _cut(ids: list[np.ndarray], max_length: int, first: int) -> list[np.ndarray]:
-    """Takes the first token after BOS from texts with one too many, and says how many were cut."""
-    longer = [i for i, row in enumerate(ids) if len(row) > max_length]
-    if longer:
-        warnings.warn(
-            f"{len(longer)} of {len(ids)} different texts are longer than max_length={max_length} "
-            "tokens; the model reads their end.",
-            stacklevel=3,
-        )
-    for i in longer:
-        ids[i] = np.delete(ids[i], first)
-    return ids
 
 
 def _joined(parts: list[forward.Part], site: Site, which: np.ndarray) -> Activations:
