@@ -36,28 +36,29 @@ _OPTIONS = (
 def main(_: list[str]) -> None:
     """Harvests, trains, measures and saves."""
     target = common.target()
-    chosen = {
-        "model": common.MODEL.value,
-        "site": sites.parse(common.chosen_site() or 9),
-        "names": common.chosen_tasks(),
-        "data": common.own(),
-        "tokens": _TOKENS.value,
-        "dtype": common.DTYPE.value,
-        "max_length": common.MAX_LENGTH.value,
-        "bos": common.BOS.value,
-        "chat_template": common.CHAT_TEMPLATE.value,
-        "cache_dir": common.CACHE_DIR.value,
-    }
-    px.tasks.match(chosen["names"], data=chosen["data"])
+    site, names, own = sites.parse(common.chosen_site() or 9), common.chosen_tasks(), common.own()
+    px.tasks.match(names, data=own)
     from probejax.saes.train import TrainOptions  # imports JAX: after what can be told without it
 
+    tokens = px.runs.Tokens(
+        model=common.MODEL.value,
+        site=site,
+        names=names,
+        data=own,
+        count=_TOKENS.value,
+        dtype=common.DTYPE.value,
+        max_length=common.MAX_LENGTH.value,
+        bos=common.BOS.value,
+        chat_template=common.CHAT_TEMPLATE.value,
+    )
     options = TrainOptions(**{flag.name: flag.value for flag in _OPTIONS})
+    where = {"cache_dir": common.CACHE_DIR.value}
     if common.DRY_RUN.value:
-        print(px.runs.plan_training(options, **chosen, target=target))
+        print(px.runs.plan_training(options, tokens, target=target, **where))
         return
     command = " ".join(["python -m experiments.train_sae", *sys.argv[1:]])
-    chosen |= {"model_parallel": common.MODEL_PARALLEL.value, "command": command}
-    print(px.runs.train_sae(_OUT.value, options, **chosen))
+    where |= {"model_parallel": common.MODEL_PARALLEL.value, "command": command}
+    print(px.runs.train_sae(_OUT.value, options, tokens, **where))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a run is said to take before it runs: counts are exact, the rest is arithmetic."""
 
+import collections
 import dataclasses
 import os
 import subprocess
@@ -97,6 +98,14 @@ def test_every_default_method_is_known():
     for name in ("logreg", "ridge", "pca", "knn", "lda", "mlp", "mean_difference", "sae_k16"):
         family = probes.parse(name).family
         assert family in work.SHARE and family in work.PROGRAMS
+
+
+def test_controls_are_counted_as_they_run(plan):
+    config = dataclasses.replace(plan.config, methods=("logreg", "sae_k5"), controls=True)
+    found = sweep.resolve(config, plan.cache_dir)
+    units = collections.Counter(unit.method for unit in found.units())
+    assert {row.method: row.units for row in sweep.look(found).rows} == dict(units)
+    assert len(set(units.values())) > 1  # a random SAE has no control of its own
 
 
 def test_a_model_too_large_is_said_with_its_remedy(plan, monkeypatch):

@@ -1,5 +1,6 @@
 """An SAE trained on token activations of tasks' prompts, measured on held-out tokens and saved."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import jax
 
 from probejax import activations, devices, models, saes, sites, storage, sweep, tasks
+from probejax.positions import ALL
 from probejax.runs.fill import plan_filling
 from probejax.saes import fit, train
 from probejax.saes.formats import gemma_scope, sae_lens
@@ -18,48 +20,66 @@ _PRODUCTS = 6  # operations per token and weight: a product forward, two backwar
 _COPIES = 4  # of all weights: themselves, their gradient, Adam's moments
 
 
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """The tokens that an SAE is trained on.
+
+    Attributes:
+      model: see `probejax.models.find`.
+      site: where it is read, see `sites.parse`.
+      names: tasks, see `probejax.tasks.match`.
+      data: one's own tasks.
+      count: how many to harvest, over all tasks.
+      dtype: of the model.
+      max_length: tokens kept of a prompt.
+      bos: whether BOS is put before each prompt: `always`, `never`, or `auto` for the model's own
+        convention. It is never among the tokens that train.
+      chat_template: whether each prompt is read as the user's turn of a chat.
+    """
+
+    model: str = "gemma-3-270m"
+    site: Site | str | int = "resid_post.9"
+    names: Sequence[str] = ("demo",)
+    data: Own | None = None
+    count: int = 1_000_000
+    dtype: str = "float32"
+    max_length: int = 1024
+    bos: str = "auto"
+    chat_template: bool = False
+
+
 def plan_training(
     options: train.TrainOptions,
+    tokens: Tokens = Tokens(),
     *,
-    model: str = "gemma-3-270m",
-    site: Site | str | int = "resid_post.9",
-    names: Sequence[str] = ("demo",),
-    data: Own | None = None,
-    tokens: int = 1_000_000,
-    dtype: str = "float32",
-    max_length: int = 1024,
-    bos: str = "auto",
-    chat_template: bool = False,
-    cache_dir: str | Path | None = None,
     target: str = "cpu",
+    cache_dir: str | Path | None = None,
 ) -> str:
     """Returns what `train_sae` would take: the harvest of all tokens, and the training.
 
     Args:
-      options: as for `train_sae`, like all others but the last.
-      model: likewise.
-      site: likewise.
-      names: likewise.
-      data: likewise.
-      tokens: likewise.
-      dtype: likewise.
-      max_length: likewise.
-      bos: likewise.
-      chat_template: likewise.
-      cache_dir: likewise.
+      options: size, number of steps.
+      tokens: that train it.
       target: the machine that it is told for, see `rules.TARGETS`; `cpu` is this one.
+      cache_dir: where downloads and activations live.
 
     Raises:
       ValueError, ArtifactError: a task, the model or the site does not exist.
     """
-    how = {"data": data, "dtype": dtype, "max_length": max_length, "bos": bos}
-    how |= {
-        "chat_template": chat_template,
-        "weights": False,
-        "target": target,
-        "cache_dir": cache_dir,
-    }
-    filling = plan_filling(model, names, [site], positions="all", **how)
+    filling = plan_filling(
+        tokens.model,
+        tokens.names,
+        [tokens.site],
+        data=tokens.data,
+        positions=ALL,
+        dtype=tokens.dtype,
+        max_length=tokens.max_length,
+        bos=tokens.bos,
+        chat_template=tokens.chat_template,
+        weights=False,
+        target=target,
+        cache_dir=cache_dir,
+    )
     machine = sweep.machine(target)
     weights = 2.0 * filling.width * options.d_sae
     flops = _PRODUCTS * weights * options.batch * options.steps
@@ -67,7 +87,7 @@ def plan_training(
     time, size = activations.duration(flops / on_one), 4 * _COPIES * weights / 1e9
     floor = "about" if machine.is_cpu else "at the least"
     return (
-        f"{filling}\nOf these, {tokens:,} tokens are drawn (--tokens).\n"
+        f"{filling}\nOf these, {tokens.count:,} tokens are drawn (--tokens).\n"
         f"Training: {options.steps} steps of {options.batch} tokens, {floor} {time} on a device of "
         f"{machine.name}; weights, gradient and moments take {size:.2f} GB."
     )
@@ -76,16 +96,8 @@ def plan_training(
 def train_sae(
     out: str | Path,
     options: train.TrainOptions,
+    tokens: Tokens = Tokens(),
     *,
-    model: str = "gemma-3-270m",
-    site: Site | str | int = "resid_post.9",
-    names: Sequence[str] = ("demo",),
-    data: Own | None = None,
-    tokens: int = 1_000_000,
-    dtype: str = "float32",
-    max_length: int = 1024,
-    bos: str = "auto",
-    chat_template: bool = False,
     model_parallel: int = 1,
     cache_dir: str | Path | None = None,
     command: str = "probejax.runs.train_sae",
@@ -97,16 +109,7 @@ def train_sae(
     Args:
       out: folder for the SAE and its checkpoints; `saes.find` reads it.
       options: architecture, size and optimiser.
-      model: see `probejax.models.find`.
-      site: where it is read, see `sites.parse`.
-      names: tasks, see `probejax.tasks.match`.
-      data: one's own tasks.
-      tokens: how many to harvest, over all tasks.
-      dtype: of the model.
-      max_length: tokens kept of a prompt.
-      bos: whether BOS is put before each prompt: `always`, `never`, or `auto` for the model's own
-        convention. It is never among the tokens that train.
-      chat_template: whether each prompt is read as the user's turn of a chat.
+      tokens: that train it.
       model_parallel: devices of this machine that hold the language model together.
       cache_dir: where downloads and activations live.
       command: what `training.json` says that made the SAE.
@@ -118,18 +121,22 @@ def train_sae(
       ValueError, ArtifactError: a task, the model or the site does not exist, or the tokens are
         fewer than a batch.
     """
-    out, site = Path(out), sites.parse(site)
-    chosen = tasks.match(names, data=data)
-    checkpoint = models.find(model, cache_dir=cache_dir)
+    out, site, data = Path(out), sites.parse(tokens.site), tokens.data
+    chosen = tasks.match(tokens.names, data=data)
+    checkpoint = models.find(tokens.model, cache_dir=cache_dir)
     checkpoint.config.check([site])
     name = checkpoint.name
-    done = models.bos.done(checkpoint.bos_token(bos))
-    turns = models.chat.digest(checkpoint.template(chat_template))
-    recipe = activations.Recipe(name, checkpoint.fingerprint, dtype, max_length, "all", done, turns)
-    where = {"dtype": dtype, "cache_dir": cache_dir, "mesh": devices.mesh(model_parallel)}
-    load = functools.cache(lambda: models.load(model, (site,), **where))
+    done = models.bos.done(checkpoint.bos_token(tokens.bos))
+    turns = models.chat.digest(checkpoint.template(tokens.chat_template))
+    recipe = activations.Recipe(
+        name, checkpoint.fingerprint, tokens.dtype, tokens.max_length, ALL, done, turns
+    )
+    where = {"dtype": tokens.dtype, "cache_dir": cache_dir, "mesh": devices.mesh(model_parallel)}
+    load = functools.cache(lambda: models.load(tokens.model, (site,), **where))
     loaded = [tasks.load(task, data=data, cache_dir=cache_dir) for task in chosen]
-    x, held_out = activations.sample_tokens(loaded, tokens, site, recipe, load, cache_dir=cache_dir)
+    x, held_out = activations.sample_tokens(
+        loaded, tokens.count, site, recipe, load, cache_dir=cache_dir
+    )
     params, scale = fit.fit(x, options, out / "checkpoints")
     if options.architecture == "topk":
         written = sae_lens.to_files(

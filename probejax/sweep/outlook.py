@@ -5,11 +5,13 @@ import math
 from collections.abc import Iterator
 
 from probejax import probes
+from probejax import sizes as listed
 from probejax.activations import duration, flops_per_token
 from probejax.sweep import data, machines, memory, token_disk, work
 from probejax.sweep.machines import Machine
 from probejax.sweep.plan import Plan
 from probejax.sweep.source import Vectors
+from probejax.sweep.units import Unit
 from probejax.tasks import sentences
 
 _FIT_BYTES = 140  # of a fit in a unit's file
@@ -84,54 +86,74 @@ def look(plan: Plan, target: str = "cpu", model_parallel: int = 1) -> Outlook:
       ValueError: there is no such machine.
     """
     machine = machines.machine(target, plan.config.dtype)
-    methods = [probes.parse(name) for name in plan.methods]
-    per_method = {method.name: [0, 0, 0.0] for method in methods}
-    d_sae = max((sae.d_sae for sae in plan.saes.values()), default=0)
-    largest = 0
-    for task in plan.tasks:
-        drawing = plan.source.drawing(task)
-        lanes = work.sizes_of(data.pack(drawing.conditions))
-        prompts = sum(len(each.prompts) for each in drawing.sets)
-        largest = max(largest, prompts)
-        for method in methods:
-            units = len(plan.saes) if method.k else 1
-            one = work.of_unit(method, lanes, prompts, plan.width, d_sae)
-            time = math.nan if one is None else work.seconds(one, method, machine)
-            found = per_method[method.name]
-            found[0] += units
-            found[1] += units * sum(size.lanes for size in lanes)
-            found[2] += units * time
-    rows = tuple(
-        Row(name, units, fits, time, work.PROGRAMS.get(probes.parse(name).family))
-        for name, (units, fits, time) in per_method.items()
-    )
-    return _with_places(plan, machine, rows, largest, d_sae, model_parallel)
-
-
-def _with_places(
-    plan: Plan, machine: Machine, rows, largest: int, d_sae: int, parallel: int
-) -> Outlook:
-    """Adds what the language model takes, and what device and disk must hold."""
-    tokens, harvest, model = 0, 0.0, 0.0
-    on_disk = {"units": float(_FIT_BYTES * sum(row.fits for row in rows))}
-    if not isinstance(plan.source, Vectors):
-        config = plan.checkpoint.config
-        lists = [each for some in token_disk.plans(plan, plan.tasks).values() for each in some]
-        tokens = sum(each.tokens for each in lists if not each.cached)
-        per_token = flops_per_token(config, [plan.site])
-        harvest = tokens * per_token / (machine.of_model(plan.config.dtype) * machine.devices)
-        for name, cached in (("activations in the cache", True), ("activations to come", False)):
-            on_disk[name] = float(sum(each.bytes for each in lists if each.cached == cached))
-        size = 4 if plan.config.dtype == "float32" else 2
-        model = size * (per_token / 2 + config.d_vocab * config.d_model) / parallel
-    sizes = (largest, plan.width, d_sae, plan.most_latents)
-    data = float(memory.predicted_bytes(*sizes, 0))
-    fit = memory.predicted_bytes(*sizes, 1024) - data
-    on_device = {"language model": model, "features, SAE, programs": data, "a fit in hand": fit}
-    said, faults = tuple(sentences(plan.left_out)), tuple(_faults(machine, on_device))
+    drawn = {task: plan.source.drawing(task) for task in plan.tasks}
+    prompts = {task: sum(len(each.prompts) for each in drawn[task].sets) for task in plan.tasks}
+    lanes = {task: work.sizes_of(data.pack(drawn[task].conditions)) for task in plan.tasks}
+    by_method: dict[str, list[Unit]] = {name: [] for name in plan.methods}
+    for unit in plan.units():
+        by_method[unit.method].append(unit)
+    seen: set[str] = set()
+    rows = []
+    for name, units in by_method.items():
+        method = probes.parse(name)
+        known = [
+            work.of_unit(
+                method, lanes[unit.task], prompts[unit.task], plan.width, _d_sae(plan, unit)
+            )
+            for unit in units
+        ]
+        times = [math.nan if one is None else work.seconds(one, method, machine) for one in known]
+        fits = sum(size.lanes for unit in units for size in lanes[unit.task])
+        programs = work.programs(method, again=method.family in seen)
+        seen.add(method.family)
+        rows.append(Row(name, len(units), fits, sum(times), programs))
+    tokens, per_token, on_disk = _harvest(plan)
+    on_disk = {"units": float(_FIT_BYTES * sum(row.fits for row in rows))} | on_disk
+    on_device = _on_device(plan, max(prompts.values()), per_token, model_parallel)
     return Outlook(
-        machine, len(plan.tasks), said, rows, tokens, harvest, on_device, on_disk, faults
+        machine=machine,
+        tasks=len(plan.tasks),
+        left_out=tuple(sentences(plan.left_out)),
+        rows=tuple(rows),
+        tokens=tokens,
+        harvest=tokens * per_token / (machine.of_model(plan.config.dtype) * machine.devices),
+        on_device=on_device,
+        on_disk=on_disk,
+        faults=tuple(_faults(machine, on_device)),
     )
+
+
+def _d_sae(plan: Plan, unit: Unit) -> int:
+    return plan.saes[unit.sae_id].d_sae if unit.sae_id else 0
+
+
+def _harvest(plan: Plan) -> tuple[int, float, dict[str, float]]:
+    """Returns tokens to read, operations for each, and bytes of activations on the disk."""
+    if isinstance(plan.source, Vectors):
+        return 0, 0.0, {}
+    lists = [each for some in token_disk.plans(plan, plan.tasks).values() for each in some]
+    places = {"activations in the cache": True, "activations to come": False}
+    return (
+        sum(each.tokens for each in lists if not each.cached),
+        flops_per_token(plan.checkpoint.config, [plan.site]),
+        {
+            name: float(sum(each.bytes for each in lists if each.cached == cached))
+            for name, cached in places.items()
+        },
+    )
+
+
+def _on_device(plan: Plan, prompts: int, per_token: float, parallel: int) -> dict[str, float]:
+    """Returns the bytes that a device holds, of a task of so many prompts."""
+    d_sae = max((sae.d_sae for sae in plan.saes.values()), default=0)
+    sizes = (prompts, plan.width, d_sae, plan.most_latents)
+    rest = float(memory.predicted_bytes(*sizes, 0))
+    fit = memory.predicted_bytes(*sizes, listed.TRAIN[-1]) - rest
+    model = 0.0
+    if not isinstance(plan.source, Vectors):
+        config, size = plan.checkpoint.config, 4 if plan.config.dtype == "float32" else 2
+        model = size * (per_token / 2 + config.d_vocab * config.d_model) / parallel
+    return {"language model": model, "features, SAE, programs": rest, "a fit in hand": fit}
 
 
 def _faults(machine: Machine, on_device: dict[str, float]) -> Iterator[str]:

@@ -180,7 +180,7 @@ SHARE = {  # of a core's speed in one large product, measured: BUILD_NOTES.md, "
     "mean_difference": 0.024,
     "sae": 1.13,  # where k is large: products with few latents are slower
 }
-PROGRAMS = {  # that are compiled for one task; `sae` is the first k, others take about half
+PROGRAMS = {  # that are compiled for one task, in the order of the default methods
     "logreg": 13,
     "ridge": 5,
     "pca": 10,
@@ -190,3 +190,16 @@ PROGRAMS = {  # that are compiled for one task; `sae` is the first k, others tak
     "lda": 2,
     "sae": 14,
 }
+_ANOTHER_K = 7  # of SAE probes, after a first
+
+
+def programs(method: probes.Method, again: bool) -> int | None:
+    """Returns how many programs a method compiles; None where that is not known.
+
+    Args:
+      method: that fits.
+      again: whether a method of its family has been there before: a control has nothing new.
+    """
+    if not again or method.pooling:
+        return None if method.pooling else PROGRAMS.get(method.family)
+    return 0 if method.control else _ANOTHER_K
