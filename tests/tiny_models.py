@@ -51,44 +51,40 @@ GEMMA3 = models.ModelConfig(
     rope_global=models.Rope(200.0, factor=4.0),
     qk_norm=True,
 )
-LLAMA = models.ModelConfig(
-    name="tiny-llama",
-    family="llama",
+_OTHERS = dict(
     d_model=32,
     d_head=8,
     d_mlp=48,
-    d_vocab=64,
-    n_heads=8,
     n_kv_heads=4,
     layer_types=(_GLOBAL,) * 2,
-    norm="rms",
     norm_eps=1e-3,
-    activation="silu",
     query_pre_attn_scalar=8.0,
-    rope_global=models.Rope(50.0, llama3=models.Llama3(8.0, 1.0, 4.0, 32.0)),
     tied=False,
+)
+LLAMA = models.ModelConfig(
+    name="tiny-llama",
+    family="llama",
+    d_vocab=64,
+    n_heads=8,
+    norm="rms",
+    activation="silu",
+    rope_global=models.Rope(50.0, llama3=models.Llama3(8.0, 1.0, 4.0, 32.0)),
+    **_OTHERS,
 )
 PYTHIA = models.ModelConfig(
     name="tiny-pythia",
     family="gpt_neox",
-    d_model=32,
-    d_head=8,
-    d_mlp=48,
     d_vocab=61,
     n_heads=4,
-    n_kv_heads=4,
-    layer_types=(_GLOBAL,) * 2,
     norm="layer",
-    norm_eps=1e-3,
     activation="gelu",
-    query_pre_attn_scalar=8.0,
     rope_global=models.Rope(50.0, fraction=0.5),
     gated=False,
     parallel=True,
     qkv_bias=True,
     out_bias=True,
     mlp_bias=True,
-    tied=False,
+    **_OTHERS,
 )
 CONFIGS = {config.name: config for config in (GEMMA2, GEMMA3)}
 

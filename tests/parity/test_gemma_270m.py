@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from probejax import artifacts, models, tasks
 from probejax.models import tokens
 from probejax.sites import EMBEDDING, Site
-from tests.reference import torch_gemma
+from tests.reference import torch_gemma, torch_residuals
 
 pytestmark = pytest.mark.thorough
 RTOL = 1e-4  # of the norm of a token's residual
@@ -49,32 +48,13 @@ def ids(ours):
     return dict(zip(NAMES, found, strict=True))
 
 
-def reference(model, prompt):
-    """Returns site -> [tokens, 640]; hooks, as the last hidden state of transformers is normed."""
-    found = {}
-    modules = {site: model.model.layers[site.layer] for site in SITES[1:]}
-    handles = [
-        module.register_forward_hook(lambda m, a, y, i=i: found.__setitem__(i, y[0].numpy()))
-        for i, module in {**modules, EMBEDDING: model.model.embed_tokens}.items()
-    ]
-    with torch.no_grad():
-        model.model(torch.tensor(prompt).long()[None])
-    for handle in handles:
-        handle.remove()
-    return found
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_residual_at_every_layer(ours, theirs, ids, name):
-    expected = reference(theirs, ids[name])
+    expected = torch_residuals.read(theirs, ids[name], SITES)
     length = len(ids[name])
     row = np.zeros((1, max(length, 32)), np.int32)  # padded, so that the short ones share a program
     row[0, :length] = ids[name]
     mask = np.arange(row.shape[1])[None] < length
     found = FORWARD(ours.transformer, jnp.asarray(row), jnp.asarray(mask), sites=SITES)
-    errors = {}
-    for site in SITES:
-        x, y = np.asarray(found[site])[0, :length], expected[site]
-        assert x.shape == y.shape == (length, 640)
-        errors[site] = (np.linalg.norm(x - y, axis=-1) / np.linalg.norm(y, axis=-1)).max()
+    errors = torch_residuals.errors(found, expected)
     assert max(errors.values()) < RTOL, errors

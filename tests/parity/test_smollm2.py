@@ -8,7 +8,7 @@ import torch
 
 from probejax import artifacts, models, tasks
 from probejax.sites import EMBEDDING, Site
-from tests.reference import torch_llama
+from tests.reference import torch_llama, torch_residuals
 
 pytestmark = pytest.mark.thorough
 RTOL = 1e-4  # of the norm of a token's residual
@@ -34,38 +34,19 @@ def theirs():
     return torch_llama.load(artifacts.smollm2_135m())
 
 
-def reference(model, prompt):
-    """Returns site -> [tokens, 576], and the logits of the last token."""
-    found = {}
-    modules = {site: model.model.layers[site.layer] for site in SITES[1:]}
-    handles = [
-        module.register_forward_hook(
-            lambda m, a, y, i=i: found.__setitem__(i, (y[0] if isinstance(y, tuple) else y).numpy())
-        )
-        for i, module in {**modules, EMBEDDING: model.model.embed_tokens}.items()
-    ]
-    with torch.no_grad():
-        last = model(torch.tensor(prompt).long()[None]).logits[0, -1].numpy()
-    for handle in handles:
-        handle.remove()
-    return {site: x.reshape(-1, 576) for site, x in found.items()}, last
-
-
 @pytest.mark.parametrize("name", PROMPTS)
 def test_residual_at_every_layer_and_the_next_token(ours, theirs, name):
     text = PROMPTS[name] or tasks.load("100_news_fake").prompts[7]
     ids = ours.tokenizer.encode(text, add_special_tokens=False).ids[:500]
-    expected, last = reference(theirs, ids)
+    expected = torch_residuals.read(theirs, ids, SITES)
+    with torch.no_grad():
+        last = theirs(torch.tensor(ids).long()[None]).logits[0, -1].numpy()
     length = len(ids)
     row = np.zeros((1, 500 if length > 64 else 64), np.int32)
     row[0, :length] = ids
     mask = np.arange(row.shape[1])[None] < length
     found = FORWARD(ours.transformer, jnp.asarray(row), jnp.asarray(mask), sites=SITES)
-    errors = {}
-    for site in SITES:
-        x, y = np.asarray(found[site])[0, :length], expected[site]
-        assert x.shape == y.shape == (length, 576)
-        errors[site] = (np.linalg.norm(x - y, axis=-1) / np.linalg.norm(y, axis=-1)).max()
+    errors = torch_residuals.errors(found, expected)
     assert max(errors.values()) < RTOL, errors
     logits = np.asarray(LOGITS(ours.transformer, jnp.asarray(row), jnp.asarray(mask)))
     assert np.abs(logits[0, length - 1] - last).max() < 1e-3
