@@ -38,8 +38,8 @@ class Machine(NamedTuple):
 
 # Sources: the makers' data sheets (Cloud TPU system architecture; NVIDIA H100 SXM and A100 80 GB).
 # float32 at `highest` takes six passes of a TPU's matrix unit; on GPUs it is that of the cores
-# without TF32. v5p-8 is four chips: its name counts tensor cores. A kernel's launch on a GPU is
-# some 4 us (BUILD_NOTES.md, Harvest); a TPU runs a loop without its host, about 1 us an operation.
+# without TF32. v5p-8 is four chips: its name counts tensor cores. What a kernel takes at least is
+# an assumption, 4 us on a GPU and 1 us on a TPU, which runs loops without its host.
 _PUBLISHED = {
     machine.name: machine
     for machine in (
