@@ -107,6 +107,13 @@ def test_no_array_of_tokens_times_latents(monkeypatch):
     assert set(shapes) == {(1024, 24), (1024, 2)} and TOKENS.counts.sum() > 5000
 
 
+def test_other_prompts_need_no_other_program():
+    pooled_latents._add.clear_cache()
+    for count in (len(Y) // 2, len(Y) - 1, len(Y)):
+        list(sae_pooled.blocks(TOKENS, np.arange(count), KINDS["jumprelu"], "max", block=24))
+    assert pooled_latents._add._cache_size() == 2  # blocks of 24 latents, and the last, of 2
+
+
 @pytest.mark.parametrize(
     "protocol, pooling, binarised",
     [("paper", "max", False), ("strict", "max", False), ("strict", "mean", True)],

@@ -18,7 +18,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from probejax import activations, models, saes, sites, tasks
+from probejax import sweep, tasks
 from probejax.analysis import case_studies
 from probejax.analysis.intervals import paired_bootstrap
 from probejax.auditing.dataset import Dataset, dataset
@@ -37,7 +37,7 @@ TASKS = (
 METHODS = ("logreg", "sae_k16", "sae_k128", "sae_k1")
 RATES = (0.05, 0.1, 0.2)
 _ROWS = 2500  # of a task at most, of different prompts
-_MODEL, _SITE, _COLA = "gemma-3-270m", sites.parse("resid_post.9"), "87_glue_cola"
+_MODEL, _COLA = "gemma-3-270m", "87_glue_cola"
 _JUDGED = np.arange(4000, 5000)
 _RESAMPLES = 2000
 
@@ -77,16 +77,11 @@ def _lines(path: str | None) -> list[str]:
 
 def load(name: str, cache_dir: str | None, max_length: int = 256) -> Dataset:
     """Returns a task with its activations and the shipped SAE."""
-    task = tasks.load(name, cache_dir=cache_dir)
-    checkpoint = models.find(_MODEL, cache_dir=cache_dir)
-    recipe = activations.Recipe(
-        checkpoint.name, checkpoint.fingerprint, "float32", max_length, "last"
-    )
-    model = lambda: models.load(_MODEL, (_SITE,), cache_dir=cache_dir)
-    found = activations.harvest(task.prompts, [_SITE], recipe, model, cache_dir=cache_dir)
-    (sae,) = saes.shipped(_MODEL)
+    config = sweep.Config(model=_MODEL, tasks=(name,), max_length=max_length)
+    job = sweep.Execution(sweep.resolve(config, cache_dir))
+    task, (sae,) = job.plan.source.whole(name), job.plan.saes.values()
     given = {"texts": task.prompts, "classes": task.class_names, "name": name}
-    return dataset(found[_SITE].last(), task.labels, sae=sae.load(), **given)
+    return dataset(job.activations(task).last(), task.labels, sae=sae.load(), **given)
 
 
 def _cell(name: str, rate: float, cache_dir: str | None) -> dict:
