@@ -61,6 +61,13 @@ def test_what_cannot_be_cut_is_said_before_weights_are_read(config, tmp_path, mo
     assert heads % 3
 
 
+def test_nothing_is_fetched_of_a_model_that_cannot_be_cut(config):
+    found = px.models.find(config.model)
+    found = dataclasses.replace(found, fetch_weights=lambda: pytest.fail("fetches weights"))
+    with pytest.raises(ValueError, match="cannot be cut evenly over 3 devices"):
+        found.transformer(None, np.float32, px.devices.mesh(3))
+
+
 def test_what_it_is_no_use_for_is_refused(config, tmp_path):
     x, y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2
     np.save(tmp_path / "x.npy", x), np.save(tmp_path / "y.npy", y)
