@@ -22,6 +22,12 @@ LANES = (16, 64, 256)
 """Lanes that are ranked together."""
 COLUMNS = (512, 2048, 4096)
 """Latents that are encoded apart from the others."""
+FITS = (1, 4, 16, 32, 48, 64)
+"""Fits that train on tokens together; as they end they go on in the next narrower size."""
+TILES = (8, 16, 32, 48, 64, 80, 96, 112, 128)
+"""Tiles of tokens that they train on."""
+VALIDATION = (32, 256)
+"""Validation rows of such a fit."""
 
 _IN_CACHE, _ON_DEVICE = 2**19, 2**28  # numbers of a batch
 

@@ -9,7 +9,7 @@ from probejax import probes
 from probejax.probes import aggregators, attention, token_scores
 from probejax.probes import token_training as training
 from probejax.probes.token_training import Fits
-from probejax.solvers import codes
+from probejax.solvers import codes, engine
 from tests import probe_cases, token_cases
 from tests.reference import study_attention
 
@@ -84,7 +84,7 @@ def test_a_lane_does_not_depend_on_its_neighbours():
     """Alone, among seven, in tiles of another size, and stored in another order among NaN."""
     wanted = fits(3, stop=60)
     together = training.train(TOKENS, wanted, aggregators.attention, steps=STEPS)
-    one = training.take(wanted, np.array([1]))
+    one = engine.take(wanted, np.array([1]))
     for tokens, size in (
         (TOKENS, None),
         (TOKENS, 2048),
@@ -124,7 +124,7 @@ def test_steps_that_nobody_needs_are_not_run(monkeypatch):
     easy = token_cases.tokens(COUNTS, Y, strength=40.0)
     wanted = fits(3)._replace(stop=np.array([10, 20, 170]))
     training.train(easy, wanted, aggregators.attention, steps=STEPS)
-    assert rounds == [(50, 3), (100, 1), (150, 1), (171, 1)]
+    assert rounds == [(50, 4), (100, 1), (150, 1), (171, 1)]
 
 
 def test_chunks_share_most_of_their_prompts():
@@ -212,7 +212,7 @@ def test_strict_refits_on_all_rows_for_the_best_number_of_steps():
     np.testing.assert_allclose(fitted.scores.val_auc[0], mean.max(), atol=1e-6)
     stop = mean.argmax()
     assert 0 < stop
-    full = training.take(one, np.array([0]))._replace(train=rows.train_mask, stop=np.array([stop]))
+    full = engine.take(one, np.array([0]))._replace(train=rows.train_mask, stop=np.array([stop]))
     full = full._replace(val=np.zeros_like(full.val))
     final = training.train(tokens, full, aggregators.attention, steps=80)
     np.testing.assert_allclose(fitted.probe.w[0], final.w[0], atol=1e-6)

@@ -63,11 +63,6 @@ def test_lanes_run_to_their_ends_and_make_room(kind, widths):
     assert max(widest) == widths[-1] and (widths[0] == 4 or min(widest) == 1)
 
 
-def test_the_ladder_grows_by_a_third_or_a_half():
-    assert engine.ladder(40) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48]
-    assert engine.ladder(1) == [1]
-
-
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_thread_computes_where_the_caller_does(threads):
     place, used = jax.local_devices()[2], []

@@ -22,6 +22,7 @@ from probejax.models import tokens as texts
 from probejax.probes import aggregators, sae_pooled
 from probejax.probes import token_training as training
 from probejax.probes.token_training import Fits
+from probejax.solvers import engine
 
 _D_MODEL, _D_SAE, _LIMIT = 640, 65_536, 256
 _TASKS, _SEEDS, _ROWS = 20, 5, 1024  # a standard condition each
@@ -101,7 +102,7 @@ def _attention(
     seconds = (time.perf_counter() - began) / (len(every.w) * steps)
     took = 0.0
     for task, part in enumerate(parts):
-        one = training.take(each[task], np.arange(1))
+        one = engine.take(each[task], np.arange(1))
         rows = one.rows[0] - first[task]
         longest = int(part.counts.max())
         halves = []

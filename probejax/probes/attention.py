@@ -12,7 +12,7 @@ from probejax.probes.aggregators import Aggregator
 from probejax.probes.families import Pooled
 from probejax.probes.rows import Rows
 from probejax.probes.token_training import Fits, Trained
-from probejax.solvers import codes
+from probejax.solvers import codes, engine
 
 _SPREAD = 1e-3  # of the initial score vectors, the study's
 _TRIES = 1000  # random splits until both parts hold both classes
@@ -132,7 +132,7 @@ def search(
     chosen = [tried[candidate] for candidate in best]
     if protocol == "paper":  # each lane has one fold, and what was fitted there is final
         fold = np.argsort(folds.lane, kind="stable")
-        final = training.take(found, fold * len(tried) + best)
+        final = engine.take(found, fold * len(tried) + best)
     else:
         mask = np.asarray(rows.train_mask)
         masks = (mask, np.zeros_like(mask), step)

@@ -127,17 +127,6 @@ def _widest(size: int) -> int:
     return min(_WIDEST, 1 << (max(room // size, 2).bit_length() - 1))
 
 
-def take(tree, places):
-    """Returns some entries of all leaves."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[places], tree)
-
-
-def put(tree, places, entries) -> None:
-    """Writes some entries of all leaves, which are on the host."""
-    for leaf, entry in zip(jax.tree.leaves(tree), jax.tree.leaves(entries), strict=True):
-        leaf[places] = entry
-
-
 class _Fit:
     """The host's half of one fit: its generator and how far it has been fed."""
 

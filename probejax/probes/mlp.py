@@ -16,7 +16,7 @@ from probejax.probes.families.network import Layers
 from probejax.probes.minibatch import Rules
 from probejax.probes.rows import Rows
 from probejax.probes.scale import Scale
-from probejax.solvers import codes
+from probejax.solvers import codes, engine
 
 RULES = Rules(hidden=(16, 16, 16), rate=10**-2.5, decay=0.01)
 FEW_ROWS = Rules(hidden=(32,), rate=1e-3, decay=1e-4)  # up to three rows: scikit-learn's defaults
@@ -96,8 +96,8 @@ def _fit(
     for start in range(0, len(first_table), room):
         part = first_table[start : start + room]
         padded = np.resize(part, room)
-        standard, scalers = _standardise(x[rows[padded]], seen[padded])
-        standard = np.asarray(standard)
+        made = _standardise(x[rows[padded]], seen[padded])
+        standard, scalers = jax.tree.map(np.asarray, made)
         inside = (table_of >= start) & (table_of < start + len(part))
         for rules, wanted in ((FEW_ROWS, ~searched), (RULES, searched)):
             some = inside & wanted[first]
@@ -105,11 +105,11 @@ def _fit(
                 continue
             fits, which = first[some], table_of[some] - start
             found, ended = minibatch.train(standard, which, mask[fits], y[fits], seeds[fits], rules)
-            minibatch.put(layers, fits, _formed(found, width))
+            engine.put(layers, fits, _formed(found, width))
             code[fits] = ended
-            minibatch.put(scaler, fits, minibatch.take(scalers, which))
+            engine.put(scaler, fits, engine.take(scalers, which))
     everything = (layers, scaler, code)
-    minibatch.put(everything, good, minibatch.take(everything, first[alike]))
+    engine.put(everything, good, engine.take(everything, first[alike]))
     return layers, scaler, code
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from probejax import metrics
+from probejax import metrics, sizes
 from probejax.activations.ragged import Activations
 from probejax.probes import tiles as layout
 from probejax.probes.aggregators import Aggregator
@@ -136,7 +136,7 @@ def train(
     vector = tokens.d_model * np.dtype(tokens.x.dtype).itemsize
     used = fits.train | fits.val
     parts = [
-        _train(tokens, take(fits, chunk), aggregate, steps, size)
+        _train(tokens, engine.take(fits, chunk), aggregate, steps, size)
         for chunk in chunks(tokens, fits.rows, used, max(share_bytes // vector, 1))
     ]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
@@ -145,24 +145,18 @@ def train(
 def _train(tokens: Activations, fits: Fits, aggregate, steps: int, size: int | None) -> Trained:
     """Trains one chunk: a fit that has ended leaves when the batch can become narrower."""
     tiles, lanes, form = _load(tokens, fits, size)
-    state = jax.tree.map(np.array, _start(fits.w, fits.b, steps))
+    state = _start(fits.w, fits.b, steps)
 
     def advance(slots, moved, _):
         here, count = engine.take(lanes, slots), len(set(slots.tolist()))
         running = np.ones(count, bool)
-        while running.any() and engine.ladder(int(running.sum()))[-1] == len(slots):
+        while running.any() and sizes.up(int(running.sum()), sizes.FITS) == len(slots):
             moved = _advance(tiles, here, moved, aggregate, form)
             running = np.asarray(moved.live)[:count]
         return moved, moved.live
 
-    live = np.arange(len(fits.w))
-    state = engine.drive(advance, state, live, engine.ladder(len(live)))
+    state = engine.drive(advance, state, np.arange(len(fits.w)), sizes.FITS)
     return Trained(state.kept_w, state.kept_b, state.kept_step, state.val_auc, state.loss)
-
-
-def take(tree, places: np.ndarray):
-    """Returns some entries of all leaves."""
-    return jax.tree.map(lambda leaf: leaf[places], tree)
 
 
 def _load(tokens: Activations, fits: Fits, size: int | None) -> tuple[_Tiles, _Lanes, Form]:
@@ -171,7 +165,7 @@ def _load(tokens: Activations, fits: Fits, size: int | None) -> tuple[_Tiles, _L
     prompts = np.unique(fits.rows[used])
     plan = layout.tile(tokens, prompts, size)
     count, most = plan.prompts.shape
-    spare = -(-count // _spacing(count)) * _spacing(count) - count
+    spare = sizes.up(count, sizes.TILES) - count
     fill = lambda array: np.pad(array, [(0, spare)] + [(0, 0)] * (array.ndim - 1))
     tiles = _Tiles(
         jnp.asarray(count, jnp.int32),
@@ -188,8 +182,8 @@ def _load(tokens: Activations, fits: Fits, size: int | None) -> tuple[_Tiles, _L
     lane, column = np.nonzero(fits.train)
     y[lane, where[lane, column]] = fits.y[lane, column]
     weight[lane, where[lane, column]] = 1 / fits.train.sum(axis=1)[lane]
-    widest = max(int(fits.val.sum(axis=1).max()), 16)
-    first = np.argsort(~fits.val, axis=1, kind="stable")[:, : 1 << (widest - 1).bit_length()]
+    widest = sizes.up(int(fits.val.sum(axis=1).max()), sizes.VALIDATION)
+    first = np.argsort(~fits.val, axis=1, kind="stable")[:, :widest]
     of_val = lambda array: np.take_along_axis(array, first, axis=1)
     shape = (len(fits.w), count + spare, most)
     lanes = _Lanes(
@@ -205,19 +199,28 @@ def _load(tokens: Activations, fits: Fits, size: int | None) -> tuple[_Tiles, _L
     return tiles, lanes, plan.form
 
 
-def _spacing(count: int) -> int:
-    """Returns a step for numbers of tiles, an eighth or less of them: few shapes compile."""
-    return max(1, 1 << (count.bit_length() - 4)) if count > 8 else 1
-
-
 def _start(w, b, steps: int) -> _State:
+    """Returns the state of fits that have not begun, on the host."""
     lanes = len(w)
-    w, b = jnp.asarray(w, jnp.float32), jnp.asarray(b, jnp.float32)
-    none = jnp.full((lanes, steps), jnp.nan, jnp.float32)
-    adam = jax.vmap(_ADAM.init)((w, b))
-    count = jnp.zeros(lanes, jnp.int32)
-    live, best = jnp.ones(lanes, bool), jnp.full(lanes, -1.0, jnp.float32)
-    return _State(w, b, adam, count, live, best, w, b, count - 1, none, none)
+    w, b = np.asarray(w, np.float32), np.asarray(b, np.float32)
+    adam = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(jax.vmap(_ADAM.init), (w, b)),
+    )
+    trace = lambda: np.full((lanes, steps), np.nan, np.float32)
+    return _State(
+        w=w,
+        b=b,
+        adam=adam,
+        step=np.zeros(lanes, np.int32),
+        live=np.ones(lanes, bool),
+        best=np.full(lanes, -1, np.float32),
+        kept_w=w.copy(),
+        kept_b=b.copy(),
+        kept_step=np.full(lanes, -1, np.int32),
+        val_auc=trace(),
+        loss=trace(),
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("aggregate", "form"), donate_argnames="state")

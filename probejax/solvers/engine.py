@@ -88,18 +88,9 @@ def drive(
         busy, waiting = np.append(busy, waiting[:room]), waiting[room:]
         slots = np.resize(busy, next(width for width in widths if width >= len(busy)))
         moved, running = advance(slots, take(states, slots), len(waiting))
-        states = _put(states, slots, moved)
+        states = put(states, slots, moved)
         busy = busy[np.asarray(running)[: len(busy)]]
     return states
-
-
-def ladder(count: int) -> list[int]:
-    """Returns the widths 1, 2, 3, 4, 6, 8, 12, ... up to the first that holds so many lanes."""
-    steps = [1]
-    while steps[-1] < count:
-        power = 1 << steps[-1].bit_length()
-        steps.append(3 * power // 4 if power >= 4 and steps[-1] < 3 * power // 4 else power)
-    return steps
 
 
 def distinct(*fields: Iterable[np.ndarray]) -> list[list[int]]:
@@ -132,15 +123,15 @@ def once(
     return each(function, firsts, width, threads), kind
 
 
-def take(states: Any, slots: Int[np.ndarray, " w"]) -> Any:
+def take(states: _States, slots: Int[np.ndarray, " w"]) -> _States:
     """Returns some lanes of all leaves; what is on the host stays there."""
     if _on_host(states):
         return jax.tree.map(lambda leaf: leaf[slots], states)
     return _take(states, slots)
 
 
-def _put(states, slots, moved):
-    """Writes lanes back; spare slots write what their lane's own slot does."""
+def put(states: _States, slots: Int[np.ndarray, " w"], moved: _States) -> _States:
+    """Writes lanes back, in place on the host; spare slots write what their lane's own does."""
     if not _on_host(states):
         return _put_there(states, slots, moved)
     jax.tree.map(lambda leaf, new: leaf.__setitem__(slots, np.asarray(new)), states, moved)
