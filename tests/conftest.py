@@ -86,6 +86,14 @@ def nothing_leaks():
     assert state() == before
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_device():
+    """Of the four devices tests use one, unless they say `jax.default_device(None)`."""
+    jax.config.update("jax_default_device", jax.local_devices()[0])
+    yield
+    jax.config.update("jax_default_device", None)
+
+
 @pytest.fixture(autouse=True)
 def one_cache_of_programs():
     """A run sets the cache of its own folder; the tests after it use the suite's again."""

@@ -17,7 +17,8 @@ from probejax import devices
 
 
 def test_a_thread_s_own_devices_are_its_default_one_or_all_local_ones():
-    assert devices.own() == jax.local_devices()
+    with jax.default_device(None):
+        assert devices.own() == jax.local_devices()
     with jax.default_device(jax.local_devices()[2]):
         assert devices.own() == [jax.local_devices()[2]]
 

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from probejax.probes.families.network import Layers
 from probejax.solvers import codes, engine
+from probejax.solvers.spread import over_lanes, whole
 
 _BATCH, _MAX_EPOCHS, _TOLERANCE, _PATIENCE = 200, 1000, 1e-4, 10
 _MOMENTUM, _FRICTION, _TINY = 0.9, 0.999, 1e-8  # of Adam, Kingma and Ba 2015
@@ -99,12 +100,13 @@ def train(
     def advance(slots, moved, _):
         feeds = {j: fits[j].feed(min(_BATCH, n)) for j in dict.fromkeys(slots.tolist())}
         chosen = [feeds[j] for j in slots.tolist()]
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *chosen)
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *chosen)
         moved = _advance(table, moved, stacked, rules.decay)
         return moved, np.asarray(moved.code) == _RUNNING
 
     states = _batch([_start(fit.layers) for fit in fits])
-    found = engine.drive(advance, states, waiting, (max(widest // 4, 1), widest))
+    widths = (whole(max(widest // 4, 1)), whole(widest))
+    found = engine.drive(advance, states, waiting, widths)
     return found.layers, np.asarray(found.code)
 
 
@@ -179,9 +181,11 @@ def _batch(states: list[_State]) -> _State:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *states)
 
 
-@functools.partial(jax.jit, static_argnames="decay")
+@over_lanes(static=("decay",), shared=("table",))
 def _advance(table: Float[Array, "rows d"], state: _State, feeds: _Feed, decay: float) -> _State:
+    """Takes the steps that the host feeds, [fits, steps, ...]."""
     step = functools.partial(_step, table, decay)
+    feeds = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), feeds)
     return jax.lax.scan(lambda state, feed: (step(state, feed), None), state, feeds)[0]
 
 

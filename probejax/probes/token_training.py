@@ -26,6 +26,7 @@ from probejax.probes.aggregators import Aggregator
 from probejax.probes.tiles import Form
 from probejax.probes.token_chunks import chunks
 from probejax.solvers import engine
+from probejax.solvers.spread import over_lanes, whole
 
 _ROUND = 50  # steps between two looks of the host
 _SHARE = 2**31  # bytes of tokens
@@ -146,16 +147,17 @@ def _train(tokens: Activations, fits: Fits, aggregate, steps: int, size: int | N
     """Trains one chunk: a fit that has ended leaves when the batch can become narrower."""
     tiles, lanes, form = _load(tokens, fits, size)
     state = _start(fits.w, fits.b, steps)
+    widths = tuple(map(whole, sizes.FITS))
 
     def advance(slots, moved, _):
         here, count = engine.take(lanes, slots), len(set(slots.tolist()))
         running = np.ones(count, bool)
-        while running.any() and sizes.up(int(running.sum()), sizes.FITS) == len(slots):
+        while running.any() and sizes.up(int(running.sum()), widths) == len(slots):
             moved = _advance(tiles, here, moved, aggregate, form)
             running = np.asarray(moved.live)[:count]
         return moved, moved.live
 
-    state = engine.drive(advance, state, np.arange(len(fits.w)), sizes.FITS)
+    state = engine.drive(advance, state, np.arange(len(fits.w)), widths)
     return Trained(state.kept_w, state.kept_b, state.kept_step, state.val_auc, state.loss)
 
 
@@ -223,7 +225,7 @@ def _start(w, b, steps: int) -> _State:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("aggregate", "form"), donate_argnames="state")
+@over_lanes(static=("aggregate", "form"), shared=("tiles",), donated=("state",))
 def _advance(tiles: _Tiles, lanes: _Lanes, state: _State, aggregate, form: Form) -> _State:
     """Takes up to so many steps, as long as a fit runs."""
     until = state.step[0] + _ROUND

@@ -22,6 +22,7 @@ from probejax.solvers.codes import Solution
 from probejax.solvers.engine import each
 from probejax.solvers.interior_point import Frame, judge, start, trip
 from probejax.solvers.lanes import checked
+from probejax.solvers.spread import over_lanes, whole
 
 _STEPS = 16  # paths are padded to a multiple of this, so that all lengths share a program
 _LANES = 32  # that go together, at most
@@ -119,7 +120,7 @@ def _in_float32(lanes, tolerance, max_trips, batch_bytes) -> Solution:
     states = _walk(lanes[0], frames, states, limits, "float32", width)
     with arithmetic.judging():
         judged = lambda z, frame, path: _judged(z, frame, path, tolerance)
-        path = each(judged, (lanes[0], frames, states.path), min(width, _LANES))
+        path = each(judged, (lanes[0], frames, states.path), whole(min(width, _LANES)))
         return _ended(path, frames, code, tolerance, first)
 
 
@@ -131,7 +132,7 @@ def _begin(lanes, batch_bytes):
     warm = tuple(np.asarray(part, _dtype()) for part in warm)
     width = _width(z.shape[1], z.shape[2], batch_bytes)
     prepare = lambda *some: _prepare(*some, first)
-    frames, states, code = each(prepare, (z, mask, y, strengths, warm), width)
+    frames, states, code = each(prepare, (z, mask, y, strengths, warm), whole(width))
     return frames, states, code, first, width
 
 
@@ -143,11 +144,11 @@ def _ended(path, frames, code, tolerance, first) -> Solution:
     """Returns what the caller gets of the paths that lanes went, from the first strength on."""
     collect = lambda *some: _collect(*some, tolerance)
     some = ({key: path[key] for key in ("w", "b", "value", "gap", "trips")}, frames.cost, code)
-    found = each(collect, some, _LANES)
+    found = each(collect, some, whole(_LANES))
     return jax.tree.map(lambda leaf: leaf[:, first:], found)
 
 
-@jax.jit
+@over_lanes(shared=("tolerance",))
 @partial(jax.vmap, in_axes=(0, 0, 0, None))
 def _judged(z, frame, path, tolerance):
     frame = jax.tree.map(lambda leaf: leaf.astype(float), frame)
@@ -155,7 +156,7 @@ def _judged(z, frame, path, tolerance):
     return judge(x, frame, path, tolerance)
 
 
-@jax.jit
+@over_lanes(shared=("first",))
 @partial(jax.vmap, in_axes=(0, 0, 0, 0, 0, None))
 def _prepare(z, mask, y, strengths, warm, first):
     """Returns the lane's frame, its first state and the code it has unless it can be fitted."""
@@ -192,10 +193,10 @@ def _walk(z, frames, states, limits, precision, width):
         own = jax.tree.map(lambda leaf: leaf[slots], (z, frames))
         return _advance(*own, moved, rest, limits, precision)
 
-    return engine.drive(advance, states, waiting, (width,))
+    return engine.drive(advance, states, waiting, (whole(width),))
 
 
-@partial(jax.jit, static_argnames="precision")
+@over_lanes(static=("precision",), shared=("rest", "limits"))
 def _advance(z, frames, states, rest, limits, precision):
     """Advances a batch until at most `rest` of its lanes run; also tells which do."""
 
@@ -215,7 +216,7 @@ def _advance(z, frames, states, rest, limits, precision):
     return states, running(states)
 
 
-@jax.jit
+@over_lanes(shared=("tolerance",))
 @partial(jax.vmap, in_axes=(0, 0, 0, None))
 def _collect(path, cost, code, tolerance):
     w, value, gap = path["w"] * cost[None, :], path["value"], path["gap"]

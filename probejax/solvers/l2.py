@@ -21,10 +21,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from probejax import inputs, sizes
-from probejax.solvers import arithmetic, codes, newton, rotated
+from probejax.solvers import arithmetic, codes, newton, rotated, spread
 from probejax.solvers.codes import Solution
 from probejax.solvers.engine import each
 from probejax.solvers.lanes import checked
+from probejax.solvers.spread import over_lanes
 
 _STAGES = 10  # of a path to a single strength
 _DECADES = 10 / 9  # between two of them
@@ -91,6 +92,11 @@ def _form(n: int, d: int) -> newton.Form:
 
 @jax.jit
 def _gram(x):
+    return _half(x.astype(jnp.float64))
+
+
+@over_lanes
+def _grams(x):
     return _half(x.astype(jnp.float64))
 
 
@@ -212,13 +218,14 @@ def _solve(shared: Shared, lanes, strengths, tolerances, max_trips, batch, keep:
 
     with jax.enable_x64(True):
         batch = batch or sizes.width(n * min(n, d))
-        states = each(functools.partial(walk, "float32"), (*lanes, None), batch)
+        states = each(functools.partial(walk, "float32"), (*lanes, None), spread.whole(batch))
         left = np.flatnonzero(states.stage < strengths.shape[1])
         if len(left):
             rest = jax.tree.map(lambda leaf: leaf[left], (*lanes, states))
-            rest = each(functools.partial(walk, "float64"), rest, min(batch, _FEW))
+            few = spread.whole(min(batch, _FEW))
+            rest = each(functools.partial(walk, "float64"), rest, few)
             jax.tree.map(lambda leaf, new: leaf.__setitem__(left, new), states, rest)
-        found = each(collect, (*lanes, states.path), sizes.width(n * d))
+        found = each(collect, (*lanes, states.path), spread.whole(sizes.width(n * d)))
     found = jax.tree.map(lambda leaf: leaf[:, keep], found)
     done = np.where(found.gap <= np.array(tolerances[keep]), codes.CONVERGED, codes.MAX_TRIPS)
     code = np.where(found.code == codes.CONVERGED, done, found.code)
@@ -262,7 +269,7 @@ def _data(form, shared: Shared, rows):
     if form == newton.FEATURES:
         return shared.x[rows]
     if shared.gram is None:
-        return _gram(shared.x[rows])
+        return _grams(shared.x[rows])
     place = shared.place[rows]
     return shared.gram[place[:, :, None], place[:, None, :]]
 
@@ -301,7 +308,7 @@ def _centred_products(gram, mask, y):
     return jnp.where(counts & (code == codes.CONVERGED), gram, 0), t, code
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@over_lanes(static=("form", "precision"), shared=("limits",))
 def _walk(form, precision, limits, data, mask, y, strengths, states):
     """Advances lanes to the end of their paths; in float32, or as far as that will carry them."""
 
@@ -328,7 +335,7 @@ def _walk(form, precision, limits, data, mask, y, strengths, states):
     return jax.tree.map(lambda leaf: leaf[None], lane(*one))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@over_lanes(static=("form",))
 def _collect(form, x, mask, y, strengths, path) -> Solution:
     """Returns what the caller gets, and certifies that: weights rounded to float32."""
 

@@ -24,6 +24,7 @@ from probejax import inputs
 from probejax.solvers import cholesky, codes, engine
 from probejax.solvers.codes import Solution
 from probejax.solvers.lanes import checked
+from probejax.solvers.spread import over_lanes, whole
 
 _NUMBERS = 2**19  # in the matrices that are factored together, on a CPU
 _TOLERANCE = 1e-6
@@ -91,10 +92,10 @@ def _solve(x, rows, mask, y, C) -> Solution:
     batch = 1 << (min(len(rows), max(1, numbers // (n * min(n, d)))) - 1).bit_length()
     x = jnp.asarray(x, jnp.float32)
     with jax.enable_x64(True):
-        return engine.each(functools.partial(_set, x), (rows, mask, y, C), batch)
+        return engine.each(functools.partial(_set, x), (rows, mask, y, C), whole(batch))
 
 
-@jax.jit
+@over_lanes(shared=("x",))
 @functools.partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
 def _set(x, rows, mask, y, C) -> Solution:
     """Solves one set of rows [n] with g lines of labels [g, n] at P strengths."""

@@ -21,10 +21,11 @@ from scipy.linalg import lapack, solve_triangular
 from scipy.special import expit, xlog1py, xlogy
 
 from probejax import sizes
-from probejax.solvers import arithmetic, codes, rotated_newton
+from probejax.solvers import arithmetic, codes, rotated_newton, spread
 from probejax.solvers.codes import Solution
 from probejax.solvers.engine import each
 from probejax.solvers.rotated_newton import Base
+from probejax.solvers.spread import over_lanes
 
 _ROUNDS = 12  # of refinement
 _STEPS = 20  # at one strength in one round
@@ -161,7 +162,8 @@ def solve(
         is to be kept has a larger gap.
     """
     on_host = [_lane(x, turned, *each_) for each_ in zip(*lanes, strengths, strict=True)]
-    width = sizes.width(lanes[0].shape[1] * min(lanes[0].shape[1], x.shape[1]))
+    n, d = lanes[0].shape[1], x.shape[1]
+    width = spread.whole(sizes.width(n * min(n, d)))
     limits = (tuple(_ENOUGH * tolerance for tolerance in tolerances), _STEPS)
     a, t, low = (
         np.stack([getattr(lane, name) for lane in on_host]).astype(np.float32)
@@ -198,12 +200,12 @@ def solve(
     return Solution(*map(np.stack, zip(*whole, strict=True))), left
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@over_lanes(static=("limits",))
 def _walk(limits, a, t, strengths):
     return jax.vmap(functools.partial(rotated_newton.walk, limits=limits))(a, t, strengths)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@over_lanes(static=("limits",))
 def _refine(limits, a, t, strengths, bases, following):
     refine = functools.partial(rotated_newton.refine, limits=limits)
     return jax.vmap(refine)(a, t, strengths, bases, following)

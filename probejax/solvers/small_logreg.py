@@ -19,6 +19,7 @@ from probejax.solvers import arithmetic, codes
 from probejax.solvers.codes import Solution
 from probejax.solvers.engine import each
 from probejax.solvers.lanes import checked
+from probejax.solvers.spread import over_lanes, whole
 
 _NUMBERS, _LANES = 2**19, 16  # features and lanes that are solved together, at most
 _SHARES = 0.5 ** np.arange(8)  # of a step, that the line search compares
@@ -109,10 +110,10 @@ def _in_batches(function, *lanes):
     """Applies a function of lanes to as many of them at a time as the cache holds."""
     lanes = jax.tree.map(np.asarray, lanes)
     _, n, k = lanes[0].shape
-    return each(function, lanes, min(max(1, _NUMBERS // (n * k)), _LANES))
+    return each(function, lanes, whole(min(max(1, _NUMBERS // (n * k)), _LANES)))
 
 
-@jax.jit
+@over_lanes(shared=("C", "tolerance", "max_trips", "dual"))
 def _descend(z, leading, mask, y, start, C, tolerance, max_trips, dual) -> tuple[Near, Array]:
     """Makes Newton steps until every lane is done; also returns how many each took.
 
@@ -189,7 +190,7 @@ def _scores(z, w):
     return jnp.einsum("lnk,lk->ln", z, w, precision="highest")
 
 
-@jax.jit
+@over_lanes(shared=("C", "tolerance"))
 def _certify(z, leading, mask, y, near: Near, trips, C, tolerance) -> Solution:
     """Returns the solutions with their duality gaps, in float64.
 

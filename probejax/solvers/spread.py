@@ -1,0 +1,72 @@
+"""One program for all devices of a host: each takes its share of the lanes.
+
+Nothing passes between devices, so a device whose lanes need more steps keeps no other waiting
+inside a program, and a lane's numbers are those that it has on a single device.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Collection
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from probejax import devices
+
+_AXIS = "lanes"
+
+
+def over_lanes(
+    function: Callable | None = None,
+    *,
+    static: Collection[str] = (),
+    shared: Collection[str] = (),
+    donated: Collection[str] = (),
+) -> Callable:
+    """Compiles a function of lanes, as `jax.jit` does, for all devices that this thread uses.
+
+    Args:
+        function: takes arguments by position. The leaves of each have lanes first, as many as a
+            multiple of the devices, and so has what it returns. It may look at neighbours, such as
+            to end a loop when all are done: those on the same device are all that it sees.
+        static: names of arguments that are compiled in.
+        shared: names of arguments that are the same for all lanes.
+        donated: names of arguments whose memory the result may take.
+    """
+    if function is None:
+        return functools.partial(over_lanes, static=static, shared=shared, donated=donated)
+    names = tuple(inspect.signature(function).parameters)
+    compiled = functools.partial(jax.jit, static_argnames=static, donate_argnames=donated)
+    alone = compiled(function)
+
+    @functools.cache
+    def together(places: tuple[jax.Device, ...]) -> Callable:
+        mesh = Mesh(np.array(places), (_AXIS,))
+
+        @functools.wraps(function)
+        def all_devices(*arguments):
+            given = dict(zip(names, arguments, strict=True))
+            fixed = {name: given.pop(name) for name in static}
+            where = {name: PartitionSpec(*() if name in shared else (_AXIS,)) for name in given}
+            return jax.shard_map(
+                lambda given: function(*((given | fixed)[name] for name in names)),
+                mesh=mesh,
+                in_specs=(where,),
+                out_specs=PartitionSpec(_AXIS),
+                check_vma=False,
+            )(given)
+
+        return compiled(all_devices)
+
+    @functools.wraps(function)
+    def call(*arguments):
+        places = tuple(devices.own())
+        return (alone if len(places) == 1 else together(places))(*arguments)
+
+    return call
+
+
+def whole(width: int) -> int:
+    """Returns the lanes of a batch in which every device has so many."""
+    return width * len(devices.own())
