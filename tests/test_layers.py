@@ -46,8 +46,8 @@ ORDER = {
         "named", "top", "architectures", "train", "fit",
     ),
     "solvers": (
-        "codes", "lanes", "engine", "cholesky", "interior_point", "l1", "newton", "l2",
-        "small_logreg", "ridge",
+        "codes", "lanes", "engine", "cholesky", "interior_point", "l1", "newton",
+        "l2_float64", "rotated_newton", "rotated", "l2", "small_logreg", "ridge",
     ),
     "activations": (
         "ragged", "packing", "npz", "stored", "shared", "reading", "forward", "cache",

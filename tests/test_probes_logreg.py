@@ -6,7 +6,7 @@ import pytest
 
 from probejax import probes, sizes
 from probejax.probes import logreg
-from probejax.solvers import codes, l2
+from probejax.solvers import codes, l2_float64
 from tests import probe_cases
 from tests.reference import study_probes
 
@@ -47,8 +47,8 @@ def test_against_the_study_s_rules(name):
 def test_folds_and_refits_share_one_gram_matrix(monkeypatch):
     x, y = problem(0.3, d=80)
     ((_, rows),) = probes.batches(probe_cases.conditions(y, sizes=(14, 40)), [64])
-    shapes, gram = [], l2._gram
-    monkeypatch.setattr(l2, "_gram", lambda x: (shapes.append(x.shape), gram(x))[1])
+    shapes, gram = [], l2_float64._gram
+    monkeypatch.setattr(l2_float64, "_gram", lambda x: (shapes.append(x.shape), gram(x))[1])
     found = logreg.fit(jnp.asarray(x), rows).scores
     assert shapes == [(sizes.SHARED[0], 80)] and (found.code == codes.CONVERGED).all()
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from probejax.solvers import codes, l2
+from probejax.solvers import codes, l2, l2_float64
 
 STRENGTHS = np.logspace(5, -5, 10)
 N, D = 60, 12
@@ -119,15 +119,15 @@ def test_what_lanes_share_is_made_once(monkeypatch, lanes, columns):
     x, rows, mask, y = lanes
     wide = np.pad(x, ((0, 0), (0, columns - D)))
     shared = l2.share(wide, rows, mask)
-    assert (shared.gram is None) == (columns < N)
+    assert (shared.prepared.gram is None) == (columns < N)
     first, again = (
         l2.solve_path(each, rows, mask, y, STRENGTHS, batch=8) for each in (wide, shared)
     )
     np.testing.assert_array_equal(first.w, again.w)
     part = l2.solve_path(shared, rows[2:4], mask[2:4], y[2:4], STRENGTHS, batch=8)
     np.testing.assert_allclose(part.objective, again.objective[2:4], rtol=2e-6)
-    monkeypatch.setattr(l2, "MOST_SHARED", 2)
-    assert l2.share(wide, rows, mask).gram is None
+    monkeypatch.setattr(l2_float64, "MOST_SHARED", 2)
+    assert l2.share(wide, rows, mask).prepared.gram is None
     apart = l2.solve_path(wide, rows, mask, y, STRENGTHS, batch=8)
     np.testing.assert_allclose(apart.objective, again.objective, rtol=2e-6)
     np.testing.assert_array_equal(apart.code, again.code)
@@ -139,8 +139,8 @@ def test_a_large_gram_matrix_is_whole():
     rows = rng.permutation(900)[:700]
     shared = l2.share(x, rows[None], np.ones((1, 700), bool))
     used = x[rows].astype(np.float64)
-    place = shared.place[rows]
-    np.testing.assert_allclose(shared.gram[np.ix_(place, place)], used @ used.T, atol=1e-9)
+    place = shared.prepared.place[rows]
+    np.testing.assert_allclose(shared.prepared.gram[np.ix_(place, place)], used @ used.T, atol=1e-9)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
@@ -151,8 +151,8 @@ def test_float64_takes_over_where_float32_factors_fail(monkeypatch, precision):
     x = ((rng.normal(size=(400, 40)) * np.geomspace(1e-4, 1e3, 40)) @ basis).astype(np.float32)
     y = rng.integers(0, 2, (1, 400)).astype(np.int32)
     used = []
-    walk = l2._walk
-    monkeypatch.setattr(l2, "_walk", lambda *a: (used.append(a[1]), walk(*a))[1])
+    walk = l2_float64._walk
+    monkeypatch.setattr(l2_float64, "_walk", lambda *a: (used.append(a[1]), walk(*a))[1])
     if precision == "float32":
         x = x @ basis.T  # uncorrelated: the scaled system is close to the identity
     found = l2.solve_path(x, np.arange(400)[None], np.ones((1, 400), bool), y, STRENGTHS)

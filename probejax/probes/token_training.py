@@ -102,17 +102,17 @@ class _Lanes(NamedTuple):
 class _State(NamedTuple):
     """How far they are."""
 
-    w: Float[Array, "L c d"]
-    b: Float[Array, " L"]
+    w: Float[Array | np.ndarray, "L c d"]
+    b: Float[Array | np.ndarray, " L"]
     adam: optax.OptState
-    step: Int[Array, " L"]
-    live: Bool[Array, " L"]
-    best: Float[Array, " L"]
-    kept_w: Float[Array, "L c d"]
-    kept_b: Float[Array, " L"]
-    kept_step: Int[Array, " L"]
-    val_auc: Float[Array, "L steps"]
-    loss: Float[Array, "L steps"]
+    step: Int[Array | np.ndarray, " L"]
+    live: Bool[Array | np.ndarray, " L"]
+    best: Float[Array | np.ndarray, " L"]
+    kept_w: Float[Array | np.ndarray, "L c d"]
+    kept_b: Float[Array | np.ndarray, " L"]
+    kept_step: Int[Array | np.ndarray, " L"]
+    val_auc: Float[Array | np.ndarray, "L steps"]
+    loss: Float[Array | np.ndarray, "L steps"]
 
 
 def train(
@@ -158,7 +158,8 @@ def _train(tokens: Activations, fits: Fits, aggregate, steps: int, size: int | N
         return moved, moved.live
 
     state = engine.drive(advance, state, np.arange(len(fits.w)), widths)
-    return Trained(state.kept_w, state.kept_b, state.kept_step, state.val_auc, state.loss)
+    kept = (state.kept_w, state.kept_b, state.kept_step, state.val_auc, state.loss)
+    return Trained(*map(np.asarray, kept))
 
 
 def _load(tokens: Activations, fits: Fits, size: int | None) -> tuple[_Tiles, _Lanes, Form]:

@@ -158,8 +158,8 @@ def solve(
         keep: the strengths to certify.
 
     Returns:
-        Solutions [L, P] at all strengths, and the lanes that need another solver: a strength that
-        is to be kept has a larger gap.
+        Solutions [L, K] at the strengths to keep, and the lanes that need another solver: there
+        the gap is larger.
     """
     on_host = [_lane(x, turned, *each_) for each_ in zip(*lanes, strengths, strict=True)]
     n, d = lanes[0].shape[1], x.shape[1]
@@ -196,8 +196,10 @@ def solve(
     todo = kept & (np.stack([each_.solution.gap for each_ in found]) > np.array(tolerances))
     left = np.flatnonzero(todo.any(axis=1))
     arithmetic.count(int(kept.sum()), int(todo.sum()))
-    whole = [each_.solution for each_ in found]
-    return Solution(*map(np.stack, zip(*whole, strict=True))), left
+    whole = zip(*(each_.solution for each_ in found), strict=True)
+    types = (np.float32, np.float32, np.float32, np.float32, np.int32, np.int32)
+    leaves = [np.stack(leaf)[:, keep].astype(kind) for leaf, kind in zip(whole, types, strict=True)]
+    return Solution(*leaves), left
 
 
 @over_lanes(static=("limits",))

@@ -7,6 +7,7 @@ inside a program, and a lane's numbers are those that it has on a single device.
 import functools
 import inspect
 from collections.abc import Callable, Collection
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,12 +19,12 @@ _AXIS = "lanes"
 
 
 def over_lanes(
-    function: Callable | None = None,
+    function: Callable[..., Any] | None = None,
     *,
     static: Collection[str] = (),
     shared: Collection[str] = (),
     donated: Collection[str] = (),
-) -> Callable:
+) -> Callable[..., Any]:
     """Compiles a function of lanes, as `jax.jit` does, for all devices that this thread uses.
 
     Args:
@@ -41,7 +42,7 @@ def over_lanes(
     alone = compiled(function)
 
     @functools.cache
-    def together(places: tuple[jax.Device, ...]) -> Callable:
+    def together(places: tuple[Any, ...]) -> Callable[..., Any]:
         mesh = Mesh(np.array(places), (_AXIS,))
 
         @functools.wraps(function)
@@ -64,6 +65,7 @@ def over_lanes(
         places = tuple(devices.own())
         return (alone if len(places) == 1 else together(places))(*arguments)
 
+    call.lower = alone.lower  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
     return call
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from probejax import sizes as listed
 from probejax.activations.ragged import Activations
-from probejax.solvers import l2
+from probejax.solvers import l2_float64
 
 _RUNTIME = 1.3e9  # bytes of the interpreter, the libraries and compiled programs
 _PER_ROW = 400  # bytes of predictions, masks and states per training row of a fit
@@ -36,7 +36,7 @@ def predicted_bytes(
     """
     features = 3 * 4 * prompts * d_model
     sae = 3 * 4 * d_sae * d_model + 2 * 4 * prompts * d_sae
-    gram = 8 * min(prompts, l2.MOST_SHARED * listed.TRAIN[-1]) ** 2
+    gram = 8 * min(prompts, l2_float64.MOST_SHARED * listed.TRAIN[-1]) ** 2
     fits = most_rows * (12 * k + _PER_ROW)
     return int(_RUNTIME + features + gram + sae + fits + model_bytes + token_bytes)
 
