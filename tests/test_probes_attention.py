@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -94,6 +95,17 @@ def test_a_lane_does_not_depend_on_its_neighbours():
         np.testing.assert_allclose(alone.loss[0, :61], together.loss[1, :61], atol=2e-6)
         np.testing.assert_allclose(alone.w[0], together.w[1], atol=2e-5)
         assert alone.step[0] == together.step[1] == 60
+
+
+@pytest.mark.thorough
+def test_devices_share_the_fits():
+    wanted = fits(6, stop=60)
+    one = training.train(TOKENS, wanted, aggregators.attention, steps=STEPS)
+    with jax.default_device(None):
+        every = training.train(TOKENS, wanted, aggregators.attention, steps=STEPS)
+    np.testing.assert_array_equal(every.step, one.step)
+    np.testing.assert_allclose(every.w, one.w, atol=2e-5)
+    np.testing.assert_allclose(every.loss, one.loss, atol=2e-6)
 
 
 def test_a_fit_that_cannot_do_better_leaves_and_others_go_on():
