@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.benchmarks import costs as bench_costs
 from experiments.benchmarks import probe_pieces, synthetic_activations
 from experiments.benchmarks import probes as bench_probes
+from experiments.benchmarks.costs import Bench, Costs
 from experiments.benchmarks.probe_pieces import Piece, Problem, Timing
-from experiments.benchmarks.probes import Costs
 from probejax import saes, tasks
 from probejax.probes import xgboost
 from probejax.probes.logreg import STRENGTHS
@@ -47,7 +48,7 @@ def problem(name="some", d=24):
 
 @pytest.fixture
 def path(tmp_path):
-    bench = bench_probes.Bench(Inline(), str(tmp_path), problem, 1, 0)
+    bench = Bench(Inline(), str(tmp_path), problem, 1, 0)
     return bench.problem("some")[0]
 
 
@@ -112,12 +113,12 @@ def test_all_conditions_are_timed_apart_from_the_first_run(path):
 def test_a_sample_stands_for_all_conditions():
     y = np.arange(1300) % 2
     every = tasks.conditions(y, tasks.REGIMES)
-    drawn = bench_probes.drawing(every, 2, 0)
+    drawn = bench_costs.drawing(every, 2, 0)
     assert sum(drawn.values()) == pytest.approx(len(every)) and len(drawn) < 20
     noise = [i for i in drawn if every[i].regime == "label_noise"]
     assert len(noise) == 2 and all(drawn[i] == 5.5 for i in noise)
-    assert drawn != bench_probes.drawing(every, 2, 1)
-    everything = bench_probes.drawing(every, 0, 0)
+    assert drawn != bench_costs.drawing(every, 2, 1)
+    everything = bench_costs.drawing(every, 0, 0)
     assert everything == dict.fromkeys(range(len(every)), 1.0)
 
 
@@ -125,7 +126,7 @@ def test_a_ratio_is_the_median_over_repeats_and_then_over_tasks():
     def costs(*wall):
         return Costs(np.array(wall), np.array(wall) / 2, 7.0)
 
-    found = bench_probes.compare(
+    found = bench_costs.compare(
         [costs(1, 1, 1), costs(2, 2, 2), costs(1, 1, 1)],
         [costs(3, 9, 4), costs(2, 2, 2), costs(10, 30, 20)],
         tasks=["a"],
@@ -144,9 +145,9 @@ def test_sampled_costs_are_scaled_and_pieces_measured_once(tmp_path, monkeypatch
         x, y = synthetic_activations.draw(1300, 4)
         return Problem(x, tasks.conditions(y, ("standard", "label_noise")))
 
-    monkeypatch.setattr(bench_probes, "measure", measure)
+    monkeypatch.setattr(bench_costs, "measure", measure)
     workers = Inline()
-    bench = bench_probes.Bench(workers, str(tmp_path), many, 3, 0)
+    bench = Bench(workers, str(tmp_path), many, 3, 0)
     found = bench_probes.every(bench, "logreg", ["some"])
     # Twelve conditions, 0 to 11, in one call of ours and one by one of theirs.
     assert (found["ours"], found["theirs"], found["ratio"]) == (67.0, 78.0, round(78 / 67, 2))
@@ -168,12 +169,12 @@ def test_rivals_reach_the_accuracy_that_is_asked_for(tmp_path, a_small_sae, monk
     monkeypatch.setattr(bench_probes, "STRENGTHS", STRENGTHS[4:6])
     monkeypatch.setattr(rival_solvers, "installed", lambda penalty: RIVALS[penalty])
     monkeypatch.setattr("tests.reference.study_probes.GRID", STRENGTHS[4:6])
-    bench = bench_probes.Bench(Inline(), str(tmp_path), problem, 1, 1)
+    bench = Bench(Inline(), str(tmp_path), problem, 1, 1)
     found = bench_probes.at_equal_accuracy(bench, method, ["some"])
     assert -1e-6 < found["worst_gap"] <= 1e-6
     assert found["solvers"] and found["ratio"] > 0 and found["left_out"] == []
     monkeypatch.setattr(rival_solvers, "installed", lambda penalty: [])
-    bench = bench_probes.Bench(Inline(), str(tmp_path), problem, 1, 1)
+    bench = Bench(Inline(), str(tmp_path), problem, 1, 1)
     with pytest.raises(ValueError, match=f"{method} on some: no solver .* at any C"):
         bench_probes.at_equal_accuracy(bench, method, ["some"])
 
@@ -183,10 +184,49 @@ def test_strengths_that_no_rival_solves_are_left_out_of_theirs(tmp_path, monkeyp
     monkeypatch.setattr("tests.reference.study_probes.GRID", STRENGTHS[4:6])
     solved = {float(STRENGTHS[4]): rival_solvers.Choice("lbfgs float64", 1e-4, 100, 0.1, 1e-7)}
     monkeypatch.setattr(rival_solvers, "fastest", lambda x, y, C, *rest: solved.get(C))
-    bench = bench_probes.Bench(Inline(), str(tmp_path), problem, 1, 1)
+    bench = Bench(Inline(), str(tmp_path), problem, 1, 1)
     found = bench_probes.at_equal_accuracy(bench, "logreg", ["some"])
     assert found["left_out"] == [f"{STRENGTHS[5]:g}"]
     assert found["solvers"] == ["lbfgs float64 1e-04"]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_fits_are_counted_on_both_sides(tmp_path, monkeypatch, exact):
+    """Ours takes eleven fits of each large condition in one call, theirs a path or what it can."""
+    asked = []
+
+    def measure(piece, repeats):
+        asked.append((piece.side, len(piece.conditions), piece.choices))
+        seconds = [7.7 if piece.side == "ours" else 2.2] * repeats
+        return Timing(9.0 if piece.side == "ours" else 0.0, seconds, seconds)
+
+    def many(name):
+        x, y = synthetic_activations.draw(1300, 4)
+        return Problem(x, tasks.conditions(y, ("standard", "label_noise", "scarcity")))
+
+    solved = {float(STRENGTHS[4]): rival_solvers.Choice("lbfgs float64", 1e-4, 100, 0.1, 1e-7)}
+    monkeypatch.setattr(bench_probes, "rivals", lambda *_: solved)
+    monkeypatch.setattr(bench_costs, "measure", measure)
+    found = bench_probes.fits_a_second(
+        Bench(Inline(), str(tmp_path), many, 1, 1), "logreg", ["some"], exact
+    )
+    large = asked[0][1]
+    assert {side for side, *_ in asked} == {"ours", "theirs"} and 12 < large < 20
+    assert found["ours"] == pytest.approx(large * 11 / 7.7, rel=1e-2)
+    assert found["theirs"] == pytest.approx((2 if exact else 11) / 2.2, rel=1e-2)
+    assert found["ratio"] == pytest.approx(found["ours"] / found["theirs"], rel=1e-2)
+    assert asked[-1] == ("theirs", 1, solved if exact else None)
+    assert found.get("solvers") == (["lbfgs float64 1e-04"] if exact else None)
+
+
+def test_growth_is_told_against_as_many_single_runs(tmp_path, monkeypatch):
+    def measure(piece, repeats):
+        seconds = [5.0 if "@" in piece.problem else 2.0] * repeats
+        return Timing(0.0, seconds, seconds)
+
+    monkeypatch.setattr(bench_costs, "measure", measure)
+    found = bench_probes.growth(Bench(Inline(), str(tmp_path), problem, 1, 1), ["some"], 3)
+    assert (found["ours"], found["theirs"], found["ratio"]) == (20.0, 24.0, 1.2)
 
 
 RIVALS = {"l2": ["newton-cholesky float64", "lbfgs float64"], "l1": ["liblinear 1e4", "saga"]}
@@ -234,4 +274,5 @@ def test_missing_references_are_one_sentence(monkeypatch):
 
 def test_records_can_be_named():
     names = list(bench_probes.records(("a",), ("a", "b")))
-    assert len(names) == 20 and "logreg/equal_accuracy/2304" in names
+    assert len(names) == 30 and len(set(names)) == 30
+    assert {"fits/sae_k128/640/equal_accuracy", "growth/seeds/9"} < set(names)

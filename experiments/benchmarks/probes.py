@@ -10,31 +10,26 @@ work on the same; so a ratio of costs is one of throughputs. What ours compiles 
 import contextlib
 import fnmatch
 import os
-import pickle
-import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from absl import flags
 
 from experiments.benchmarks import synthetic_activations
+from experiments.benchmarks.costs import Bench, Costs, Problems, compare, total
 from experiments.benchmarks.probe_pieces import (
     Piece,
     Problem,
-    Timing,
     Workers,
     alone,
     choose,
-    is_batched,
     measure,
 )
 from probejax import sizes, sweep, tasks
 from probejax.probes import methods
 from probejax.probes.logreg import STRENGTHS
-from probejax.tasks import Condition
 
 _TASKS = flags.DEFINE_list(
     "benchmark_tasks",
@@ -52,128 +47,9 @@ _SAMPLE = flags.DEFINE_integer(
 )
 
 _SOME = ("119_us_state_TX", "5_hist_fig_ismale", "125_world_country_Italy")
-_SYNTHETIC = "synthetic_"
+_SYNTHETIC, _SEEDS = "synthetic_", "@"
 _ROWS = 3000  # of synthetic activations; the mean of the study's tasks
 _SAE_METHODS = ("sae_k16", "sae_k128")
-Problems = Callable[[str], Problem]
-
-
-class Costs(NamedTuple):
-    """Seconds of a core for one problem and method, one entry per repeat; compiling apart."""
-
-    wall: np.ndarray
-    cpu: np.ndarray
-    compile: float = 0.0
-
-
-class Bench:
-    """Measures pieces, each once however many records need it."""
-
-    def __init__(
-        self, workers: Workers, folder: str, problems: Problems, repeats: int, sample: int
-    ):
-        """Takes workers, a folder for what they read, and where problems come from."""
-        self.workers, self.repeats, self.sample = workers, repeats, sample
-        self._folder, self._problems = Path(folder), problems
-        self._known: dict[str, tuple[str, list[Condition]]] = {}
-        self._costs: dict[tuple, Costs] = {}
-
-    def problem(self, name: str) -> tuple[str, list[Condition]]:
-        """Returns the file of a problem and its conditions."""
-        if name not in self._known:
-            found, path = self._problems(name), self._folder / f"{name}.pickle"
-            path.write_bytes(pickle.dumps(found))
-            self._known[name] = str(path), found.conditions
-        return self._known[name]
-
-    def standard(self, name: str) -> int:
-        """Returns which of a problem's conditions is the standard one."""
-        return next(i for i, c in enumerate(self.problem(name)[1]) if c.regime == "standard")
-
-    def one(self, side: str, method: str, name: str, which: Sequence[int], choices=None) -> Costs:
-        """Measures some conditions in one call, every worker the same at the same time."""
-        key = (side, method, name, tuple(which), choices is None)
-        if key not in self._costs:
-            piece = Piece(side, self.problem(name)[0], method, tuple(which), choices)
-            jobs = [(piece, self.repeats)] * self.workers.count
-            found: list[Timing] = self.workers.run(measure, jobs)
-            wall, cpu = (np.mean([getattr(t, f) for t in found], axis=0) for f in ("wall", "cpu"))
-            first = float(np.mean([timing.first for timing in found]))
-            self._costs[key] = Costs(wall, cpu, max(0.0, first - float(np.median(wall))))
-        return self._costs[key]
-
-    def every(self, side: str, method: str, name: str) -> Costs:
-        """Measures all conditions of a problem: in one call, or from a sample if not batched."""
-        path, conditions = self.problem(name)
-        if is_batched(side, method):
-            return self.one(side, method, name, range(len(conditions)))
-        key = (side, method, name)
-        if key not in self._costs:
-            drawn = [drawing(conditions, self.sample, seed) for seed in range(self.repeats)]
-            jobs = [(Piece(side, path, method, (i,)), 1) for one in drawn for i in one]
-            found = iter(self.workers.run(measure, jobs))
-            costs = np.array(
-                [
-                    np.sum([_scaled(next(found), weight) for weight in one.values()], axis=0)
-                    for one in drawn
-                ]
-            )
-            self._costs[key] = Costs(*costs.T)
-        return self._costs[key]
-
-    def sampled(self, name: str) -> str:
-        """Says how much of what is sampled is run and how much is inferred."""
-        conditions = self.problem(name)[1]
-        count = len(drawing(conditions, self.sample, 0))
-        return f"{count} of {len(conditions)} conditions, other ones in every repeat"
-
-
-def _scaled(timing: Timing, weight: float) -> tuple[float, float]:
-    return weight * timing.wall[0], weight * timing.cpu[0]
-
-
-def drawing(conditions: Sequence[Condition], count: int, seed: int) -> dict[int, float]:
-    """Draws some conditions of every regime and padded training size.
-
-    Args:
-      conditions: to draw from.
-      count: of each kind; 0 for all.
-      seed: of the draw.
-
-    Returns:
-      Which conditions, and how many each stands for.
-    """
-    rng = np.random.default_rng(seed)
-    kinds: dict[tuple[str, int], list[int]] = {}
-    for i, c in enumerate(conditions):
-        size = sizes.up(len(c.train), sizes.TRAIN)
-        kinds.setdefault((c.regime, size), []).append(i)
-    found = {}
-    for members in kinds.values():
-        size = min(count or len(members), len(members))
-        for i in rng.choice(members, size, replace=False).tolist():
-            found[i] = len(members) / size
-    return found
-
-
-def compare(ours: Sequence[Costs], theirs: Sequence[Costs], **more) -> dict:
-    """Compares the costs of several problems: medians over repeats, then over problems."""
-    ratios = [b.wall / a.wall for a, b in zip(ours, theirs, strict=True)]
-    cpu = [np.median(b.cpu / a.cpu) for a, b in zip(ours, theirs, strict=True)]
-
-    def seconds(costs: Sequence[Costs]) -> float:
-        return round(statistics.median(float(np.median(each.wall)) for each in costs), 4)
-
-    return {
-        "ours": seconds(ours),
-        "theirs": seconds(theirs),
-        "unit": "s of a core",
-        "ratio": round(statistics.median(float(np.median(each)) for each in ratios), 2),
-        "ratio_of_cpu_time": round(statistics.median(map(float, cpu)), 2),
-        "range": [round(float(f(np.concatenate(ratios))), 2) for f in (np.min, np.max)],
-        "compile": round(statistics.median(each.compile for each in ours), 2),
-        **more,
-    }
 
 
 def standard(bench: Bench, method: str, names: Sequence[str]) -> dict:
@@ -192,33 +68,73 @@ def every(bench: Bench, method: str, names: Sequence[str]) -> dict:
     return compare(ours, theirs, tasks=list(names), sampled=sampled)
 
 
+def rivals(bench: Bench, method: str, name: str) -> dict[float, Any]:
+    """Finds, for each C, the fastest solver of others on a standard condition at our tolerance.
+
+    Where no solver of others gets there, the strength is left out.
+    """
+    piece = Piece("theirs", bench.problem(name)[0], method, (bench.standard(name),))
+    found = bench.workers.run(choose, [(piece, C) for C in STRENGTHS.tolist()])
+    by_C = {C: choice for C, choice in zip(STRENGTHS.tolist(), found, strict=True) if choice}
+    if not by_C:
+        raise ValueError(
+            f"{method} on {name}: no solver of others reaches a relative gap of 1e-6 at any C; "
+            "this record cannot be measured."
+        )
+    return by_C
+
+
 def at_equal_accuracy(bench: Bench, method: str, names: Sequence[str]) -> dict:
     """Measures one standard condition against the fastest solver for each C.
 
     Where no solver of others gets there, theirs leave the strength out; ours never do.
     """
-    ours, theirs, choices, left_out = [], [], [], set()
-    for name in names:
+    chosen = [rivals(bench, method, name) for name in names]
+    ours, theirs = [], []
+    for name, by_C in zip(names, chosen, strict=True):
         which = (bench.standard(name),)
-        piece = Piece("theirs", bench.problem(name)[0], method, which)
-        grid = STRENGTHS.tolist()
-        found = bench.workers.run(choose, [(piece, C) for C in grid])
-        by_C = {C: choice for C, choice in zip(grid, found, strict=True) if choice}
-        if not by_C:
-            raise ValueError(
-                f"{method} on {name}: no solver of others reaches a relative gap of 1e-6 at any C; "
-                "this record cannot be measured."
-            )
-        choices += by_C.values()
-        left_out |= set(grid) - set(by_C)
         ours.append(bench.one("ours", method, name, which))
         theirs.append(bench.one("theirs", method, name, which, by_C))
-    more = {
-        "solvers": sorted({f"{choice.solver} {choice.tolerance:.0e}" for choice in choices}),
-        "worst_gap": float(f"{max(choice.gap for choice in choices):.1e}"),
+    return compare(ours, theirs, tasks=list(names), **_about(chosen))
+
+
+def _about(chosen: Sequence[dict[float, Any]]) -> dict:
+    """Says which solvers of others were taken, and where there was none."""
+    every = [choice for by_C in chosen for choice in by_C.values()]
+    left_out = {C for by_C in chosen for C in set(STRENGTHS.tolist()) - set(by_C)}
+    return {
+        "solvers": sorted({f"{choice.solver} {choice.tolerance:.0e}" for choice in every}),
+        "worst_gap": float(f"{max(choice.gap for choice in every):.1e}"),
         "left_out": [f"{C:g}" for C in sorted(left_out)],
     }
-    return compare(ours, theirs, tasks=list(names), **more)
+
+
+def fits_a_second(bench: Bench, method: str, names: Sequence[str], equal: bool) -> dict:
+    """Measures fits of large conditions: certified ones of ours in one call, theirs one by one.
+
+    A condition is a path of strengths on the rows of its fold, and a refit on all of them.
+
+    Args:
+      bench: measures.
+      method: solved to a relative gap of 1e-6 on our side.
+      names: of problems.
+      equal: whether theirs are the fastest solvers that get there, else scikit-learn's as the study
+        calls it.
+    """
+    ours, theirs, chosen = [], [], []
+    for name in names:
+        conditions = bench.problem(name)[1]
+        large = [i for i, c in enumerate(conditions) if len(c.train) > sizes.TRAIN[-1] // 2]
+        by_C = rivals(bench, method, name) if equal else None
+        chosen += [by_C] if by_C else []
+        own = bench.one("ours", method, name, large)
+        other = bench.one("theirs", method, name, (bench.standard(name),), by_C)
+        ours.append(own.per(len(large) * (len(STRENGTHS) + 1)))
+        theirs.append(other.per(len(by_C or STRENGTHS) + 1))
+    found = compare(ours, theirs, tasks=list(names), **(_about(chosen) if chosen else {}))
+    for side, costs in (("ours", ours), ("theirs", theirs)):
+        found[side] = round(1 / float(np.median([np.median(each.wall) for each in costs])), 2)
+    return found | {"unit": "fits a second of a core"}
 
 
 def default_threads(bench: Bench, method: str, name: str) -> dict:
@@ -237,12 +153,12 @@ def whole(bench: Bench, names: Sequence[str], with_xgboost: bool) -> dict:
     kinds = (*methods.DEFAULT, *(("xgboost",) if with_xgboost else ()))
     steps = {"ours": (*kinds, "select"), "theirs": (*kinds, "rank")}
     parts = {
-        (side, step): _sum([bench.every(side, step, name) for name in names])
+        (side, step): total([bench.every(side, step, name) for name in names])
         for side in steps
         for step in steps[side]
     }
-    parts["theirs", "encode"] = _sum([bench.one("theirs", "encode", name, ()) for name in names])
-    ours, theirs = (_sum([c for (s, _), c in parts.items() if s == side]) for side in steps)
+    parts["theirs", "encode"] = total([bench.one("theirs", "encode", name, ()) for name in names])
+    ours, theirs = (total([c for (s, _), c in parts.items() if s == side]) for side in steps)
     seconds = {
         side: {
             step: round(float(np.median(c.wall)), 2) for (s, step), c in parts.items() if s == side
@@ -253,12 +169,16 @@ def whole(bench: Bench, names: Sequence[str], with_xgboost: bool) -> dict:
     return compare([ours], [theirs], tasks=list(names), sampled=sampled, seconds=seconds)
 
 
-def _sum(costs: Sequence[Costs]) -> Costs:
-    return Costs(
-        np.sum([c.wall for c in costs], axis=0),
-        np.sum([c.cpu for c in costs], axis=0),
-        sum(c.compile for c in costs),
-    )
+def growth(bench: Bench, names: Sequence[str], seeds: int) -> dict:
+    """Measures all conditions on several seeds against as many times those on one."""
+    steps = ("logreg", "pca", "sae_k16", "select")
+
+    def every_step(name: str) -> Costs:
+        return total([bench.every("ours", step, name) for step in steps])
+
+    many = [every_step(f"{name}{_SEEDS}{seeds}") for name in names]
+    linear = [every_step(name).per(1 / seeds) for name in names]
+    return compare(many, linear, tasks=list(names), methods=steps, against="linear growth")
 
 
 def records(some: Sequence[str], demo: Sequence[str]) -> dict[str, tuple[float | None, Callable]]:
@@ -277,29 +197,44 @@ def records(some: Sequence[str], demo: Sequence[str]) -> dict[str, tuple[float |
     ):
         found[f"logreg/standard/{d}"] = target, lambda b, n=names: standard(b, "logreg", n)
         found[f"logreg/all/{d}"] = target_of_all, lambda b, n=names: every(b, "logreg", n)
-    equal = at_equal_accuracy
     found |= {
-        "logreg/equal_accuracy/2304": (30.0, lambda b: equal(b, "logreg", made[2304])),
+        "logreg/equal_accuracy/2304": (30.0, lambda b: at_equal_accuracy(b, "logreg", made[2304])),
         "logreg/default_threads/640": (None, lambda b: default_threads(b, "logreg", some[0])),
         "sae_k128/standard": (30.0, lambda b: standard(b, "sae_k128", some)),
-        "sae_k128/equal_accuracy": (3.0, lambda b: equal(b, "sae_k128", some)),
+        "sae_k128/equal_accuracy": (3.0, lambda b: at_equal_accuracy(b, "sae_k128", some)),
     }
+    for equal, target, end in ((False, 8.0, ""), (True, 30.0, "/equal_accuracy")):
+        for method, d, names in (
+            *(("logreg", d, names) for d, names in ((640, some), *made.items())),
+            ("sae_k128", 640, some),
+        ):
+            found[f"fits/{method}/{d}{end}"] = (
+                target,
+                lambda b, m=method, n=names, e=equal: fits_a_second(b, m, n, e),
+            )
     for method, target in (("knn", 8.0), ("pca", 2.0), ("mlp", 2.0), ("xgboost", 3.0)):
         found[f"{method}/standard"] = target, lambda b, m=method: standard(b, m, some)
         found[f"{method}/all"] = target, lambda b, m=method: every(b, m, some)
+    for seeds in (3, 9):
+        found[f"growth/seeds/{seeds}"] = 1.0, lambda b, n=seeds: growth(b, some[:1], n)
     found["sweep/without_xgboost"] = 12.0, lambda b: whole(b, demo, False)
     found["sweep/with_xgboost"] = 4.0, lambda b: whole(b, demo, True)
     return found
 
 
 def problems(cache_dir: str | None) -> Problems:
-    """Returns where problems come from: tasks by their name, and synthetic_<d_model>."""
+    """Returns where problems come from: tasks by their name, and synthetic_<d_model>.
+
+    Of a task `@<count>` draws every condition on so many seeds.
+    """
 
     def problem(name: str) -> Problem:
         if name.startswith(_SYNTHETIC):
             x, y = synthetic_activations.draw(_ROWS, int(name.removeprefix(_SYNTHETIC)))
             return Problem(x, tasks.conditions(y, tasks.REGIMES))
-        config = sweep.Config(tasks=(name,), methods=("logreg",))
+        name, _, count = name.partition(_SEEDS)
+        seeds = tuple(range(42, 42 + int(count or 1)))
+        config = sweep.Config(tasks=(name,), methods=("logreg",), seeds=seeds)
         data = sweep.Execution(sweep.resolve(config, cache_dir)).data(name)
         return Problem(np.asarray(data.features), data.conditions)
 
