@@ -80,4 +80,4 @@ def config(**fixed: Any) -> "px.Config":
         raise ValueError(f"--seeds={wrong[0]} is not a whole number.")
     values["seeds"] = tuple(map(int, _SEEDS.value))
     values["tasks"] = None if common.TASKS.value is None else tuple(common.TASKS.value)
-    return px.Config(**(values | {"site": common.chosen_site()} | fixed))
+    return px.Config(**(values | {"site": common.chosen_sites()} | fixed))

@@ -14,13 +14,17 @@ MODEL = flags.DEFINE_string(
     "gemma-3-270m or smollm2-135m (fetched without an account), a Hugging Face id, a model folder "
     "or a GGUF file.",
 )
-SITE = flags.DEFINE_string(
+SITE = flags.DEFINE_list(
     "site",
     None,
     "Where the model is read: resid_post.9, mlp_out.9, attn_out.9 or attn_z.9 (zero-based blocks), "
-    "or `embed`. Default: the SAE's site.",
+    "`embed`, or mlp_out.all for every block; several in one pass. Default: the SAE's site.",
 )
-LAYER = flags.DEFINE_string("layer", None, "A block: --layer=9 is short for --site=resid_post.9.")
+LAYER = flags.DEFINE_list(
+    "layer",
+    None,
+    "Blocks: --layer=4,9 is short for --site=resid_post.4,resid_post.9; `all` is every block.",
+)
 TASKS = flags.DEFINE_list(
     "tasks",
     None,
@@ -123,18 +127,19 @@ def own() -> Own | None:
     return Own(*(flag.value for flag in OWN))
 
 
-def chosen_site() -> str | None:
-    """Returns what --site says, or --layer, which is short for one.
+def chosen_sites() -> tuple[str, ...] | None:
+    """Returns what --site says, or --layer, which is short for one; None for neither.
 
     Raises:
       ValueError: both are given.
     """
     if SITE.value is not None and LAYER.value is not None:
+        layer, site = ",".join(LAYER.value), ",".join(SITE.value)
         raise ValueError(
-            f"--layer={LAYER.value} is short for a --site, and --site={SITE.value} is given too; "
-            "leave one out."
+            f"--layer={layer} is short for a --site, and --site={site} is given too; leave one out."
         )
-    return LAYER.value if SITE.value is None else SITE.value
+    given = LAYER.value if SITE.value is None else SITE.value
+    return None if given is None else tuple(given)
 
 
 def chosen_tasks() -> tuple[str, ...]:

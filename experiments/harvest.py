@@ -27,11 +27,10 @@ def main(_: list[str]) -> None:
     target = common.target()
     own, chosen = common.own(), common.chosen_tasks()
     px.tasks.match(chosen, data=own)  # told before JAX is imported
-    site = common.chosen_site()
     filling = px.runs.plan_filling(
         common.MODEL.value,
         chosen,
-        None if site is None else site.split(","),
+        common.chosen_sites(),
         data=own,
         positions=_POSITIONS.value,
         dtype=common.DTYPE.value,

@@ -36,7 +36,10 @@ _OPTIONS = (
 def main(_: list[str]) -> None:
     """Harvests, trains, measures and saves."""
     target = common.target()
-    site, names, own = sites.parse(common.chosen_site() or 9), common.chosen_tasks(), common.own()
+    chosen, names, own = common.chosen_sites() or ("9",), common.chosen_tasks(), common.own()
+    if len(chosen) > 1:
+        raise ValueError(f"An SAE is trained at one site, and {', '.join(chosen)} are several.")
+    site = sites.parse(chosen[0])
     px.tasks.match(names, data=own)
     from probejax.saes.train import TrainOptions  # imports JAX: after what can be told without it
 

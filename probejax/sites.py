@@ -114,6 +114,34 @@ def parse(given: "str | int | Site") -> Site:
     raise _no_site(text)
 
 
+EVERY = "all"
+"""In the place of a layer: every one that the model has."""
+
+
+def kind_of_all(given: "str | int | Site") -> str | None:
+    """Returns the kind that is meant at every layer: `all` is short for `resid_post.all`."""
+    text = f"resid_post.{EVERY}" if given == EVERY else str(given)
+    kind, _, layer = text.partition(".")
+    return kind if layer == EVERY and kind in KINDS else None
+
+
+def expand(given: "Iterable[str | int | Site]", n_layers: int) -> tuple[Site, ...]:
+    """Returns the distinct sites that are meant, in the order given.
+
+    Args:
+      given: each as for `parse`; or `all` for what leaves every block, or `mlp_out.all`.
+      n_layers: blocks of the model.
+
+    Raises:
+      ValueError: one is no site.
+    """
+    found: list[Site] = []
+    for each in given:
+        kind = kind_of_all(each)
+        found += [parse(each)] if kind is None else [Site(kind, i) for i in range(n_layers)]
+    return tuple(dict.fromkeys(found))
+
+
 def known(text: str) -> Site | None:
     """Returns the site of a result; None where it has none (`given`), or says nothing of it."""
     return None if text in ("", GIVEN) else parse(text)

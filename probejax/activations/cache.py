@@ -35,6 +35,9 @@ from probejax.rules import PREPENDED
 from probejax.sites import Site
 
 
+_LONGEST = 150  # characters of a file's name that say of which sites it is
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """What, besides the prompts and the site, changes the activations.
@@ -191,6 +194,8 @@ def _run(prompts, folders, recipe, model: LoadedModel, label: str, batch_tokens:
     # All sites of a batch lie in one file, so a batch is there or not.
     parts = folders[sites[0]].with_suffix(".parts")
     stem = "_".join(map(str, sites))
+    if len(stem) > _LONGEST:
+        stem = hashlib.sha256(stem.encode()).hexdigest()[:24]
     known = _known(parts / f"{stem}.known.npz", distinct, sites, recipe)
     new = np.setdiff1d(np.arange(len(distinct)), known.prompts)
     bos, template = _around(recipe, model)

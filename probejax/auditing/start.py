@@ -46,6 +46,10 @@ def run(
     given_texts = None if corpus is None else neutral_texts.read(corpus)
     devices.compilation_cache(artifacts.cache_dir(cache_dir))
     plan = sweep.resolve(_judging(config, cache_dir), cache_dir)
+    if len(plan.sites) > 1:
+        named = ", ".join(map(str, plan.sites))
+        raise ValueError(f"An audit looks at one site, and this is about {named}; give one --site.")
+    where = plan.name_of(plan.sites[0])
     job = sweep.Execution(plan)
     wanted = [plan.source.whole(name) for name in plan.source.names()]
     for task in wanted:
@@ -60,7 +64,7 @@ def run(
         neutral = attempt(left_out, "the probe's direction on single tokens", make)
     sae = next(iter(plan.saes.values()), None)
     for task in wanted:
-        x = job.activations(task).last()
+        x = job.activations(task)[where].last()
         data = dataset.dataset(
             x,
             task.labels,
@@ -71,7 +75,7 @@ def run(
             page=None if sae is None else sae.neuronpedia,
             name=task.name,
         )
-        facts = {"read": f"{plan.checkpoint.name}, {plan.site_name}"}
+        facts = {"read": f"{plan.checkpoint.name}, {where}"}
         facts |= {} if sae is None else {"latents of": sae.sae_id}
         facts |= {"left out": " ".join(left_out)} if left_out else {}
         found = examine(data, neutral, seed=config.seeds[0], facts=facts)
@@ -99,4 +103,4 @@ def _corpus(plan: sweep.Plan, texts, about: str, cache_dir) -> Corpus:
         texts = neutral_texts.of_other_tasks(plan.source.names(), cache_dir)
         about = "the study's other tasks"
     model = LanguageModel(plan.checkpoint, plan.config.dtype, plan.config.bos)
-    return activate(model, plan.site, texts, about)
+    return activate(model, plan.sites[0], texts, about)

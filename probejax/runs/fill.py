@@ -69,7 +69,7 @@ def plan_filling(
     Args:
       model: see `probejax.models.find`.
       names: tasks, see `probejax.tasks.match`; their shifted test sets are taken along.
-      at: where the model is read, see `sites.parse`; None is the study's site for the model.
+      at: where the model is read, see `sites.expand`; None is the study's site for the model.
       data: one's own tasks.
       positions: `last` token of a prompt, `all`, or another of `probejax.positions`.
       dtype: of the model.
@@ -149,7 +149,7 @@ def find_sites(
     if at is None and config.name not in sweep.DEFAULT_LAYERS:
         raise ValueError(f"Give --site: {config.name} has no default.")
     named = [sweep.DEFAULT_LAYERS[config.name]] if at is None else at
-    found = tuple(dict.fromkeys(sites.parse(each) for each in named))
+    found = sites.expand(named, config.n_layers)
     config.check(found)
     return found
 

@@ -98,7 +98,7 @@ def run(
     plan.check_parallel(model_parallel)
     job = sweep.Execution(plan, memory_gb, model_parallel)
     units, store = plan.units(), storage.Store(place)
-    identity = dataclasses.asdict(config) | {"site": plan.site_name, "methods": plan.methods}
+    identity = dataclasses.asdict(config) | {"site": plan.site_names, "methods": plan.methods}
     storage.write_config(place, identity, dataclasses.asdict(Config()))
     storage.write_atomic(f"{place}/left_out.json", storage.encode_json(plan.left_out))
     if families := plan.families():

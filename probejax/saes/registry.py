@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -171,13 +172,25 @@ class SaeFile:
         stored = self.open()
         return stored if 8 * stored.d_model * stored.d_sae > _IN_MEMORY else stored.load()
 
-    def check(self, model: str, site: Site, width: int) -> str | None:
+    def reads(self, site: Site) -> bool:
+        """Tells whether a site is the one that it reads; what is not recorded fits."""
+        if self.site is not None:
+            return self.site == site
+        return self.layer in (None, site.layer) and self.kind in (None, site.kind)
+
+    def check(self, model: str, site: Site, width: int, others: Sequence[Site] = ()) -> str | None:
         """Checks that the SAE fits a run; returns a line to be shown where it fits but loosely.
 
         What is not recorded fits.
 
         An SAE of a base model may be used on the model of its family and size that was trained on
         instructions from there.
+
+        Args:
+          model: name of the run's.
+          site: of the run, for this SAE.
+          width: of its vectors.
+          others: sites of the run that the SAE does not read either, for the message.
 
         Raises:
           ValueError: it reads another model, site or width; both sides are named.
@@ -193,10 +206,14 @@ class SaeFile:
                 f"{self.sae_id} was trained on {self.model}, the run is on {model}; give an SAE of "
                 "this model."
             )
-        if self.layer not in (None, site.layer) or self.kind not in (None, site.kind):
+        if not self.reads(site):
+            places = ", ".join(map(str, (site, *others)))
+            wanted = "one of these" if others else "that"
+            if self.site:
+                wanted += f", or add {self.site} to them" if others else f", or --site={self.site}"
             raise ValueError(
-                f"{self.sae_id} reads {self._place}, the run is at {site}; give an SAE of that"
-                + (f", or --site={self.site}." if self.site else ".")
+                f"{self.sae_id} reads {self._place}, the run is at {places}; give an SAE of "
+                f"{wanted}."
             )
         if self.d_model not in (None, width):
             raise ValueError(

@@ -3,7 +3,8 @@ from .config import Config
 from .execute import Execution
 from .machines import machine
 from .outlook import Outlook, look
-from .plan import DEFAULT_LAYERS, Plan, resolve
+from .places import DEFAULT_LAYERS
+from .plan import Plan, resolve
 from .source import open_source
 from .token_disk import TokenDisk, forecast
 from .units import Result, Unit, check_done

@@ -19,9 +19,11 @@ class Config:
 
     Attributes:
       model: see `probejax.models.find`.
-      site: where the model is read, see `sites.parse`; None takes the SAE's, then the study's for
-        the model.
-      sae: SAEs, see `probejax.saes.find`; empty takes those that ship for the model.
+      site: where the model is read, one or several, each as for `sites.expand`; all are read in
+        one pass and each is a run of its own in the results. None takes those of the SAEs, then the
+        study's for the model.
+      sae: SAEs, see `probejax.saes.find`; empty takes those that ship for the model. Each is used
+        at the site it says, one that says none at every site.
       tasks: names, globs, `demo`, `all` or `own`; None takes one's own, else the demo's.
       regimes: some of `probejax.tasks.ALL_REGIMES`; `groups` adds `group_shift`.
       methods: see `probejax.probes.methods`; `default`, `all` and `multitoken` are
@@ -50,7 +52,7 @@ class Config:
     """
 
     model: str = "gemma-3-270m"
-    site: Site | str | int | None = None
+    site: tuple[Site | str | int, ...] | Site | str | int | None = None
     sae: tuple[str, ...] = ()
     tasks: tuple[str, ...] | None = None
     regimes: tuple[str, ...] = REGIMES
@@ -94,8 +96,13 @@ class Config:
             object.__setattr__(self, "tasks", ("own",) if self.data else ("demo",))
         if self.groups is not None and _BY_GROUP not in self.regimes:
             object.__setattr__(self, "regimes", (*self.regimes, _BY_GROUP))
-        for flag in ("tasks", "regimes", "methods", "seeds"):
-            if not getattr(self, flag):
+        if self.site is not None:
+            alone = isinstance(self.site, (Site, str, int))
+            named = (self.site,) if alone else tuple(self.site)
+            text = lambda given: given if sites.kind_of_all(given) else str(sites.parse(given))
+            object.__setattr__(self, "site", tuple(dict.fromkeys(map(text, named))))
+        for flag in ("tasks", "regimes", "methods", "seeds", "site"):
+            if getattr(self, flag) is not None and not getattr(self, flag):
                 raise ValueError(f"--{flag} is empty; give at least one.")
         for flag in ("regimes", "seeds"):  # twice the same would count twice
             value, count = collections.Counter(getattr(self, flag)).most_common(1)[0]
@@ -103,8 +110,6 @@ class Config:
                 raise ValueError(f"--{flag} names {value} {count} times; give each once.")
         if wrong := [seed for seed in self.seeds if not 0 <= seed < 1 << 32]:
             raise ValueError(f"--seeds={wrong[0]} is no seed: a whole number from 0 to 2**32 - 1.")
-        if self.site is not None:
-            object.__setattr__(self, "site", str(sites.parse(self.site)))
         if self.max_length < 2:
             raise ValueError(f"--max_length={self.max_length} leaves no token beside BOS.")
         reads = [name for name in self.all_methods() if methods.parse(name).reads_tokens]

@@ -12,6 +12,7 @@ from etils import epath
 
 from probejax import activations, devices, models, probes, saes, storage, tasks
 from probejax.activations import ragged
+from probejax.sites import GIVEN
 from probejax.solvers import arithmetic
 from probejax.sweep import data as task_data
 from probejax.sweep import memory
@@ -41,10 +42,14 @@ class Execution:
         self.plan = plan
         self.model_parallel = model_parallel
         self.memory_gb = memory_gb
-        self.data = functools.lru_cache(1)(self._read_data)
+        self._drawing = functools.lru_cache(1)(plan.source.drawing)
+        self._harvest = functools.lru_cache(1)(self._harvest_all)
+        self._data = functools.lru_cache(1)(self._read_data)
         self._lanes = functools.lru_cache(2)(self._pack_lanes)
         self._model = functools.lru_cache(1)(self._load_model)
-        self._selection = functools.lru_cache(16)(self._select)  # the batches of one task and SAE
+        self._selection = functools.lru_cache(16)(
+            self._select
+        )  # the batches of one task, site, SAE
         self._loaded_sae = functools.lru_cache(1)(self._load_sae)
 
     def run(self, unit: Unit) -> Result:
@@ -54,10 +59,10 @@ class Execution:
           ValueError: the task's file or its activations are not usable.
         """
         began = time.perf_counter()
-        data = self.data(unit.task)
+        data = self._data(unit.task, unit.site)
         features = data.features
         prepared = time.perf_counter()
-        lanes = self._lanes(unit.task, probes.parse(unit.method).control == "shuffled")
+        lanes = self._lanes_of(unit)
         with arithmetic.using(self.plan.config.engine), arithmetic.counting() as counted:
             fits = [self._fit(unit, batch) for batch in range(len(lanes.batches))]
         seconds = {"prepare": prepared - began, "fit": time.perf_counter() - prepared}
@@ -84,12 +89,14 @@ class Execution:
           group: the units.
           out: folder of the results.
           save_probes: whether the final probes are written too, to
-            `probes/<task>__<source>__<method>.safetensors`.
+            `probes/<task>__<source>__<method>.safetensors`; of a run at several sites with
+            `__<site>` behind.
         """
         for unit in group:
             result = self.run(unit)
             if save_probes:
-                self.save(unit, result, epath.Path(out) / "probes" / f"{unit.label}.safetensors")
+                name = f"{unit.label}{f'__{unit.site}' * (len(self.plan.sites) > 1)}.safetensors"
+                self.save(unit, result, epath.Path(out) / "probes" / name)
             storage.Store(out).put(unit.name, result.payload, result.timing)
             devices.limit_programs()
             if unit is group[-1]:
@@ -98,21 +105,18 @@ class Execution:
 
     def save(self, unit: Unit, result: Result, path: epath.PathLike) -> None:
         """Writes the final probes of a unit that has just run, see `probes.saved`."""
-        method, data = probes.parse(unit.method), self.data(unit.task)
-        lanes = self._lanes(unit.task, method.control == "shuffled")
-        x = data.tokens if method.reads_tokens else data.features
+        data, lanes = self._data(unit.task, unit.site), self._lanes_of(unit)
+        x = data.tokens if probes.parse(unit.method).reads_tokens else data.features
         probes.saved.write(path, unit.facts, lanes.conditions, result.fitted, x)
 
     def _fit(self, unit: Unit, batch: int) -> probes.Fit:
         method = probes.parse(unit.method)
         protocol = cast(probes.Protocol, unit.protocol)  # Config has looked
-        shuffled = method.control == "shuffled"
-        rows = self._lanes(unit.task, shuffled).batches[batch][1]
+        rows, data = self._lanes_of(unit).batches[batch][1], self._data(unit.task, unit.site)
         if method.family in probes.TOKEN_METHODS:
-            tokens = self.data(unit.task).tokens
-            return probes.TOKEN_METHODS[method.family](tokens, rows, protocol)
+            return probes.TOKEN_METHODS[method.family](data.tokens, rows, protocol)
         if not unit.sae_id:
-            return probes.BASELINES[method.family](self.data(unit.task).features, rows, protocol)
+            return probes.BASELINES[method.family](data.features, rows, protocol)
         return probes.sae.fit(
             self._chosen(unit, batch),
             rows,
@@ -125,7 +129,12 @@ class Execution:
         method = probes.parse(unit.method)
         ranking = "random" if method.control == "random_latents" else unit.ranking
         shuffled = method.control == "shuffled"
-        return self._selection(unit.task, unit.sae_id, shuffled, batch, ranking, method.pooling)
+        where = (unit.task, unit.site, unit.sae_id)
+        return self._selection(*where, shuffled, batch, ranking, method.pooling)
+
+    def _lanes_of(self, unit: Unit) -> Lanes:
+        shuffled = probes.parse(unit.method).control == "shuffled"
+        return self._lanes(unit.task, unit.site, shuffled)
 
     def _latents(self, unit: Unit, lanes: Lanes) -> list[list[dict] | None]:
         """Describes the latents of every standard condition; of the others nothing is kept."""
@@ -148,25 +157,33 @@ class Execution:
         ]
 
     def prepare(self, task: str) -> None:
-        """Sees to it that a task's activations are in the cache."""
+        """Sees to it that a task's activations are in the cache, those of all sites."""
         for each in self.plan.prompts(task):
             self.activations(each)
 
+    def data(self, task: str, site: str | None = None) -> TaskData:
+        """Returns a task at one of the run's sites, named as in results; None is the first."""
+        return self._data(task, site or self.plan.name_of(self.plan.sites[0]))
+
     def forget(self) -> None:
         """Lets go of the last task's data, so that its files are closed."""
-        for cached in (self.data, self._lanes, self._selection):
+        for cached in (self._drawing, self._harvest, self._data, self._lanes, self._selection):
             cached.cache_clear()
 
-    def _read_data(self, task: str) -> TaskData:
-        drawing = self.plan.source.drawing(task)
-        found = [self.activations(each) for each in drawing.sets]
+    def _harvest_all(self, task: str) -> list[dict[str, activations.Activations]]:
+        """Returns the activations of a task's prompts at every site, which stay on the disk."""
+        return [self.activations(each) for each in self._drawing(task).sets]
+
+    def _read_data(self, task: str, site: str) -> TaskData:
+        drawing = self._drawing(task)
+        found = [each[site] for each in self._harvest(task)]
         features = np.concatenate([each.last() for each in found])
         if not self.plan.reads_tokens:
             return TaskData(drawing.conditions, features, drawing.groups)
         return TaskData(drawing.conditions, features, drawing.groups, ragged.join(found))
 
-    def _pack_lanes(self, task: str, shuffled: bool) -> Lanes:
-        drawn, features, _, tokens = self.data(task)
+    def _pack_lanes(self, task: str, site: str, shuffled: bool) -> Lanes:
+        drawn, features, _, tokens = self._data(task, site)
         drawn = task_data.shuffle(drawn) if shuffled else drawn
         if self.memory_gb is None:
             return task_data.pack(drawn)
@@ -179,46 +196,53 @@ class Execution:
 
     def check_saes(self) -> list[str]:
         """Measures every SAE on the last tokens of the first task; returns a line for each."""
-        x = np.asarray(self.data(self.plan.tasks[0]).features)
-        lines = []
-        for sae in self.plan.saes.values():
-            found = saes.quality(self._sae(sae.sae_id, self.plan.tasks[0]), x)
-            advertised = "" if sae.l0 is None else f" ({sae.l0:g} advertised)"
-            lines.append(
-                f"{sae.sae_id}: mean L0 {found.l0:.1f}{advertised}, variance explained "
-                f"{found.explained:.3f} (median dimension {found.explained_median:.3f}), "
-                f"{found.dead:.1%} dead, on {found.tokens} last tokens of {self.plan.tasks[0]}"
-            )
-            if warning := found.warning(sae.l0):
-                lines.append(f"warning: {sae.sae_id}: {warning}")
+        task, lines = self.plan.tasks[0], []
+        for site in self.plan.sites:
+            name = self.plan.name_of(site)
+            x = np.asarray(self.data(task, name).features)
+            several = f" at {name}" if len(self.plan.sites) > 1 else ""
+            for sae in self.plan.saes_at(site):
+                found = saes.quality(self._sae(sae.sae_id, task, name), x)
+                advertised = "" if sae.l0 is None else f" ({sae.l0:g} advertised)"
+                lines.append(
+                    f"{sae.sae_id}: mean L0 {found.l0:.1f}{advertised}, variance explained "
+                    f"{found.explained:.3f} (median dimension {found.explained_median:.3f}), "
+                    f"{found.dead:.1%} dead, on {found.tokens} last tokens of {task}{several}"
+                )
+                if warning := found.warning(sae.l0):
+                    lines.append(f"warning: {sae.sae_id}: {warning}")
         return lines
 
-    def activations(self, task: tasks.Task) -> activations.Activations:
-        """Returns the activations of a task's prompts, harvested if they are not in the cache."""
+    def activations(self, task: tasks.Task) -> dict[str, activations.Activations]:
+        """Returns the activations of a task's prompts at every site, named as in results.
+
+        One pass harvests those that are not in the cache.
+        """
         plan = self.plan
         if isinstance(plan.source, Vectors):
-            return plan.source.activations(task)
+            return {GIVEN: plan.source.activations(task)}
         where = {"cache_dir": plan.cache_dir, "label": task.name}
-        found = activations.harvest(task.prompts, [plan.site], plan.recipe, self._model, **where)
-        return found[plan.site]
+        found = activations.harvest(task.prompts, plan.sites, plan.recipe, self._model, **where)
+        return {plan.name_of(site): each for site, each in found.items()}
 
     def _load_model(self) -> models.LoadedModel:
         plan = self.plan
         dtype = jnp.dtype(plan.config.dtype)
         where = {"cache_dir": plan.cache_dir, "mesh": devices.mesh(self.model_parallel)}
-        return models.load(plan.config.model, (plan.site,), dtype=dtype, **where)
+        return models.load(plan.config.model, plan.sites, dtype=dtype, **where)
 
     def _select(
         self,
         task: str,
+        site: str,
         sae_id: str,
         shuffled: bool,
         batch: int,
         ranking: str,
         pooling: str = "",
     ) -> probes.sae.Selection:
-        found, sae = self.data(task), self._sae(sae_id, task)
-        rows = self._lanes(task, shuffled).batches[batch][1]
+        found, sae = self._data(task, site), self._sae(sae_id, task, site)
+        rows = self._lanes(task, site, shuffled).batches[batch][1]
         plan = self.plan
         rules = (cast(saes.Ranking, ranking), cast(probes.Protocol, plan.config.protocol))
         if not pooling:
@@ -227,12 +251,15 @@ class Execution:
         how = cast(probes.sae_pooled.Pooling, pooling)
         return probes.sae_pooled.select(found.tokens, rows, sae, plan.most_latents, how, *rules)
 
-    def _sae(self, sae_id: str, task: str) -> saes.SAE | saes.StoredSAE:
+    def _sae(self, sae_id: str, task: str, site: str) -> saes.SAE | saes.StoredSAE:
         """Returns an SAE; a random one is calibrated on the task's activations, labels unseen."""
-        return self._loaded_sae(sae_id, task if self.plan.saes[sae_id].format == "random" else None)
+        random = self.plan.saes[sae_id].format == "random"
+        return self._loaded_sae(sae_id, (task, site) if random else None)
 
-    def _load_sae(self, sae_id: str, calibrated_on: str | None) -> saes.SAE | saes.StoredSAE:
-        x = None if calibrated_on is None else np.asarray(self.data(calibrated_on).features)
+    def _load_sae(
+        self, sae_id: str, calibrated_on: tuple[str, str] | None
+    ) -> saes.SAE | saes.StoredSAE:
+        x = None if calibrated_on is None else np.asarray(self._data(*calibrated_on).features)
         return self.plan.saes[sae_id].load(x)
 
 

@@ -89,6 +89,7 @@ def look(plan: Plan, target: str = "cpu", model_parallel: int = 1) -> Outlook:
     drawn = {task: plan.source.drawing(task) for task in plan.tasks}
     prompts = {task: sum(len(each.prompts) for each in drawn[task].sets) for task in plan.tasks}
     lanes = {task: work.sizes_of(data.pack(drawn[task].conditions)) for task in plan.tasks}
+    widths = {plan.name_of(site): plan.width(site) for site in plan.sites}
     by_method: dict[str, list[Unit]] = {name: [] for name in plan.methods}
     for unit in plan.units():
         by_method[unit.method].append(unit)
@@ -98,7 +99,7 @@ def look(plan: Plan, target: str = "cpu", model_parallel: int = 1) -> Outlook:
         method = probes.parse(name)
         known = [
             work.of_unit(
-                method, lanes[unit.task], prompts[unit.task], plan.width, _d_sae(plan, unit)
+                method, lanes[unit.task], prompts[unit.task], widths[unit.site], _d_sae(plan, unit)
             )
             for unit in units
         ]
@@ -135,7 +136,7 @@ def _harvest(plan: Plan) -> tuple[int, float, dict[str, float]]:
     places = {"activations in the cache": True, "activations to come": False}
     return (
         sum(each.tokens for each in lists if not each.cached),
-        flops_per_token(plan.checkpoint.config, [plan.site]),
+        flops_per_token(plan.checkpoint.config, plan.sites),
         {
             name: float(sum(each.bytes for each in lists if each.cached == cached))
             for name, cached in places.items()
@@ -146,7 +147,7 @@ def _harvest(plan: Plan) -> tuple[int, float, dict[str, float]]:
 def _on_device(plan: Plan, prompts: int, per_token: float, parallel: int) -> dict[str, float]:
     """Returns the bytes that a device holds, of a task of so many prompts."""
     d_sae = max((sae.d_sae for sae in plan.saes.values()), default=0)
-    sizes = (prompts, plan.width, d_sae, plan.most_latents)
+    sizes = (prompts, max(map(plan.width, plan.sites)), d_sae, plan.most_latents)
     rest = float(memory.predicted_bytes(*sizes, 0))
     fit = memory.predicted_bytes(*sizes, listed.TRAIN[-1]) - rest
     model = 0.0

@@ -1,22 +1,21 @@
-"""A configuration resolved: its tasks, its model, its site, its SAEs, and the units they make."""
+"""A configuration resolved: its tasks, its model, its sites and SAEs, and the units they make."""
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
-from probejax import activations, devices, models, probes, saes, sites
+from probejax import activations, devices, models, probes
 from probejax.positions import ALL, LAST
 from probejax.rules import PREPENDED
 from probejax.saes import SaeFile
 from probejax.sites import EMBEDDING, GIVEN, Site
 from probejax.sweep.config import Config
+from probejax.sweep.places import find_saes, find_sites, with_controls
 from probejax.sweep.source import Source, Vectors, left_out, methods, open_source
 from probejax.sweep.units import RECIPE, Unit
 from probejax.tasks import LeftOut, Task, find_families
-
-_USUAL_SHARE = 0.01  # of latents active in an SAE whose L0 nobody recorded
-DEFAULT_LAYERS = {"gemma-3-270m": 9, "gemma-2-9b": 20, "gemma-2-2b": 12}  # resid_post
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,9 +30,10 @@ class Plan:
       tasks: names of the tasks that run.
       left_out: tasks and regimes that cannot be had, each with its reason.
       checkpoint: the language model.
-      site: where it is read; the embedding, which they never have, of vectors of one's own.
-      width: of the vectors.
+      sites: where it is read, in the order in which it computes that; the embedding alone, which
+        they never have, of vectors of one's own.
       saes: SAE id -> its file; empty if no method reads latents.
+      places: SAE id -> those of the sites at which it is used.
       notes: sentences for whoever starts the run.
     """
 
@@ -44,9 +44,9 @@ class Plan:
     tasks: tuple[str, ...]
     left_out: LeftOut
     checkpoint: models.Checkpoint
-    site: Site
-    width: int
+    sites: tuple[Site, ...]
     saes: dict[str, SaeFile]
+    places: dict[str, tuple[Site, ...]]
     notes: tuple[str, ...] = ()
 
     @property
@@ -74,10 +74,25 @@ class Plan:
         """What is done about BOS, see `models.bos.done`."""
         return models.bos.done(self.checkpoint.bos_token(self.config.bos))
 
+    def name_of(self, site: Site) -> str:
+        """Returns a site as it stands in results."""
+        return GIVEN if isinstance(self.source, Vectors) else str(site)
+
     @property
-    def site_name(self) -> str:
-        """The site as it stands in results."""
-        return GIVEN if isinstance(self.source, Vectors) else str(self.site)
+    def site_names(self) -> str | list[str]:
+        """The sites as they stand in the configuration of a run's folder: one alone is a text."""
+        names = [self.name_of(site) for site in self.sites]
+        return names if len(names) > 1 else names[0]
+
+    def width(self, site: Site) -> int:
+        """Returns the width of the vectors at a site."""
+        if isinstance(self.source, Vectors):
+            return self.source.d_model
+        return self.checkpoint.config.width(site)
+
+    def saes_at(self, site: Site) -> list[SaeFile]:
+        """Returns the SAEs that are used at a site."""
+        return [sae for sae_id, sae in self.saes.items() if site in self.places[sae_id]]
 
     @property
     def most_latents(self) -> int:
@@ -95,18 +110,18 @@ class Plan:
             devices.mesh(count)
 
     def units(self) -> list[Unit]:
-        """Returns all units, task by task, in the order of the configuration."""
+        """Returns all units, task by task and site by site, in the order of the configuration."""
         found = []
-        for task in self.tasks:
+        for task, site in itertools.product(self.tasks, self.sites):
             for name in self.methods:
                 method = probes.parse(name)
-                for sae in self.saes.values() if method.k else (None,):
+                for sae in self.saes_at(site) if method.k else (None,):
                     if sae and method.control and sae.format == "random":
                         continue  # a control of a control
-                    found.append(self._unit(task, name, sae))
+                    found.append(self._unit(task, site, name, sae))
         return found
 
-    def _unit(self, task: str, method: str, sae: SaeFile | None) -> Unit:
+    def _unit(self, task: str, site: Site, method: str, sae: SaeFile | None) -> Unit:
         config = self.config
         given = self.source if isinstance(self.source, Vectors) else None
         return Unit(
@@ -118,7 +133,7 @@ class Plan:
             weights=self.checkpoint.fingerprint,
             dtype=str(given.given.x.dtype) if given else config.dtype,
             max_length=None if given else config.max_length,
-            site=self.site_name,
+            site=self.name_of(site),
             sae_id=sae.sae_id if sae else "",
             sae_weights=_fingerprint(sae) if sae else "",
             k=probes.parse(method).k or None,
@@ -167,21 +182,20 @@ def resolve(config: Config, cache_dir: str | Path | None = None) -> Plan:
     names, notes = methods(source)
     missing = left_out(source)
     tasks = tuple(name for name in source.names() if not isinstance(missing.get(name), str))
-    site = EMBEDDING  # which no vectors of one's own have
+    chosen = (EMBEDDING,)  # which no vectors of one's own have
     if isinstance(source, Vectors):
-        checkpoint, width = source.checkpoint, source.d_model
-        found = _find_saes(config, cache_dir, names, checkpoint.name)
+        checkpoint = source.checkpoint
+        found = find_saes(config, cache_dir, names, checkpoint.name)
     else:
         checkpoint = models.find(config.model, cache_dir=cache_dir)
         model = checkpoint.config
         checkpoint.bos_token(config.bos)  # like what follows: said before an SAE is fetched
         checkpoint.template(config.chat_template)
         if config.site is not None:
-            model.check([sites.parse(config.site)])
-        found = _find_saes(config, cache_dir, names, checkpoint.name)
-        site = _find_site(config, checkpoint.name, found.values())
-        model.check([site])
-        width = model.width(site)
+            find_sites(config, model, checkpoint.name)
+        found = find_saes(config, cache_dir, names, checkpoint.name)
+        chosen = find_sites(config, model, checkpoint.name, found)
+    placed = with_controls(config, found, chosen, cache_dir)
     plan = Plan(
         config=config,
         cache_dir=cache_dir,
@@ -190,65 +204,27 @@ def resolve(config: Config, cache_dir: str | Path | None = None) -> Plan:
         tasks=tasks,
         left_out=missing,
         checkpoint=checkpoint,
-        site=site,
-        width=width,
-        saes=found,
+        sites=chosen,
+        saes={sae_id: sae for sae_id, (sae, _) in placed.items()},
+        places={sae_id: places for sae_id, (_, places) in placed.items()},
     )
-    return dataclasses.replace(plan, notes=(*notes, *_check_saes(plan)))
-
-
-def _find_saes(
-    config: Config, cache_dir: str | Path | None, names: Iterable[str], model: str
-) -> dict[str, SaeFile]:
-    if not any(probes.parse(method).k for method in names):
-        return {}
-    find = functools.partial(saes.find, cache_dir=cache_dir)
-    found = [find(spec) for spec in config.sae] or list(saes.shipped(model))
-    if not found:
-        raise ValueError(
-            f"No SAE ships with probejax for {model}; give --sae, or leave the sae_k methods out "
-            "of --methods."
-        )
-    if config.controls:
-        found += [find(f"random:{sae.d_sae}:{_l0(sae):g}") for sae in found]
-    paths = {sae.sae_id: sae.path for sae in found}
-    for sae in found:
-        if sae.path != paths[sae.sae_id]:
-            raise ValueError(
-                f"{sae.path} and {paths[sae.sae_id]} would both be called {sae.sae_id} in the "
-                "results; rename a folder of one of them."
-            )
-    return {sae.sae_id: sae for sae in found}
-
-
-def _find_site(config: Config, model: str, found: Iterable[SaeFile]) -> Site:
-    if config.site is not None:
-        return sites.parse(config.site)
-    known = {site for sae in found if (site := sae.default_site)}
-    if not known and model in DEFAULT_LAYERS:
-        known = {sites.parse(DEFAULT_LAYERS[model])}
-    if len(known) != 1:
-        names = ", ".join(sorted(map(str, known))) or "none"
-        raise ValueError(f"The site is not clear (the SAEs name {names}); give --site.")
-    return known.pop()
+    return dataclasses.replace(plan, notes=(*notes, *dict.fromkeys(_check_saes(plan))))
 
 
 def _check_saes(plan: Plan) -> Iterator[str]:
     """Yields what is worth knowing of the SAEs; raises ValueError for one that does not fit."""
-    for sae in plan.saes.values():
-        if isinstance(plan.source, Vectors):
-            plan.source.check(sae)
-        elif note := sae.check(plan.checkpoint.name, plan.site, plan.width):
-            yield note
+    for sae_id, sae in plan.saes.items():
+        first, *others = plan.sites
+        for site in plan.places[sae_id] or (first,):
+            if isinstance(plan.source, Vectors):
+                plan.source.check(sae)
+            elif note := sae.check(plan.checkpoint.name, site, plan.width(site), others):
+                yield note
         if plan.most_latents > sae.d_sae:
             raise ValueError(
                 f"--methods asks for sae_k{plan.most_latents}, but {sae.sae_id} has only "
                 f"{sae.d_sae} latents."
             )
-
-
-def _l0(sae: SaeFile) -> float:
-    return sae.l0 or max(1.0, _USUAL_SHARE * sae.d_sae)
 
 
 @functools.cache

@@ -6,12 +6,14 @@ knows its own. What was in the cache before stays there.
 """
 
 import heapq
+import itertools
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from etils import epath
 
 from probejax import activations, foreign, storage
+from probejax.sites import Site
 from probejax.sweep.execute import Execution
 from probejax.sweep.plan import Plan
 from probejax.tasks import Task
@@ -47,8 +49,7 @@ class TokenDisk:
           StorageError, ValueError: as for `activations.harvest`; or the note cannot be written.
         """
         if self.deletes:
-            lists = {_key(self.plan, each): each for each in self.plan.prompts(task)}
-            missing = {key for key, each in lists.items() if not self._is_cached(each)}
+            missing = {key for key, part in self._parts(task) if not self._is_cached(*part)}
             if missing - self._noted(task):
                 storage.write_atomic(self._note(task), json.dumps(sorted(missing)))
         self.harvest(task)
@@ -58,9 +59,9 @@ class TokenDisk:
         if not self.deletes or not (noted := self._noted(task)):
             return
         plan = self.plan
-        where = ([plan.site], plan.recipe)
-        for each in plan.prompts(task):
-            if _key(plan, each) in noted:
+        for key, (each, site) in self._parts(task):
+            if key in noted:
+                where = ([site], plan.recipe)
                 activations.discard(each.prompts, *where, cache_dir=plan.cache_dir)
         self._note(task).unlink(missing_ok=True)
 
@@ -77,9 +78,15 @@ class TokenDisk:
             if task not in open_tasks:
                 self.release(task)
 
-    def _is_cached(self, each: Task) -> bool:
+    def _parts(self, task: str) -> Iterator[tuple[str, tuple[Task, Site]]]:
+        """Yields what a task has in the cache, a list of prompts at a site, by its key."""
         plan = self.plan
-        where = (plan.recipe, plan.site, each.prompts)
+        for each, site in itertools.product(plan.prompts(task), plan.sites):
+            yield activations.key(plan.recipe, site, each.prompts), (each, site)
+
+    def _is_cached(self, each: Task, site: Site) -> bool:
+        plan = self.plan
+        where = (plan.recipe, site, each.prompts)
         return activations.is_cached(*where, cache_dir=plan.cache_dir)
 
     def _note(self, task: str) -> epath.Path:
@@ -90,10 +97,6 @@ class TokenDisk:
         if not path.exists():
             return set()
         return foreign.read_json(path, set[str], "delete it: what it names then stays in the cache")
-
-
-def _key(plan: Plan, each: Task) -> str:
-    return activations.key(plan.recipe, plan.site, each.prompts)
 
 
 def plans(plan: Plan, tasks: Sequence[str]) -> dict[str, list[activations.Plan]]:
@@ -108,7 +111,7 @@ def plans(plan: Plan, tasks: Sequence[str]) -> dict[str, list[activations.Plan]]
     for task in tasks:
         own, *shifted = plan.prompts(task)
         lists = {task: own.prompts} | {f"{task}, shifted": each.prompts for each in shifted}
-        found[task] = activations.plan(lists, [plan.site], plan.recipe, tokenizer, config, **how)
+        found[task] = activations.plan(lists, plan.sites, plan.recipe, tokenizer, config, **how)
     return found
 
 
