@@ -34,7 +34,6 @@ from probejax.positions import ALL, LAST
 from probejax.rules import PREPENDED
 from probejax.sites import Site
 
-
 _LONGEST = 150  # characters of a file's name that say of which sites it is
 
 

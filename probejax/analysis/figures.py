@@ -1,13 +1,13 @@
 """Which figures there are, where they stand on the page, and their files."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from etils import epath
 
 from probejax import foreign, storage
-from probejax.analysis import overview_figures, regime_figures, sae_figures
+from probejax.analysis import layer_figures, overview_figures, regime_figures, sae_figures
 from probejax.analysis.drawing import Picture, embedded, encoded, style
 from probejax.analysis.findings import Findings
 from probejax.analysis.group import Group
@@ -91,15 +91,17 @@ def _drawings(found: Findings, left_out: list[str]) -> Iterator[Drawing]:
         if not place and group.compared_regimes:
             for name, (section, caption, draw) in _OF_GROUP.items():
                 yield name, place, section, caption, partial(draw, group)
-    more: Mapping[str, tuple[str, Callable[[], dict[str, Picture]]]] = {
-        "multi_token": ("All tokens", lambda: overview_figures.token_panels(found.tokens)),
-        "layers": ("Baselines by layer", lambda: overview_figures.layers(found.results)),
-    }
-    for section, (caption, make) in more.items():
+    more: Sequence[tuple[str, Callable[[], dict[str, Picture]]]] = (
+        ("layers", lambda: layer_figures.layers(found.layers)),
+        ("layers", lambda: layer_figures.best_baselines(found.results)),
+        ("multi_token", lambda: overview_figures.token_panels(found.tokens)),
+    )
+    for section, make in more:
         with style():
             pictures = attempt(left_out, f"figures/{section}", make) or {}
         for name, picture in pictures.items():
-            yield foreign.file_name(name), -1, section, caption, partial(_itself, picture)
+            draw = partial(_itself, picture)
+            yield foreign.file_name(name), -1, section, picture.label, draw
     draw = partial(sae_figures.architectures, found.studies)
     yield "architectures", -1, "architectures", "AUC against L0", draw
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from probejax.analysis import architectures, comparisons
+from probejax.analysis.by_layer import by_layer, chosen_sites
 from probejax.analysis.facts import with_facts
 from probejax.analysis.group import Group, groups
 from probejax.analysis.left_out import attempt
@@ -24,6 +25,7 @@ class Findings(NamedTuple):
       groups: one per protocol, model and site.
       verdicts: one per group.
       methods: per group and regime, a row for each method, see `comparisons.methods`.
+      layers: every method at every site, see `by_layer`.
       tokens: probes on all tokens, see `multi_token`.
       studies: of SAE architectures.
       controls: claims beside their controls.
@@ -36,6 +38,7 @@ class Findings(NamedTuple):
     groups: list[Group]
     verdicts: list[Verdict]
     methods: dict[tuple[int, str], pd.DataFrame]
+    layers: pd.DataFrame
     tokens: pd.DataFrame
     studies: list[architectures.Study]
     controls: pd.DataFrame
@@ -45,8 +48,14 @@ class Findings(NamedTuple):
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """The tables that are saved beside `results` and `quiver`, by the names of their files."""
-        tokens = {} if self.tokens.empty else {"multi_token": self.tokens}
-        return tokens | architectures.tables(self.studies)
+        own = {"layers": self.layers, "multi_token": self.tokens}
+        own = {name: table for name, table in own.items() if not table.empty}
+        return own | architectures.tables(self.studies)
+
+    @property
+    def shown(self) -> list[int]:
+        """Places of the groups whose tables are shown: those that compare, else the first."""
+        return [i for i, group in enumerate(self.groups) if group.compared_regimes] or [0]
 
 
 def find(results: pd.DataFrame, left_out: list[str] | None = None) -> Findings:
@@ -58,11 +67,13 @@ def find(results: pd.DataFrame, left_out: list[str] | None = None) -> Findings:
     left_out = [] if left_out is None else left_out
     results = with_facts(results)
     table = quiver(results, tie_rule=tuple(TIE_RULES))
-    found = groups(results, table)
 
     def made(what, make):
         rows = attempt(left_out, what, make)
         return pd.DataFrame() if rows is None else rows
+
+    layers = made("sites beside each other", lambda: by_layer(results))
+    found = groups(results, table, chosen_sites(layers))
 
     return Findings(
         results,
@@ -77,6 +88,7 @@ def find(results: pd.DataFrame, left_out: list[str] | None = None) -> Findings:
             for i, group in enumerate(found)
             for regime in group.regimes
         },
+        layers,
         made("probes on all tokens", lambda: multi_token(found)),
         attempt(left_out, "SAE architectures", lambda: architectures.studies(found)) or [],
         made("controls", lambda: comparisons.controls(found)),

@@ -1,5 +1,7 @@
 """One protocol, model and site, ready to be shown."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -74,8 +76,18 @@ class Group(NamedTuple):
         return self.cells[(self.cells["regime"] == regime) & self.cells["delta"].notna()]
 
 
-def groups(results: pd.DataFrame, quiver: pd.DataFrame) -> list[Group]:
-    """Returns the groups of a table: those with most comparisons first, `paper` before others."""
+def groups(
+    results: pd.DataFrame,
+    quiver: pd.DataFrame,
+    chosen: Mapping[tuple[str, str], str] = MappingProxyType({}),
+) -> list[Group]:
+    """Returns the groups of a table: those with most comparisons first, `paper` before others.
+
+    Args:
+      results: one row per fit.
+      quiver: its quiver table.
+      chosen: (protocol, model) -> the site that is first where several have as many comparisons.
+    """
     found = []
     for key, part in compared(results).groupby(GROUP, sort=False, dropna=False):
         part = part.reset_index(drop=True)
@@ -84,7 +96,12 @@ def groups(results: pd.DataFrame, quiver: pd.DataFrame) -> list[Group]:
         protocol, model, site = map(str, key)
         group = Group(protocol, model, site, quiver, table, cells, head_to_head)
         found.append(group._replace(quiver=group.rows(quiver)))
-    rank = lambda g: (g.protocol != "paper", -g.cells["delta"].notna().sum(), g.model)
+    rank = lambda g: (
+        g.protocol != "paper",
+        -g.cells["delta"].notna().sum(),
+        g.model,
+        chosen.get((g.protocol, g.model)) != g.site,
+    )
     return sorted(found, key=rank)
 
 

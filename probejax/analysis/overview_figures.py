@@ -1,4 +1,4 @@
-"""Figures across regimes, tasks and layers, in the forms of the study."""
+"""Figures across regimes and tasks, in the forms of the study."""
 
 from collections.abc import Mapping
 
@@ -16,12 +16,12 @@ from probejax.analysis.drawing import (
     canvas,
     legend,
 )
+from probejax.analysis.grid import GROUP
 from probejax.analysis.group import Group
 from probejax.analysis.intervals import paired_bootstrap
 from probejax.analysis.labels import Value, number, tasks_in_order, title
 from probejax.analysis.multi_token import METHOD, PANELS
 from probejax.analysis.regime_figures import level_axis
-from probejax.sites import in_order
 
 
 def regimes(group: Group) -> Picture | None:
@@ -137,55 +137,25 @@ def shifted_tasks(group: Group) -> Picture | None:
     return picture
 
 
-def layers(results: pd.DataFrame) -> dict[str, Picture]:
-    """Returns the baselines by layer (figure 13) of every model and protocol with several."""
-    rows = results[(results["regime"] == "standard") & (results["sae_id"] == "")]
-    rows = rows[rows["test_auc"].notna()]
-    found = {}
-    for (model, protocol), part in rows.groupby(["model", "protocol"], sort=False):
-        if part["site"].nunique() > 1:
-            name = f"layers_{model}_{protocol}" if found else "layers"
-            found[name] = _layers(part, f"Baselines by layer, {model}, {protocol} protocol")
-    return found
-
-
-def _layers(rows: pd.DataFrame, label: str) -> Picture:
-    order = in_order(rows["site"].unique())
-    means = rows.pivot_table(index="site", columns="method", values="test_auc").loc[order]
-    best = rows.loc[rows.groupby(["site", "task", "seed"])["test_auc"].idxmax()]
-    counts = best.groupby(["site", "method"]).size().unstack(fill_value=0).loc[order]
-    picture = canvas(label, 8.4, 3.8, 2)
-    left, right = picture.axes
-    bottom = np.zeros(len(order))
-    for i, method in enumerate(means.columns):
-        colour = CYCLE[i % len(CYCLE)]
-        (line,) = left.plot(order, means[method], "o-", color=colour, label=method)
-        picture.tell(
-            line, [f"{method}, {layer}: {number(v)}" for layer, v in means[method].items()]
-        )
-        count = counts.get(method, pd.Series(0, counts.index))
-        right.bar(order, count, bottom=bottom, color=colour, label=method)
-        bottom += count.to_numpy()
-    left.set(xlabel="site", ylabel="mean test AUC")
-    right.set(xlabel="site", ylabel="tasks on which it is best")
-    legend(left, 3)
-    return picture
-
-
 def token_panels(rows: pd.DataFrame) -> dict[str, Picture]:
     """Returns the panels of `multi_token` per regime, in the form of the study's figure 11."""
     if rows.empty:
         return {}
     rows = rows[(rows["panel"] != METHOD) & (rows["tasks"] > 0)]
-    return {
-        "multi_token" if regime == "standard" else f"multi_token_{regime}": _panels(part)
-        for regime, part in rows.groupby("regime", sort=False)
-    }
+    alone = len(rows[GROUP].drop_duplicates()) < 2
+    found = {}
+    for (protocol, model, site, regime), part in rows.groupby([*GROUP, "regime"], sort=False):
+        name = "multi_token" if regime == "standard" else f"multi_token_{regime}"
+        if name in found:
+            name = f"{name}_{model}_{site}_{protocol}"
+        where = "" if alone else f": {model}, {site}, {protocol} protocol"
+        found[name] = _panels(part, where)
+    return found
 
 
-def _panels(rows: pd.DataFrame) -> Picture:
+def _panels(rows: pd.DataFrame, where: str) -> Picture:
     several = rows["sae_id"].nunique() * rows["k"].nunique() > 1
-    picture = canvas("Share of tasks that either side wins, with probes on all tokens", 7.0,
+    picture = canvas(f"Share of tasks that either side wins, with probes on all tokens{where}", 7.0,
                      1.2 + 0.55 * len(rows))  # fmt: skip
     (axes,) = picture.axes
     for i, row in enumerate(rows.to_dict("records")):

@@ -9,11 +9,11 @@ import pandas as pd
 from etils import epath
 
 from probejax import spreadsheet, storage
-from probejax.analysis import architectures, case_studies, multi_token, published
+from probejax.analysis import architectures, by_layer, case_studies, multi_token, published
 from probejax.analysis.examples import examples
 from probejax.analysis.faults import faults
 from probejax.analysis.figures import write_figures
-from probejax.analysis.findings import find
+from probejax.analysis.findings import Findings, find
 from probejax.analysis.left_out import attempt
 from probejax.analysis.page import page
 from probejax.analysis.page.page import Story
@@ -67,14 +67,23 @@ def report(
     attempt(left_out, "saebench/", lambda: write_saebench(out, found.results, millis=millis))
     storage.write_atomic(out / "report.html", page(found, story, pictures, left_out))
     storage.remove_leftovers(out)
-    compared = found.quiver["cells"].any()
-    parts = [summary(found.quiver) if compared else means(found.results, found.groups)]
-    parts += [multi_token.summary(found.tokens)]
+    parts = [by_layer.summary(found.layers), *_summaries(found), multi_token.summary(found.tokens)]
     parts += [architectures.summary(found.studies)] if found.studies else []
     parts += ["\n".join(left_out)]
     status = f"{story.status}.\n" if story.status else ""
     where = f"{status}Tables, figures and report.html are in {out}."
     return "\n\n".join(filter(None, (*parts, where)))
+
+
+def _summaries(found: Findings) -> list[str]:
+    """Returns what each group concludes; of several sites of a model, those that compare."""
+    if found.quiver["cells"].any():
+        shown = pd.concat([found.groups[i].quiver for i in found.shown])
+        several = set(found.layers["model"]) if len(found.layers) else set()
+        return [summary(shown if several else found.quiver)]
+    chosen = by_layer.chosen_sites(found.layers)
+    wanted = lambda g: chosen.get((g.protocol, g.model), g.site) == g.site
+    return [means(found.results, filter(wanted, found.groups))]
 
 
 def _from_runs(
@@ -97,7 +106,7 @@ def _from_runs(
     status = "; ".join(dict.fromkeys(run.status for run in runs))
     named = () if first.config.get("activations") else results["task"].unique().tolist()
     prompts = examples(named, first.own, cache_dir)
-    latents = {task: cards for run in runs for task, cards in run.latents.items()}
+    latents = {where: cards for run in runs for where, cards in run.latents.items()}
     left_out = [f"Left out: {why}" for run in runs for why in run.left_out]
     return results, Story(status, facts, prompts, latents, left_out)
 

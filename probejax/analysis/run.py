@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypedDict
 from etils import epath
 
 from probejax import foreign, storage, tasks
+from probejax.analysis.grid import GROUP
 from probejax.analysis.labels import percent
 from probejax.probes.methods import Method, parse_any
 
@@ -23,6 +24,10 @@ class Latent(NamedTuple):
     link: str | None
 
 
+Where = tuple[str, str, str]
+"""A protocol, a model and a site: results are compared within one."""
+
+
 class Run(NamedTuple):
     """A run, read once.
 
@@ -32,7 +37,8 @@ class Run(NamedTuple):
       done: finished units.
       expected: units that the configuration asks for, as far as it can be told; None if not.
       facts: what the report says of the run's origin, by name.
-      latents: task -> SAE probe -> latents under standard conditions.
+      latents: of each protocol, model and site: task -> SAE probe -> latents under standard
+        conditions.
       families: the family of each task of one's own, as far as the run has written it.
       left_out: a sentence for each task or regime that could not be had.
     """
@@ -42,7 +48,7 @@ class Run(NamedTuple):
     done: int
     expected: int | None
     facts: dict[str, list[str]]
-    latents: dict[str, dict[str, list[Latent]]]
+    latents: dict[Where, dict[str, dict[str, list[Latent]]]]
     families: dict[str, str]
     left_out: list[str]
 
@@ -70,6 +76,7 @@ class _Config(TypedDict, total=False):
 
     tasks: list[str]
     methods: list[str]
+    site: list[str] | str | int | None  # one alone is a text
     sae: list[str]
     data: str | None
     text_column: str | None
@@ -99,10 +106,12 @@ def read_run(out: epath.PathLike) -> Run:
     store = storage.Store(out)
     payloads = list(store.read_all())
     config = _config(epath.Path(out))
-    latents: dict[str, dict[str, list[Latent]]] = {}
+    latents: dict[Where, dict[str, dict[str, list[Latent]]]] = {}
     for payload in payloads:
         for task, method, chosen in _latents(payload):
-            latents.setdefault(task, {})[method] = chosen
+            protocol, model, site = (str(payload["unit"][name]) for name in GROUP)
+            here = latents.setdefault((protocol, model, site), {})
+            here.setdefault(task, {})[method] = chosen
     units = [payload.get("unit", {}) for payload in payloads]
     left_out = read_left_out(epath.Path(out))
     expected = _expected(config, units, left_out)
@@ -146,7 +155,7 @@ def _config(out: epath.Path) -> dict[str, Any]:
 def _expected(
     config: Mapping[str, Any], units: list[dict[str, Any]], left_out: tasks.LeftOut
 ) -> int | None:
-    """Returns tasks x methods x SAEs, with the SAEs that were seen, less what cannot run."""
+    """Returns tasks x methods x sites or SAEs, as far as seen, less what cannot run."""
     if not {"tasks", "methods"} <= set(config):
         return None
     try:
@@ -156,19 +165,32 @@ def _expected(
         names = set(named) - {task for task, why in left_out.items() if isinstance(why, str)}
     except (ValueError, OSError):
         return None
-    seen: dict[str, set[str]] = {}
+    seen: dict[str, set[tuple[str, str]]] = {}
     for unit in units:
-        seen.setdefault(str(unit.get("method")), set()).add(str(unit.get("sae_id") or ""))
-    given = len(config.get("sae", ())) or 1
+        where = (str(unit.get("sae_id") or ""), str(unit.get("site")))
+        seen.setdefault(str(unit.get("method")), set()).add(where)
+    given, places = len(config.get("sae", ())) or 1, _places(config)
     sources = []
     for method in config["methods"]:
         rules = parse_any(method)
-        alike = [ids - {""} for name, ids in seen.items() if _kind(parse_any(name)) == _kind(rules)]
+        alike = [
+            {pair for pair in pairs if pair[0]}
+            for name, pairs in seen.items()
+            if _kind(parse_any(name)) == _kind(rules)
+        ]
+        without = not any(sae_id for sae_id, _ in seen.get(method, [("?", "")]))
         # A random SAE is a control itself, and stands beside each SAE for what is no control.
         most = given * (2 if config.get("controls") and not rules.control else 1)
-        most = most if config.get("sae") else max([most, *map(len, alike)])
-        sources.append(1 if rules.family != "sae" or seen.get(method) == {""} else most)
+        if not config.get("sae") or places > 1:  # one that says no site is at all of them
+            most = max([most, *map(len, alike)])
+        sources.append(places if rules.family != "sae" or without else most)
     return len(names) * sum(sources)
+
+
+def _places(config: Mapping[str, Any]) -> int:
+    """Returns at how many sites a run reads its model; older runs do not say, and have one."""
+    site = config.get("site")
+    return len(site) if isinstance(site, list) else 1
 
 
 def _kind(rules: Method) -> tuple[bool, bool]:

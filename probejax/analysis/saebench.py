@@ -27,6 +27,8 @@ def write_saebench(
 ) -> list[epath.Path]:
     """Writes `saebench/<protocol>_<model>_<SAE>_eval_results.json` for every SAE of the table.
 
+    An SAE that stands at several sites of a model has a file for each, `..._<SAE>_<site>_...`.
+
     Args:
         out: the run's folder.
         results: the results table.
@@ -41,12 +43,14 @@ def write_saebench(
     rows = with_facts(results)[(results["regime"] == "standard").to_numpy(bool)]
     probes = rows[(rows["sae_id"] != "") & plain_sae_probe(rows)]
     base = rows[(rows["method"] == _BASELINE) & (rows["sae_id"] == "")]
+    places = probes.groupby(["model", "sae_id"])["site"].nunique()
     written = []
     for key, part in probes.groupby([*GROUP, "sae_id"], sort=False):
         protocol, model, site, sae_id = map(str, key)
         same = (base["protocol"] == protocol) & (base["model"] == model) & (base["site"] == site)
         payload = evaluation(part, base[same], millis)
-        name = foreign.file_name(f"{protocol}_{model}_{sae_id}")
+        where = f"_{site}" if places[model, sae_id] > 1 else ""
+        name = foreign.file_name(f"{protocol}_{model}_{sae_id}{where}")
         path = epath.Path(out) / "saebench" / f"{name}_eval_results.json"
         text = json.dumps(payload, indent=2, sort_keys=True, allow_nan=False)
         storage.write_atomic(path, text + "\n")

@@ -41,7 +41,7 @@ class Run:
         """One row per finished unit: what decides its numbers, and how many fits it has."""
         counts = [len(each["fits"]["regime"]) for each in self.payloads]
         table = pd.DataFrame([each["unit"] for each in self.payloads]).assign(fits=counts)
-        by = [name for name in ("task", "source", "method") if name in table]
+        by = [name for name in ("task", "site", "source", "method") if name in table]
         return table.sort_values(by, ignore_index=True) if by else table
 
     def quiver(self, **settings: Any) -> pd.DataFrame:
@@ -61,7 +61,10 @@ class Run:
 
     @property
     def probes(self) -> list[epath.Path]:
-        """Files of saved probes, `<task>__<source>__<method>.safetensors`, see `load_probe`."""
+        """Files of saved probes, `<task>__<source>__<method>.safetensors`, see `load_probe`.
+
+        Those of a run at several sites have `__<site>` behind the method.
+        """
         folder = self.out / "probes"
         return sorted(folder.glob("*.safetensors")) if folder.exists() else []
 
@@ -69,13 +72,14 @@ class Run:
         lines = [f"Run in {self.out}. {self.status}."]
         if self.payloads:
             found = self.results
+            where = ["site"] if found["site"].nunique() > 1 else []
             parts = [
                 f"{count} {name}{'s' * (count != 1)}"
-                for name in ("task", "method", "regime")
+                for name in ("task", *where, "method", "regime")
                 if (count := found[name].nunique())
             ]
             lines.append(f"{len(found):,} fits ({', '.join(parts)}); mean test AUC:")
-            means = found.groupby(["method", "regime"], sort=False)["test_auc"].mean()
+            means = found.groupby([*where, "method", "regime"], sort=False)["test_auc"].mean()
             lines.append(means.unstack().round(4).to_string())
         lines += [f"Left out: {why}" for why in tasks.sentences(self.left_out)]
         return "\n".join(lines)

@@ -61,7 +61,7 @@ def log(finished: Iterable[sweep.Unit]) -> None:
     """Prints one JSON line per finished unit, for machines."""
     began = time.time()
     for unit in finished:
-        fields = {"task": unit.task, "source": unit.source, "method": unit.method}
+        fields = {name: getattr(unit, name) for name in ("task", "site", "source", "method")}
         say(json.dumps({**fields, "seconds": round(time.time() - began, 1)}))
 
 
@@ -143,11 +143,19 @@ def fits(payloads: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 def _added(table: pd.DataFrame, regime: str) -> float | None:
     rows = table[(table["regime"] == regime) & table["level"].isna() & (table["cells"] > 0)]
     rows = rows[rows["tie_rule"] == STATED]
-    return None if rows.empty else float(rows["delta"].iloc[0])
+    return float(rows["delta"].iloc[0]) if len(rows) == 1 else None  # else each site has its own
 
 
 def rolling(table: pd.DataFrame) -> str:
-    """Returns what would be concluded now, in a line."""
+    """Returns what would be concluded now, in a line; of several sites, at each that compares."""
+    parts = {str(site): part for site, part in table.groupby("site", sort=False)}
+    if len(parts) == 1:
+        return _rolling(table)
+    said = [f"{site}: {_rolling(part)}" for site, part in parts.items() if part["cells"].any()]
+    return "; ".join(said) or "nothing to compare yet"
+
+
+def _rolling(table: pd.DataFrame) -> str:
     calls = verdict(table).calls
     if not calls:
         return "nothing to compare yet"

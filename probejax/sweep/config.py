@@ -97,10 +97,8 @@ class Config:
         if self.groups is not None and _BY_GROUP not in self.regimes:
             object.__setattr__(self, "regimes", (*self.regimes, _BY_GROUP))
         if self.site is not None:
-            alone = isinstance(self.site, (Site, str, int))
-            named = (self.site,) if alone else tuple(self.site)
             text = lambda given: given if sites.kind_of_all(given) else str(sites.parse(given))
-            object.__setattr__(self, "site", tuple(dict.fromkeys(map(text, named))))
+            object.__setattr__(self, "site", tuple(dict.fromkeys(map(text, self.named_sites))))
         for flag in ("tasks", "regimes", "methods", "seeds", "site"):
             if getattr(self, flag) is not None and not getattr(self, flag):
                 raise ValueError(f"--{flag} is empty; give at least one.")
@@ -150,6 +148,12 @@ class Config:
         if self.data is None:
             return None
         return Own(self.data, self.text_column, self.label_column, self.positive, self.groups)
+
+    @property
+    def named_sites(self) -> tuple[Site | str | int, ...]:
+        """What `site` names, one or several; empty for None."""
+        named = () if self.site is None else self.site
+        return (named,) if isinstance(named, Site | str | int) else tuple(named)
 
     def all_methods(self) -> tuple[str, ...]:
         """Returns the names of all methods that run, lists and controls written out."""

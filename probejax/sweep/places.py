@@ -46,8 +46,8 @@ def find_sites(
     Raises:
       ValueError: the model has not such a site, or nothing says which is meant.
     """
-    given = config.site
-    if given is None:
+    given: Iterable[Site | str | int] = config.named_sites
+    if not given:
         given = {site for sae in found if (site := sae.default_site)}
         if not given and name in DEFAULT_LAYERS:
             given = {DEFAULT_LAYERS[name]}

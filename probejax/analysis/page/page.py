@@ -13,12 +13,13 @@ from probejax.analysis.labels import title
 from probejax.analysis.left_out import attempt
 from probejax.analysis.page import sections
 from probejax.analysis.page.architectures import architectures_block
-from probejax.analysis.page.elements import block, document, esc
+from probejax.analysis.page.elements import document, esc
+from probejax.analysis.page.layers import layers_block, site_screen
 from probejax.analysis.page.multi_token import multi_token_block
 from probejax.analysis.page.regime import gallery, section
 from probejax.analysis.page.tasks import tasks_block
 from probejax.analysis.page.verdict import first_screen
-from probejax.analysis.run import Latent
+from probejax.analysis.run import Latent, Where
 from probejax.analysis.ties import TIE_RULES
 from probejax.analysis.verdict import STATED
 
@@ -32,7 +33,7 @@ class Story(NamedTuple):
       status: how far the run is, in a sentence.
       facts: where the numbers come from.
       examples: prompts per task.
-      latents: latents per task and SAE probe.
+      latents: of each protocol, model and site, latents per task and SAE probe.
       left_out: a sentence for each task that could not run.
       faults: known faults of a published analysis, None for a run.
       cola: the study's probes on GLUE CoLA and how much of it the judges dispute, or None.
@@ -41,7 +42,7 @@ class Story(NamedTuple):
     status: str = ""
     facts: Mapping[str, str | Sequence[str]] = {}
     examples: Mapping[str, Sequence[Example]] = {}
-    latents: Mapping[str, Mapping[str, Sequence[Latent]]] = {}
+    latents: Mapping[Where, Mapping[str, Mapping[str, Sequence[Latent]]]] = {}
     left_out: Sequence[str] = ()
     faults: pd.DataFrame | None = None
     cola: tuple[pd.DataFrame, pd.Series] | None = None
@@ -59,8 +60,9 @@ def page(
         left_out: what could not be made so far; gets a line for every part of the page that cannot.
     """
     left_out = [] if left_out is None else left_out
-    shown = [i for i, group in enumerate(found.groups) if group.compared_regimes] or [0]
-    links, parts = [], []
+    shown = found.shown
+    links: list[tuple[str, str]] = []
+    parts = []
     for place, i in enumerate(shown):
         group, prefix = found.groups[i], "" if place == 0 else f"g{place}-"
         if place == 0:
@@ -71,7 +73,9 @@ def page(
             rows, here = found.methods[i, regime], _at(pictures, i, regime)
             body += section(group, regime, prefix + regime, rows, here, left_out)
         if place < _WITH_TASKS:
-            make = partial(tasks_block, group, f"{prefix}tasks", story.examples, story.latents)
+            where = (group.protocol, group.model, group.site)
+            latents = story.latents.get(where, {})
+            make = partial(tasks_block, group, f"{prefix}tasks", story.examples, latents)
             body += attempt(left_out, f"the tasks of {group.name}", make) or ""
         parts.append(f'<div class="group" id="group-{place}">{body}</div>')
     at = lambda name: gallery(_at(pictures, -1, name))
@@ -81,7 +85,6 @@ def page(
         "controls": lambda: sections.controls_block(found.controls),
         "protocols": lambda: sections.protocols_block(found.protocols),
         "fits": lambda: sections.unconverged_block(found.unconverged, found.results),
-        "layers": lambda: block("layers", "Baselines by layer", at("layers")),
         "faults": lambda: sections.faults_block(story.faults),
         "cola": lambda: sections.cola_block(*(story.cola or (None, None))),
         "method": _method,
@@ -90,6 +93,7 @@ def page(
     beside = {
         name: attempt(left_out, f"section {name}", make) or "" for name, make in blocks.items()
     }
+    sites = attempt(left_out, "section layers", lambda: layers_block(found, at("layers"))) or ""
     beside["left_out"] = sections.left_out_block(left_out)
     names = {"tasks": "Tasks", "multi_token": "All tokens", "architectures": "Architectures",
              "controls": "Controls", "protocols": "Paper or strict", "fits": "Fits",
@@ -97,14 +101,18 @@ def page(
     head = found.groups[shown[0]]
     there = {name for name, body in beside.items() if body}
     there |= {"tasks"} if head.compared_regimes else set()
+    links = [("layers", "Which layer")] * bool(sites) + links
     links += [(key, name) for key, name in names.items() if key in there]
     status = f'<p class="status">{esc(story.status)}</p>' if story.status else ""
+    alone = sites and not head.compared_regimes  # then nothing else was asked
+    question = "Which layer?" if alone else "Do SAE probes help?"
+    screen = site_screen(found, head) if alone else _screen(found, shown[0])
     header = (
-        f'<header id="verdict"><p class="kicker">Do SAE probes help? · {esc(head.name)}</p>'
-        f"{_screen(found, shown[0])}{status}{_others(found, shown)}</header>"
+        f'<header id="verdict"><p class="kicker">{question} · {esc(head.name)}</p>'
+        f"{screen}{status}{_others(found, shown)}</header>"
     )
-    main = f"{''.join(parts)}{''.join(beside.values())}"
-    return document(f"Do SAE probes help? {head.name}", header, links, main)
+    main = f"{sites}{''.join(parts)}{''.join(beside.values())}"
+    return document(f"{question} {head.name}", header, links, main)
 
 
 def _at(pictures: Sequence[Shown], group: int, section: str) -> list[Shown]:
