@@ -8,7 +8,7 @@ import pytest
 from matplotlib.image import imread
 
 from probejax import analysis
-from probejax.analysis import overview_figures, regime_figures
+from probejax.analysis import layer_figures, regime_figures
 from probejax.analysis.drawing import canvas, embedded, encoded, style
 from probejax.analysis.facts import with_facts
 from probejax.analysis.figures import _OF_GROUP, write_figures
@@ -230,22 +230,18 @@ def test_types_without_data_are_left_out(found):
     assert set(_drawn(one)) == {"regimes", "win_rates", "difference_by_sae", "chosen_standard"}
 
 
-def test_baselines_by_layer(found):
-    assert overview_figures.layers(found.results) == {}
+def test_the_best_baseline_of_each_layer(found):
+    assert layer_figures.best_baselines(found.results) == {}
     deeper = results_table(
         [unit(t, *arrow, site="resid_post.12") for t in TASKS for arrow in ARROWS[:2]]
     )
     both = pd.concat([found.results, deeper], ignore_index=True)
     missing = both.assign(test_auc=both["test_auc"].where(both["site"] != "resid_post.12"))
-    assert overview_figures.layers(missing) == {}
+    assert layer_figures.best_baselines(missing) == {}
     missing = both.assign(test_auc=both["test_auc"].where(both["task"] != TASKS[0]))
     for rows, tasks in ((missing, 5), (both, 6)):
-        left, right = overview_figures.layers(rows)["layers"].axes
-        assert sum(bar.get_height() for bar in right.patches) == 2 * tasks
-    standard = both[(both["regime"] == "standard") & (both["method"] == "pca")]
-    line = next(line for line in left.lines if line.get_label() == "pca")
-    means = standard.groupby("site")["test_auc"].mean()
-    np.testing.assert_allclose(line.get_ydata(), means[["resid_post.9", "resid_post.12"]])
+        (axes,) = layer_figures.best_baselines(rows)["layers_best"].axes
+        assert sum(bar.get_height() for bar in axes.patches) == 2 * tasks
 
 
 # ---- on the page --------------------------------------------------------------------------------

@@ -140,7 +140,11 @@ def test_classes_have_the_names_that_the_task_gives_them(tmp_path, names):
     assert found == {"mine": [Example(0, "a", shown[0]), Example(1, "b", shown[1])]}
     story = Story(
         examples={TASKS[0]: found["mine"]},
-        latents={TASKS[0]: {"sae_k16": [Latent(3, 0.0, 1.0, None)]}},
+        latents={
+            ("paper", "gemma-3-270m", "resid_post.9"): {
+                TASKS[0]: {"sae_k16": [Latent(3, 0.0, 1.0, None)]}
+            }
+        },
     )
     table = results_table([unit(TASKS[0], *arrow) for arrow in ARROWS[:3]])
     report(tmp_path, table, story=story)

@@ -135,9 +135,11 @@ def test_a_run_keeps_the_notes_on_its_saes():
 
     plan = object.__new__(Plan)  # as `resolve` has it when it asks
     plan.__dict__.update(
-        checkpoint=types.SimpleNamespace(name="gemma-2-2b-it"),
-        site=HERE,
-        width=2304,
+        checkpoint=types.SimpleNamespace(
+            name="gemma-2-2b-it", config=types.SimpleNamespace(width=lambda site: 2304)
+        ),
+        sites=(HERE,),
+        places={"a": (HERE,), "b": (HERE,)},
         source=None,
         methods=("sae_k4",),
         saes={"a": FITS, "b": dataclasses.replace(FITS, model="gemma-2-2b-it")},

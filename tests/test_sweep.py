@@ -189,7 +189,8 @@ def test_other_weights_change_the_names(config, place, tmp_path):
 def test_a_site_has_one_text_however_it_was_given(config, place):
     for given, text in ((2, "resid_post.2"), ("embed", "resid_pre.0"), ("mlp_out.1", "mlp_out.1")):
         run = make(config, place, site=given)
-        assert str(run.plan.site) == run.plan.config.site == run.plan.units()[0].site == text
+        assert str(run.plan.sites[0]) == run.plan.units()[0].site == text
+        assert run.plan.config.site == (text,) and run.plan.site_names == text
     with pytest.raises(ValueError, match=r"^--site=-1 is no site: give a kind and a zero-based"):
         make(config, place, site="-1")
     with pytest.raises(
@@ -200,15 +201,15 @@ def test_a_site_has_one_text_however_it_was_given(config, place):
 
 def test_the_site_is_the_sae_s_unless_it_is_given(config, place, tmp_path):
     at_two = write_sae(tmp_path / "two", record={"model": "tiny", "layer": 2})
-    assert str(make(config, place, site=None, sae=(at_two,)).plan.site) == "resid_post.2"
+    assert str(make(config, place, site=None, sae=(at_two,)).plan.sites[0]) == "resid_post.2"
     mlp = write_sae(tmp_path / "mlp", record={"site": "mlp_out.0"})
-    assert str(make(config, place, site=None, sae=(mlp,)).plan.site) == "mlp_out.0"
+    assert str(make(config, place, site=None, sae=(mlp,)).plan.sites[0]) == "mlp_out.0"
     with pytest.raises(
         ValueError, match=r"/two reads resid_post\.2, the run is at resid_post\.1; give"
     ):
         make(config, place, sae=(at_two,))
-    with pytest.raises(ValueError, match=r"site is not clear .*mlp_out\.0, resid_post\.2\); give"):
-        make(config, place, site=None, sae=(at_two, mlp))
+    both = make(config, place, site=None, sae=(at_two, mlp)).plan
+    assert both.site_names == ["mlp_out.0", "resid_post.2"]
     with pytest.raises(ValueError, match=r"name none\); give --site\.$"):
         make(config, place, site=None)
 
@@ -334,7 +335,8 @@ def test_a_smaller_k_is_a_prefix_whatever_the_largest(job, results, config, plac
     sae_id = next(iter(job.plan.saes))
     only = make(config, place, methods=("sae_k2",), tasks=("own_a",))
     large, small = (
-        each._selection("own_a", sae_id, False, 0, "normalised") for each in (job, only)
+        each._selection("own_a", "resid_post.1", sae_id, False, 0, "normalised")
+        for each in (job, only)
     )
     # Twelve conditions are eleven fits: no noise is the standard one.
     assert large.latents.shape == (11, 5) and small.latents.shape == (11, 2)

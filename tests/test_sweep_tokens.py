@@ -97,7 +97,7 @@ def test_one_harvest_serves_last_tokens_too(job, config, place, tmp_path):
 
 def test_units_are_the_probes_numbers(job):
     data = job.data("own_a")
-    ((_, rows),) = job._lanes("own_a", False).batches
+    ((_, rows),) = job._lanes("own_a", "resid_post.1", False).batches
     found = {u.method: job.run(u).payload for u in job.plan.units() if u.task == "own_a"}
     direct = probes.TOKEN_METHODS["mean_pool"](data.tokens, rows, "paper").scores
     np.testing.assert_allclose(found["mean_pool"]["fits"]["test_auc"], direct.test_auc, rtol=5e-8)

@@ -37,7 +37,7 @@ def by_layer(results: pd.DataFrame) -> pd.DataFrame:
       Columns `protocol, model, regime, method, site, layer, sae_id`; `tasks` and `cells`, which
       every site of the method has, and `unpaired`, which only some have; mean `val_auc` and
       `test_auc` over these cells; `chosen`, the site of best mean validation AUC, of equal ones the
-      first; `delta`, test AUC minus that of the chosen site, with its intervals (see
+      first, where the method has several; `delta`, test AUC minus that of the chosen site, with its intervals (see
       `intervals.of_mean`), and `band_low` and `band_high`, 95 % for all sites at once. Sites stand
       as the model computes them, methods in reading order. Empty where no model has several sites.
     """
@@ -80,7 +80,8 @@ def _sites(fits: pd.DataFrame) -> list[dict]:
     checked = val.reindex(columns=columns).loc[test.index[whole]].to_numpy(dtype=float).mean(axis=0)
     tasks, families = (test.index[whole].get_level_values(name).to_numpy(dtype=str)
                        for name in _CELL[1:3])  # fmt: skip
-    best = int(np.nanargmax(checked)) if np.isfinite(checked).any() else None
+    choice = len(names) > 1 and np.isfinite(checked).any()
+    best = int(np.nanargmax(checked)) if choice else None
     delta = np.full(auc.shape, np.nan) if best is None else auc - auc[:, [best]]
     low, high = _bands(delta, tasks, best)
     rows = []
@@ -154,15 +155,16 @@ def answer(rows: pd.DataFrame) -> tuple[str, str]:
     first += f": of {len(rows)} sites, {method} validates best there."
     worse, better = others["band_high"] < 0, others["band_low"] > 0
     names = ", ".join(others["site"][~worse & ~better])
+    tasks = "1 task" if best["tasks"] == 1 else f"{best['tasks']} tasks"
     text = (
-        f"Mean test AUC there is {number(best['test_auc'])} over {best['tasks']} tasks, "
+        f"Mean test AUC there is {number(best['test_auc'])} over {tasks}, "
         f"{title(best['regime']).lower()}."
     )
     if others["band_low"].isna().all():
         return first, f"{text} With so few tasks nothing says how far other sites differ."
-    counts = [f"{worse.sum()} are certainly worse"]
+    counts = [f"{worse.sum()} {'is' if worse.sum() == 1 else 'are'} certainly worse"]
     counts += [f"{better.sum()} certainly better"] * bool(better.any())
-    text += f" Of the others {', '.join(counts)} (95 %, paired over tasks, all sites at once)"
+    text += f" Of the other {len(others)}, {', '.join(counts)} (95 %, paired over tasks, all sites at once)"
     return first, text + (f"; not to be told apart from it: {names}." if names else ".")
 
 

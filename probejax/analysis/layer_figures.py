@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from probejax.analysis.by_layer import reference
 from probejax.analysis.drawing import CYCLE, SOFT, Picture, canvas, legend
@@ -29,13 +30,16 @@ def layers(table: pd.DataFrame) -> dict[str, Picture]:
 
 def _layers(rows: pd.DataFrame, about: str) -> Picture:
     rows = rows.assign(kind=rows["site"].map(_kind), x=rows["site"].map(_x))
-    kinds = [kind for kind in KINDS if kind in set(rows["kind"])]
+    kinds = [kind for kind in reversed(KINDS) if kind in set(rows["kind"])]
     regime = title(rows["regime"].iloc[0]).lower()
     label = f"Test AUC against layer, {about} protocol, {regime}"
     picture = canvas(label, 5.2 if len(kinds) == 1 else 3.4 * len(kinds), 3.8, len(kinds))
     methods, first = rows["method"].unique(), reference(rows)
     banded = set(methods) if len(methods) <= _BANDS else {first}
     places = sorted(set(rows["x"]))
+    step = 1 + len(places) // _TICKS
+    ticks = [x for x in places if x == _EMBED or (x % step == 0 and x >= step * (_EMBED in places))]
+    ticks = ticks if len(ticks) > 1 else places
     for axes in picture.axes[1:]:
         axes.sharey(picture.axes[0])
         axes.tick_params(labelleft=False)
@@ -48,14 +52,15 @@ def _layers(rows: pd.DataFrame, about: str) -> Picture:
             elif axes is picture.axes[0]:  # which has the key of all
                 axes.plot([], [], "o-", color=colour, label=method)
         axes.set(xlabel="layer", xlim=(places[0] - 0.6, places[-1] + 0.6))
-        some = places[:: 1 + len(places) // _TICKS]
-        axes.set_xticks(some, ["embed" if x == _EMBED else f"{x}" for x in some])
+        axes.set_xticks(ticks, ["embed" if x == _EMBED else f"{x}" for x in ticks], fontsize=8)
         axes.grid(True)
         if len(kinds) > 1:
             axes.set_title(kind)
     picture.axes[0].set_ylabel("mean test AUC")
     picture.axes[0].scatter([], [], s=90, facecolors="none", edgecolors=SOFT,
                             label="best validation AUC")  # fmt: skip
+    picture.axes[0].fill_between([], [], color=SOFT, alpha=0.2, linewidth=0,
+                                 label="95 % of the difference to it")  # fmt: skip
     legend(picture.axes[0], 3)
     return picture
 
@@ -78,6 +83,7 @@ def _line(
     low, high = (level + part[end].where(~part["chosen"], 0.0) for end in ("ci_low", "ci_high"))
     if banded and len(part) > 1 and np.isfinite(low + high).any():
         axes.fill_between(part["x"], low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.axhline(level, color=colour, linewidth=0.8, linestyle=":")
     best = part[part["chosen"]]
     axes.scatter(best["x"], best["test_auc"], s=90, facecolors="none", edgecolors=colour)
 
@@ -130,7 +136,10 @@ def _best(rows: pd.DataFrame, about: str) -> Picture:
         for bar, site, count in zip(bars, order, counts[method], strict=True):
             picture.tell(bar, [f"{method}, {site}: best on {count} tasks"])
         bottom += counts[method].to_numpy()
-    axes.set_xticks(range(len(order)), [parse(site).short for site in order], fontsize=8)
+    names = [parse(site).short for site in order]
+    tilt = 0 if all(name.isdigit() for name in names) else 90
+    axes.set_xticks(range(len(order)), names, fontsize=8, rotation=tilt)
     axes.set(xlabel="site", ylabel="tasks on which it is best")
-    legend(axes, 3)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return picture

@@ -5,15 +5,23 @@ from collections.abc import Sequence
 import pandas as pd
 
 from probejax.analysis.by_layer import answer, reference
+from probejax.analysis.figures import Shown
 from probejax.analysis.findings import Findings
 from probejax.analysis.group import Group
 from probejax.analysis.labels import title
 from probejax.analysis.page.elements import block, esc
+from probejax.analysis.page.regime import gallery
 from probejax.analysis.page.tables import Cell, change, count, figure, limits, table
 
 
-def layers_block(found: Findings, pictures: str) -> str:
-    """Returns the section on sites, nothing where every model has one."""
+def layers_block(found: Findings, pictures: Sequence[Shown], head: Group) -> str:
+    """Returns the section on sites, nothing where every model has one.
+
+    Args:
+        found: what the results say.
+        pictures: the figures that belong here.
+        head: what the page begins with.
+    """
     if found.layers.empty:
         return ""
     regime = title(found.layers["regime"].iloc[0]).lower()
@@ -23,8 +31,13 @@ def layers_block(found: Findings, pictures: str) -> str:
         "practitioner would take; shades are 95 % of the difference to it, paired and drawn over "
         "tasks: where a shade reaches the height of the ring, the two cannot be told apart.</p>"
     )
-    parts = [_model(rows) for _, rows in found.layers.groupby(["protocol", "model"], sort=False)]
-    return block("layers", "Which layer", text, pictures, *parts, _rest(found))
+    shown = "".join(gallery([each for each in pictures if each.wide == wide]) for wide in (1, 0))
+    said = None if head.compared_regimes else (head.protocol, head.model)  # by `site_screen`
+    parts = [
+        _model(rows, tell=key != said)
+        for key, rows in found.layers.groupby(["protocol", "model"], sort=False)
+    ]
+    return block("layers", "Which layer", text, shown, *parts, _rest(found))
 
 
 def site_screen(found: Findings, head: Group) -> str:
@@ -50,10 +63,10 @@ def _rest(found: Findings) -> str:
     )
 
 
-def _model(rows: pd.DataFrame) -> str:
+def _model(rows: pd.DataFrame, tell: bool) -> str:
     model, protocol, first = rows["model"].iloc[0], rows["protocol"].iloc[0], reference(rows)
     own, others = rows[rows["method"] == first], rows[rows["method"] != first]
-    sentence = f"<p>{esc(' '.join(answer(rows)))}</p>"
+    sentence = f"<p>{esc(' '.join(answer(rows)))}</p>" if tell else ""
     body = f"<h3>{esc(f'{model}, {protocol} protocol')}</h3>{sentence}{_table(own)}"
     if others.empty:
         return body
@@ -69,12 +82,11 @@ def _table(rows: pd.DataFrame, search: str = "") -> str:
 
 
 def _row(row: dict) -> Sequence[Cell | str]:
-    mark = ' <small class="kind">chosen</small>' if row["chosen"] else ""
     method = f"{row['method']} {row['sae_id']}".strip()
     ends = (row["band_low"], row["band_high"])
-    delta = Cell("\N{EN DASH}", 0.0, "num") if row["chosen"] else change(row["delta"], 4, *ends)
+    delta = Cell("chosen", 0.0, "num") if row["chosen"] else change(row["delta"], 4, *ends)
     return [
-        Cell(row["site"], row["site"], html=f"{esc(row['site'])}{mark}"),
+        row["site"],
         Cell(row["method"], method),
         figure(row["val_auc"]),
         figure(row["test_auc"]),

@@ -93,12 +93,13 @@ def page(
     beside = {
         name: attempt(left_out, f"section {name}", make) or "" for name, make in blocks.items()
     }
-    sites = attempt(left_out, "section layers", lambda: layers_block(found, at("layers"))) or ""
+    head = found.groups[shown[0]]
+    make = partial(layers_block, found, _at(pictures, -1, "layers"), head)
+    sites = attempt(left_out, "section layers", make) or ""
     beside["left_out"] = sections.left_out_block(left_out)
     names = {"tasks": "Tasks", "multi_token": "All tokens", "architectures": "Architectures",
              "controls": "Controls", "protocols": "Paper or strict", "fits": "Fits",
              "faults": "Faults", "provenance": "Provenance", "left_out": "Left out"}  # fmt: skip
-    head = found.groups[shown[0]]
     there = {name for name, body in beside.items() if body}
     there |= {"tasks"} if head.compared_regimes else set()
     links = [("layers", "Which layer")] * bool(sites) + links
