@@ -38,7 +38,7 @@ def main(_: list[str]) -> None:
     target = common.target()
     chosen, names, own = common.chosen_sites() or ("9",), common.chosen_tasks(), common.own()
     if len(chosen) > 1:
-        raise ValueError(f"An SAE is trained at one site, and {', '.join(chosen)} are several.")
+        raise ValueError(f"An SAE is trained at one site; {', '.join(chosen)} are {len(chosen)}.")
     site = sites.parse(chosen[0])
     px.tasks.match(names, data=own)
     from probejax.saes.train import TrainOptions  # imports JAX: after what can be told without it

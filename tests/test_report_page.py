@@ -244,7 +244,8 @@ def test_a_run_tells_what_it_ran_on(tmp_path):
         "0.10.2 (11 units)"
     ]
     assert run.facts["time in units"] == ["5.5 min"]
-    assert [card.index for card in run.latents[TASKS[0]]["sae_k16"]] == [1234, 7]
+    (latents,) = run.latents.values()
+    assert [card.index for card in latents[TASKS[0]]["sae_k16"]] == [1234, 7]
     assert "config.json" in {p.name for p in (tmp_path / "run").iterdir()}
 
 

@@ -58,3 +58,14 @@ def test_the_names_of_hooks_read_back(site):
     from probejax.saes.formats.format import place
 
     assert place(site.hook) == (site.layer, site.kind)
+
+
+def test_all_is_every_layer_of_a_model():
+    whole = tuple(Site("resid_post", layer) for layer in range(3))
+    assert sites.expand(["all"], 3) == sites.expand(["resid_post.all"], 3) == whole
+    assert sites.expand([1, "all"], 3) == (whole[1], whole[0], whole[2])  # each once
+    assert sites.expand(["mlp_out.all", "embed"], 1) == (Site("mlp_out", 0), EMBEDDING)
+    assert sites.expand(["resid_pre.all"], 2) == (EMBEDDING, whole[0])
+    for wrong in ("mlp.all", "all.all", "everything", ".all"):
+        with pytest.raises(ValueError, match="is no site"):
+            sites.expand([wrong], 3)

@@ -192,9 +192,7 @@ def _run(prompts, folders, recipe, model: LoadedModel, label: str, batch_tokens:
     sites = tuple(sorted(folders))
     # All sites of a batch lie in one file, so a batch is there or not.
     parts = folders[sites[0]].with_suffix(".parts")
-    stem = "_".join(map(str, sites))
-    if len(stem) > _LONGEST:
-        stem = hashlib.sha256(stem.encode()).hexdigest()[:24]
+    stem = _stem(sites)
     known = _known(parts / f"{stem}.known.npz", distinct, sites, recipe)
     new = np.setdiff1d(np.arange(len(distinct)), known.prompts)
     bos, template = _around(recipe, model)
@@ -252,6 +250,12 @@ def _run(prompts, folders, recipe, model: LoadedModel, label: str, batch_tokens:
         piece.path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         parts.rmdir()  # unless batches of other sites lie there
+
+
+def _stem(sites: Sequence[Site]) -> str:
+    """Returns how the names of batches begin: with their sites, or a hash of so many."""
+    stem = "_".join(map(str, sites))
+    return stem if len(stem) <= _LONGEST else hashlib.sha256(stem.encode()).hexdigest()[:24]
 
 
 def _around(recipe: Recipe, model: LoadedModel) -> tuple[str | None, str | None]:

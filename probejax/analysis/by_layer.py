@@ -37,9 +37,10 @@ def by_layer(results: pd.DataFrame) -> pd.DataFrame:
       Columns `protocol, model, regime, method, site, layer, sae_id`; `tasks` and `cells`, which
       every site of the method has, and `unpaired`, which only some have; mean `val_auc` and
       `test_auc` over these cells; `chosen`, the site of best mean validation AUC, of equal ones the
-      first, where the method has several; `delta`, test AUC minus that of the chosen site, with its intervals (see
-      `intervals.of_mean`), and `band_low` and `band_high`, 95 % for all sites at once. Sites stand
-      as the model computes them, methods in reading order. Empty where no model has several sites.
+      first, where the method has several; `delta`, test AUC minus that of the chosen site, with
+      its intervals (see `intervals.of_mean`), and `band_low` and `band_high`, 95 % for all sites
+      at once. Sites stand as the model computes them, methods in reading order. Empty where no
+      model has several sites.
     """
     rows = compared(results)
     rows = rows[~is_control(rows)]
@@ -64,11 +65,9 @@ def _methods(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def _sites(fits: pd.DataFrame) -> list[dict]:
     """Returns the rows of one method."""
-    fits = fits.assign(level=fits["level"].fillna(-1.0))  # a missing key would leave the table
-    val, test = (
-        fits.pivot_table(index=_CELL, columns=["site", "sae_id"], values=name, dropna=False)
-        for name in ("val_auc", "test_auc")
-    )
+    fits = fits.assign(level=fits["level"].fillna(-1.0))  # a missing key is no key
+    by_cell = fits.set_index([*_CELL, "site", "sae_id"])
+    val, test = (by_cell[name].unstack(["site", "sae_id"]) for name in ("val_auc", "test_auc"))
     means = val.mean().reindex(test.columns)
     names = sites_in_order(test.columns.unique("site"))
     columns = [(site, means[site].fillna(-1.0).idxmax()) for site in names]
@@ -164,7 +163,8 @@ def answer(rows: pd.DataFrame) -> tuple[str, str]:
         return first, f"{text} With so few tasks nothing says how far other sites differ."
     counts = [f"{worse.sum()} {'is' if worse.sum() == 1 else 'are'} certainly worse"]
     counts += [f"{better.sum()} certainly better"] * bool(better.any())
-    text += f" Of the other {len(others)}, {', '.join(counts)} (95 %, paired over tasks, all sites at once)"
+    text += f" Of the other {len(others)}, {', '.join(counts)}"
+    text += " (95 %, paired over tasks, all sites at once)"
     return first, text + (f"; not to be told apart from it: {names}." if names else ".")
 
 
