@@ -141,7 +141,7 @@ def test_the_shipped_sae_is_used_at_its_own_site(config, place, monkeypatch):
     monkeypatch.setattr(saes, "shipped", lambda model: tuple(shipped))
     rows = units(config, place, sae=(), site="all")
     assert [site for site, *_ in rows] == ["resid_post.0", *[SITES[0]] * 2, "resid_post.2"]
-    with pytest.raises(ValueError, match="reads resid_post.1, the run is at resid_post.0, resid_p"):
+    with pytest.raises(ValueError, match=r"reads resid_post\.1, the run is at resid_post\.0, re"):
         units(config, place, sae=(), site=("0", "2"))
 
 
