@@ -1,6 +1,7 @@
 """The main job: fits every probe of every task in every regime, and prints the quiver table.
 
     python -m experiments.sweep --out=runs/demo
+    python -m experiments.sweep --out=runs/layers --layer=all --methods=logreg --regimes=standard
     python -m experiments.sweep --out=runs/tokens --methods=multitoken --max_length=256
 
 Killed at any moment, the same command finishes the rest; several processes may share one --out.

@@ -204,6 +204,7 @@ def test_the_answer_names_the_site_and_what_is_like_it(table):
     first, rest = answer(table)
     assert first == "Read gemma-3-270m at resid_post.9: of 4 sites, logreg validates best there."
     assert "over 6 tasks, standard conditions. Of the other 3, 3 are certainly worse" in rest
+    assert rest.endswith("With 6 tasks the limits are rough.")
     text = summary(table)
     assert max(map(len, text.splitlines())) <= 80 and text.count("chosen") == 2
 

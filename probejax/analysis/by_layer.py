@@ -16,6 +16,7 @@ from probejax.analysis.facts import is_control
 from probejax.analysis.grid import compared
 from probejax.analysis.labels import TITLES, in_order, number, title
 from probejax.analysis.multiplicity import simultaneous_bands
+from probejax.analysis.verdict import FEW_TASKS
 from probejax.sites import in_order as sites_in_order
 from probejax.sites import known
 
@@ -161,11 +162,13 @@ def answer(rows: pd.DataFrame) -> tuple[str, str]:
     )
     if others["band_low"].isna().all():
         return first, f"{text} With so few tasks nothing says how far other sites differ."
-    counts = [f"{worse.sum()} {'is' if worse.sum() == 1 else 'are'} certainly worse"]
-    counts += [f"{better.sum()} certainly better"] * bool(better.any())
-    text += f" Of the other {len(others)}, {', '.join(counts)}"
+    count = {0: "none is", 1: "1 is"}.get(int(worse.sum()), f"{worse.sum()} are")
+    text += f" Of the other {len(others)}, {count} certainly worse"
+    text += f" and {better.sum()} certainly better" * bool(better.any())
     text += " (95 %, paired over tasks, all sites at once)"
-    return first, text + (f"; not to be told apart from it: {names}." if names else ".")
+    text += f"; not to be told apart from it: {names}." if names else "."
+    few = f" With {tasks} the limits are rough." * bool(best["tasks"] < FEW_TASKS)
+    return first, text + few
 
 
 _LINE = "{:<18} {:<14} {:>8} {:>8}  {}"

@@ -60,7 +60,7 @@ def _layers(rows: pd.DataFrame, about: str) -> Picture:
     picture.axes[0].scatter([], [], s=90, facecolors="none", edgecolors=SOFT,
                             label="best validation AUC")  # fmt: skip
     picture.axes[0].fill_between([], [], color=SOFT, alpha=0.2, linewidth=0,
-                                 label="95 % of the difference to it")  # fmt: skip
+                                 label="95 % of the difference, all sites")  # fmt: skip
     legend(picture.axes[0], 3)
     return picture
 
@@ -80,7 +80,7 @@ def _line(
     style = "o-" if len(part) > 1 else "o"
     (line,) = axes.plot(part["x"], part["test_auc"], style, color=colour, label=method)
     picture.tell(line, [_tip(row) for row in part.to_dict("records")])
-    low, high = (level + part[end].where(~part["chosen"], 0.0) for end in ("ci_low", "ci_high"))
+    low, high = (level + part[end].where(~part["chosen"], 0.0) for end in ("band_low", "band_high"))
     if banded and len(part) > 1 and np.isfinite(low + high).any():
         axes.fill_between(part["x"], low, high, color=colour, alpha=0.15, linewidth=0)
         axes.axhline(level, color=colour, linewidth=0.8, linestyle=":")
@@ -93,7 +93,7 @@ def _tip(row: dict) -> str:
     text += f", validation {number(row['val_auc'])}\n"
     if row["chosen"]:
         return f"{text}the best validation AUC"
-    limits = interval(row["ci_low"], row["ci_high"])
+    limits = interval(row["band_low"], row["band_high"])
     return f"{text}minus the chosen site {signed(row['delta'])}{f' ({limits})' * bool(limits)}"
 
 

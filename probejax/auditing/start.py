@@ -46,10 +46,11 @@ def run(
     given_texts = None if corpus is None else neutral_texts.read(corpus)
     devices.compilation_cache(artifacts.cache_dir(cache_dir))
     plan = sweep.resolve(_judging(config, cache_dir), cache_dir)
-    if len(plan.sites) > 1:
+    site, *others = plan.sites
+    if others:
         named = ", ".join(map(str, plan.sites))
         raise ValueError(f"An audit looks at one site, and this is about {named}; give one --site.")
-    where = plan.name_of(plan.sites[0])
+    where = plan.name_of(site)
     job = sweep.Execution(plan)
     wanted = [plan.source.whole(name) for name in plan.source.names()]
     for task in wanted:

@@ -28,8 +28,9 @@ def layers_block(found: Findings, pictures: Sequence[Shown], head: Group) -> str
     text = (
         f"<p>Mean test AUC of every method at every site, {esc(regime)}, over the tasks that all "
         "its sites have. The ring is the site of best mean validation AUC, which is what a "
-        "practitioner would take; shades are 95 % of the difference to it, paired and drawn over "
-        "tasks: where a shade reaches the height of the ring, the two cannot be told apart.</p>"
+        "practitioner would take; shades are 95 % of the difference to it, paired over tasks and "
+        "for all sites at once: where a shade reaches the height of the ring, the two cannot be "
+        "told apart.</p>"
     )
     shown = "".join(gallery([each for each in pictures if each.wide == wide]) for wide in (1, 0))
     said = None if head.compared_regimes else (head.protocol, head.model)  # by `site_screen`
