@@ -14,7 +14,7 @@ from probejax import activations, devices, models, probes, saes, storage, tasks
 from probejax.activations import ragged
 from probejax.solvers import arithmetic
 from probejax.sweep import data as task_data
-from probejax.sweep import memory
+from probejax.sweep import memory, test_scores
 from probejax.sweep.data import Lanes, TaskData
 from probejax.sweep.plan import Plan
 from probejax.sweep.source import Vectors
@@ -75,7 +75,9 @@ class Execution:
         about = {"device": devices.own()[0].device_kind, "jax": jax.__version__}
         if counted["fits"]:
             about["float32"] = counted
-        return Result(payload, {"seconds": seconds, "rows": len(features), **about}, fitted)
+        timing = {"seconds": seconds, "rows": len(features), **about}
+        chosen = functools.partial(self._chosen, unit) if unit.sae_id else None
+        return Result(payload, timing, fitted, test_scores.kept(data, lanes, fitted, chosen))
 
     def write_all(self, group: Sequence[Unit], out: str, save_probes: bool) -> Iterator[Unit]:
         """Runs the units of one task and yields each when it is written.
@@ -90,7 +92,7 @@ class Execution:
             result = self.run(unit)
             if save_probes:
                 self.save(unit, result, epath.Path(out) / "probes" / f"{unit.label}.safetensors")
-            storage.Store(out).put(unit.name, result.payload, result.timing)
+            storage.Store(out).put(unit.name, result.payload, result.timing, result.scores)
             devices.limit_programs()
             if unit is group[-1]:
                 self.forget()  # before anybody deletes its files
@@ -161,12 +163,13 @@ class Execution:
         drawing = self.plan.source.drawing(task)
         found = [self.activations(each) for each in drawing.sets]
         features = np.concatenate([each.last() for each in found])
-        if not self.plan.reads_tokens:
-            return TaskData(drawing.conditions, features, drawing.groups)
-        return TaskData(drawing.conditions, features, drawing.groups, ragged.join(found))
+        tokens = ragged.join(found) if self.plan.reads_tokens else None
+        about = (drawing.task, drawing.rows, drawing.groups)
+        return TaskData(drawing.conditions, features, *about, tokens)
 
     def _pack_lanes(self, task: str, shuffled: bool) -> Lanes:
-        drawn, features, _, tokens = self.data(task)
+        data = self.data(task)
+        drawn, features, tokens = data.conditions, data.features, data.tokens
         drawn = task_data.shuffle(drawn) if shuffled else drawn
         if self.memory_gb is None:
             return task_data.pack(drawn)
