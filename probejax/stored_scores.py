@@ -17,7 +17,7 @@ from safetensors.numpy import load, save
 from probejax import foreign
 from probejax.stored_unit import Text
 
-MOST_BYTES = 1 << 28
+MOST_BYTES = 1 << 26
 _FORMAT = "probejax scores 1"
 _ABOUT = "probejax"  # the only key of the metadata: of several, the order would be random
 _NONE = -1  # in place of a row, where a latent fires on fewer
@@ -103,7 +103,8 @@ def encode(scores: StoredScores) -> bytes:
                 )
             )
         tensors |= {f"{draw.seed}.{name}": np.ascontiguousarray(a) for name, a in own.items()}
-    about = _About(_FORMAT, tuple(map(_text, scores.classes)), [draw.seed for draw in scores.draws])
+    classes = (_text(scores.classes[0]), _text(scores.classes[1]))
+    about = _About(_FORMAT, classes, [draw.seed for draw in scores.draws])
     return save(tensors, {_ABOUT: msgspec.json.encode(about).decode()})
 
 
@@ -123,11 +124,12 @@ def decode(data: bytes) -> StoredScores:
 
 def _draw(tensors: dict[str, np.ndarray], seed: int) -> ScoredRows:
     array = lambda name, kind, axes: _array(tensors, f"{seed}.{name}", kind, axes)
-    rows = np.flatnonzero(_bits(array("tested", np.uint8, 1)))
-    labels, logits = _bits(array("labels", np.uint8, 1)), array("logits", np.float32, 1)
-    if not len(rows) == len(logits) or len(labels) != -(-len(rows) // 8) * 8:
-        raise ValueError(f"it has {len(rows)} test rows, {len(logits)} logits of them")
-    found = ScoredRows(seed, rows, labels[: len(rows)].astype(int), logits)
+    tested, labels = (_bits(array(name, np.uint8, 1)) for name in ("tested", "labels"))
+    logits = array("logits", np.float32, 1)
+    count = np.count_nonzero(tested)
+    if count != len(logits) or len(labels) != -(-count // 8) * 8:
+        raise ValueError(f"{count} rows were tested, and {len(logits)} have a logit")
+    found = ScoredRows(seed, np.flatnonzero(tested), labels[:count].astype(int), logits)
     if f"{seed}.latents" not in tensors:
         return found
     latents = Latents(

@@ -70,7 +70,7 @@ def _latents(
 def _largest(z: Float[np.ndarray, " n"], prompts: Sequence[str]) -> Int[np.ndarray, " t"]:
     """Returns the rows of different prompts on which a latent is largest, and fires at all."""
     found: dict[str, int] = {}
-    for row in np.argsort(-z, kind="stable").tolist():
+    for row in map(int, np.argsort(-z, kind="stable")):
         if len(found) == _PROMPTS or z[row] <= 0:
             break
         found.setdefault(prompts[row], row)

@@ -48,7 +48,11 @@ class Story(NamedTuple):
 
 
 def page(
-    found: Findings, story: Story, pictures: Sequence[Shown] = (), left_out: list[str] | None = None
+    found: Findings,
+    story: Story,
+    pictures: Sequence[Shown] = (),
+    left_out: list[str] | None = None,
+    examples: Mapping[tuple[str, str, str, str], str] = {},
 ) -> str:
     """Returns the report as one HTML document that needs no network.
 
@@ -57,6 +61,7 @@ def page(
         story: what is told beside.
         pictures: the figures.
         left_out: what could not be made so far; gets a line for every part of the page that cannot.
+        examples: protocol, model, site and task -> address of a page of examples.
     """
     left_out = [] if left_out is None else left_out
     shown = [i for i, group in enumerate(found.groups) if group.compared_regimes] or [0]
@@ -71,7 +76,10 @@ def page(
             rows, here = found.methods[i, regime], _at(pictures, i, regime)
             body += section(group, regime, prefix + regime, rows, here, left_out)
         if place < _WITH_TASKS:
-            make = partial(tasks_block, group, f"{prefix}tasks", story.examples, story.latents)
+            key = (group.protocol, group.model, group.site)
+            own = {task: address for (*of, task), address in examples.items() if tuple(of) == key}
+            told = (story.examples, story.latents, own)
+            make = partial(tasks_block, group, f"{prefix}tasks", *told)
             body += attempt(left_out, f"the tasks of {group.name}", make) or ""
         parts.append(f'<div class="group" id="group-{place}">{body}</div>')
     at = lambda name: gallery(_at(pictures, -1, name))
