@@ -98,7 +98,8 @@ def read_scores(
     store = storage.Store(out)
     by_task: dict[str, list[Mapping[str, Any]]] = {}
     for payload in payloads:
-        if (payload["unit"]["method"], payload["unit"]["sae_id"]) in labels:
+        shown = (payload["unit"]["method"], payload["unit"]["sae_id"]) in labels
+        if shown and "standard" in payload["fits"]["regime"]:
             by_task.setdefault(payload["unit"]["task"], []).append(payload)
     missing = 0
     for task, own in by_task.items():
@@ -118,8 +119,8 @@ def read_scores(
     if missing:
         total = sum(map(len, by_task.values()))
         left_out.append(
-            f"Left out: examples of {missing} of {total} units, which keep no test scores: they "
-            "are from before units did, or of a run without standard conditions."
+            f"Left out: examples of {missing} of {total} units, which are from before units kept "
+            "their test scores, or lie without scores/."
         )
 
 

@@ -7,9 +7,9 @@ from jaxtyping import Int
 
 from probejax import positions
 from probejax.analysis.examples import last_token, shorten
-from probejax.analysis.labels import percent
+from probejax.analysis.labels import Value, percent
 from probejax.analysis.page.elements import block, document, esc, link
-from probejax.analysis.page.tables import Cell, change, count, figure, table
+from probejax.analysis.page.tables import Cell, change, count, table
 from probejax.analysis.scored import Scored, TaskScores
 from probejax.probes.methods import parse_any
 
@@ -81,12 +81,12 @@ def _scores(chart: str) -> str:
     return f"{text}<figure>{chart}</figure>"
 
 
-def _prompt(texts: Sequence[str] | None, row: int) -> Cell:
+def _prompt(texts: Sequence[str] | None, row: Value) -> Cell:
     text = f"row {row}" if texts is None else shorten(texts[row])
     return Cell(text, style="prompt")
 
 
-def _class(found: TaskScores, label: int) -> str:
+def _class(found: TaskScores, label: Value) -> str:
     return shorten(found.classes[label])
 
 
@@ -95,7 +95,7 @@ def _shared(found, texts, times, beyond) -> str:
     if len(found.methods) < 2:
         return ""
     mean = np.nan_to_num(beyond).mean(axis=0)
-    order = [i for i in np.lexsort((-mean, -times)) if times[i] > 1]
+    order = [i for i in np.lexsort((-mean, -times)).tolist() if times[i] > 1]
     lines = [
         [
             count(found.rows[i]),
@@ -123,7 +123,7 @@ def _by_method(found, texts, wrong, beyond, times) -> str:
         found.methods, wrong, found.margins(), beyond, strict=True
     ):
         errors = int(is_wrong.sum())
-        order = [i for i in np.argsort(margin, kind="stable") if is_wrong[i]]
+        order = [i for i in np.argsort(margin, kind="stable").tolist() if is_wrong[i]]
         lines = [
             [
                 count(found.rows[i]),
@@ -145,7 +145,7 @@ def _by_method(found, texts, wrong, beyond, times) -> str:
     return "".join(parts)
 
 
-def _short(value: float) -> str:
+def _short(value: Value) -> str:
     """Returns a number of any size with its sign, to three digits."""
     return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}") if value else "0"
 
