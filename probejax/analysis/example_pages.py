@@ -55,14 +55,14 @@ def write_examples(
             below = f"{foreign.file_name('_'.join(key[1:] + key[:1]))}/" if place else ""
             for found in read_scores(folder, own, labels, left_out):
                 name = f"{below}{foreign.file_name(found.task)}"
-                texts, why = _texts(found, run, cache_dir)
+                task, why = _task(found, run, cache_dir)
                 if why:
                     without.setdefault(why, []).append(found.task)
 
-                def make(found=found, name=name, texts=texts, group=group) -> str:
+                def make(found=found, name=name, task=task, group=group) -> str:
                     figure = _figure(out, f"examples/{name}", found)
                     back = "../" * (1 + name.count("/")) + "report.html"
-                    page = examples_page(found, texts, figure, group.name, back)
+                    page = examples_page(found, task, figure, group.name, back)
                     storage.write_atomic(out / "examples" / f"{name}.html", page)
                     return f"examples/{name}.html"
 
@@ -81,10 +81,10 @@ def _key(payload: Mapping[str, Any]) -> tuple[str, str, str]:
     return unit["protocol"], unit["model"], unit["site"]
 
 
-def _texts(
+def _task(
     found: TaskScores, run: Run, cache_dir: str | Path | None
-) -> tuple[Sequence[str] | None, str]:
-    """Returns the prompts of a task, or None and why they cannot be shown."""
+) -> tuple[tasks.Task | None, str]:
+    """Returns the task whose rows were scored, or None and why its texts cannot be shown."""
     if run.config.get("activations"):
         return None, ""  # there never were any
     task = at_hand(found.task, run.own, cache_dir)
@@ -100,7 +100,7 @@ def _texts(
         return None, "its file has changed since the run"
     if (task.labels[found.rows] != found.labels).any():
         return None, "its file has changed since the run"
-    return task.prompts, ""
+    return task, ""
 
 
 def _figure(out: epath.Path, path: str, found: TaskScores) -> str:

@@ -12,19 +12,18 @@ from probejax.analysis.page.elements import block, document, esc, link
 from probejax.analysis.page.tables import Cell, change, count, table
 from probejax.analysis.scored import Scored, TaskScores
 from probejax.probes.methods import parse_any
+from probejax.tasks import Task
 
 _EACH = 5  # prompts of a method
 _SHARED = 8  # that several methods get wrong
 
 
-def examples_page(
-    found: TaskScores, texts: Sequence[str] | None, chart: str, group: str, back: str
-) -> str:
+def examples_page(found: TaskScores, task: Task | None, chart: str, group: str, back: str) -> str:
     """Returns the page as one HTML document that needs no network.
 
     Args:
       found: the scores.
-      texts: the prompts of the whole task; None shows row numbers alone.
+      task: whose rows were scored; None shows their numbers alone.
       chart: the figure of the scores, as an element.
       group: what the run is called.
       back: address of the report.
@@ -34,13 +33,13 @@ def examples_page(
     header = (
         f'<header><p class="kicker"><a href="{esc(back)}">Report</a> · Examples · {esc(group)}</p>'
         f'<p class="answer">{esc(_answer(found, times))}</p>'
-        f'<p class="numbers">{esc(_about(found, texts))}</p></header>'
+        f'<p class="numbers">{esc(_about(found, task))}</p></header>'
     )
     sections = {
         "scores": ("Scores by class", _scores(chart)),
-        "shared": ("Wrong by several methods", _shared(found, texts, times, beyond)),
-        "wrong": ("Most wrong, method by method", _by_method(found, texts, wrong, beyond, times)),
-        "latents": ("Latents of a probe", _latents(found, texts)),
+        "shared": ("Wrong by several methods", _shared(found, task, times, beyond)),
+        "wrong": ("Most wrong, method by method", _by_method(found, task, wrong, beyond, times)),
+        "latents": ("Latents of a probe", _latents(found, task)),
     }
     parts = "".join(block(name, title, body) for name, (title, body) in sections.items())
     links = [(name, title) for name, (title, body) in sections.items() if body]
@@ -57,9 +56,9 @@ def _answer(found: TaskScores, times: Int[np.ndarray, " m"]) -> str:
     return f"{text}; {all_of:,} are wrong by all {len(found.methods)} methods."
 
 
-def _about(found: TaskScores, texts: Sequence[str] | None) -> str:
+def _about(found: TaskScores, task: Task | None) -> str:
     ones = int(found.labels.sum())
-    where = "Rows are numbered from 0 in the task's file." if texts else (
+    where = "Rows are numbered from 0 in the task's file." if task else (
         "The texts are not at hand, so prompts stand by the number of their row, from 0."
     )  # fmt: skip
     return " ".join(
@@ -78,11 +77,11 @@ def _scores(chart: str) -> str:
         "class 0 below, the root of their number as height; the dashed line is the logit 0, where "
         "a method decides, and the outermost 2 % are at the ends.</p>"
     )
-    return f"{text}<figure>{chart}</figure>"
+    return f'{text}<div class="grid"><figure>{chart}</figure></div>'
 
 
-def _prompt(texts: Sequence[str] | None, row: Value) -> Cell:
-    text = f"row {row}" if texts is None else shorten(texts[row])
+def _prompt(task: Task | None, row: Value) -> Cell:
+    text = f"row {row}" if task is None else shorten(task.prompts[row])
     return Cell(text, style="prompt")
 
 
@@ -90,7 +89,7 @@ def _class(found: TaskScores, label: Value) -> str:
     return shorten(found.classes[label])
 
 
-def _shared(found, texts, times, beyond) -> str:
+def _shared(found, task, times, beyond) -> str:
     """Returns the prompts that most methods get wrong."""
     if len(found.methods) < 2:
         return ""
@@ -102,9 +101,9 @@ def _shared(found, texts, times, beyond) -> str:
             _class(found, found.labels[i]),
             count(times[i]),
             Cell(percent(mean[i]), mean[i], "num"),
-            _prompt(texts, found.rows[i]),
+            _prompt(task, found.rows[i]),
         ]
-        for i in _different(order, found, texts)[:_SHARED]
+        for i in _different(order, found, task)[:_SHARED]
     ]
     if not lines:
         return "<p>No prompt is wrong by two methods.</p>"
@@ -117,7 +116,7 @@ def _shared(found, texts, times, beyond) -> str:
     return text + table(headings, lines, plain=True)
 
 
-def _by_method(found, texts, wrong, beyond, times) -> str:
+def _by_method(found, task, wrong, beyond, times) -> str:
     parts = []
     for each, is_wrong, margin, far in zip(
         found.methods, wrong, found.margins(), beyond, strict=True
@@ -131,9 +130,9 @@ def _by_method(found, texts, wrong, beyond, times) -> str:
                 Cell(_short(each.logits[i]), float(each.logits[i]), "num"),
                 Cell(percent(far[i]), far[i], "num"),
                 count(times[i] - 1),
-                _prompt(texts, found.rows[i]),
+                _prompt(task, found.rows[i]),
             ]
-            for i in _different(order, found, texts)[:_EACH]
+            for i in _different(order, found, task)[:_EACH]
         ]
         share = f"{100 * errors / len(found.rows):.1f} %"
         unscored = int((~np.isfinite(each.logits)).sum())
@@ -150,19 +149,19 @@ def _short(value: Value) -> str:
     return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}") if value else "0"
 
 
-def _different(order: Sequence[int], found: TaskScores, texts: Sequence[str] | None) -> list[int]:
+def _different(order: Sequence[int], found: TaskScores, task: Task | None) -> list[int]:
     """Returns places in their order, those of equal prompts once."""
-    if texts is None:
+    if task is None:
         return list(order)
     kept: dict[str, int] = {}
     for i in order:
-        kept.setdefault(texts[int(found.rows[i])], i)
+        kept.setdefault(task.prompts[int(found.rows[i])], i)
         if len(kept) > _SHARED:
             break
     return list(kept.values())
 
 
-def _latents(found: TaskScores, texts: Sequence[str] | None) -> str:
+def _latents(found: TaskScores, task: Task | None) -> str:
     """Returns the latents of the probe that reads fewest, of several the best."""
     probes = [each for each in found.methods if each.latents is not None]
     if not probes:
@@ -176,7 +175,7 @@ def _latents(found: TaskScores, texts: Sequence[str] | None) -> str:
         low, high = card.get("mean") or (None, None)
         shift = np.nan if low is None or high is None else float(weight) * (high - low)
         prompts = "".join(
-            f"<li>{_firing(found, texts, int(row), float(value), mark)}</li>"
+            f"<li>{_firing(found, task, int(row), float(value), mark)}</li>"
             for row, value in zip(rows, values, strict=True)
             if row >= 0
         )
@@ -191,21 +190,23 @@ def _latents(found: TaskScores, texts: Sequence[str] | None) -> str:
     k, shown = best.unit["k"] or 0, len(latents.numbers)
     which = f"all {k}" if shown == k else f"the {shown} of {k} with the largest weights"
     text = (
-        f"<p>{esc(best.label)}, the probe that reads fewest latents: {which}. Weight: of a logit "
-        "per unit of activation. Moves: the weight times the difference of the classes' mean "
-        "activations, training prompts. Beside them the prompts of the task on which the latent "
-        f"is largest, each with its activation. {esc(_marking(best))}</p>"
+        f"<p>{esc(best.label)}, the probe that reads fewest latents: {which}. Weight: of the "
+        "logit per unit of activation, for label 1 where it is positive. Moves: the weight times "
+        "the difference of the classes' mean activations on training prompts. Beside them the "
+        "prompts of the task on which the latent is largest, each with its activation and class. "
+        f"{esc(_marking(best))}</p>"
     )
     headings = ["latent", "weight", "moves", "fires most on"]
     return text + table(headings, lines, plain=True)
 
 
-def _firing(found: TaskScores, texts, row: int, value: float, mark) -> str:
-    if texts is None:
-        return f"{value:.1f} row {row}"
-    before, token, after = mark(texts[row])
+def _firing(found: TaskScores, task: Task | None, row: int, value: float, mark) -> str:
+    if task is None:
+        return f"<b>{value:.1f}</b> row {row}"
+    before, token, after = mark(task.prompts[row])
+    label = f'<i class="label">{esc(_class(found, task.labels[row]))}</i>'
     token = f"<mark>{esc(token.replace(chr(10), '↵'))}</mark>" if token else ""
-    return f"<b>{value:.1f}</b> {esc(before)}{token}{esc(after)}"
+    return f"<b>{value:.1f}</b> {label}{esc(before)}{token}{esc(after)}"
 
 
 def _marks(best: Scored):
