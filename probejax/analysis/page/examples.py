@@ -222,7 +222,8 @@ def _marks(best: Scored):
         if place < 0:  # it stands in the chat template
             return shorten(text), "", ""
         end = place + len(after)
-        return (*last_token(text[:end]), shorten(text[end:]))
+        space = " " if text[end : end + 1].isspace() else ""
+        return (*last_token(text[:end]), space + shorten(text[end:]))
 
     return around
 
