@@ -400,9 +400,9 @@ def test_a_unit_keeps_the_test_scores_of_its_standard_condition(job, results, tm
     job.save(unit, results[unit], tmp_path / "p")  # the probe itself, read back
     draw, x = results[unit].scores.draws[0], np.asarray(job.data(unit.task).features)
     probe = probes.load_probe(tmp_path / "p").find("standard")
-    np.testing.assert_allclose(draw.logits, np.asarray(probe(x))[0, draw.rows], atol=1e-5)
+    np.testing.assert_allclose(draw.logits, np.asarray(probe(x))[draw.rows], atol=1e-5)
     latents, prompts = draw.latents, job.data(unit.task).task.prompts
-    w = dict(zip(probe.probe.latents[0].tolist(), probe.probe.w[0].tolist(), strict=True))
+    w = dict(zip(probe.probe.latents.tolist(), probe.probe.w.tolist(), strict=True))
     assert w == dict(zip(latents.numbers.tolist(), latents.weights.tolist(), strict=True))
     assert (np.diff(np.abs(latents.weights)) <= 0).all() and len(w) == 5
     z = np.asarray(saes.encode(saes.load(job.plan.config.sae[0]), x))

@@ -106,7 +106,6 @@ def _task(
 def _figure(out: epath.Path, path: str, found: TaskScores) -> str:
     with style():
         picture = score_figures.scores(found)
-    files = encoded(picture)
-    for kind, content in files.items():
-        storage.write_atomic(out / "figures" / f"{path}.{kind}", content)
-    return embedded(files["svg"], picture, "f0")
+    svg = encoded(picture, ("svg",))["svg"]
+    storage.write_atomic(out / "figures" / f"{path}.svg", svg)
+    return embedded(svg, picture, "f0")
