@@ -113,9 +113,10 @@ def write_run(root, *, tasks=TASKS, arrows=ARROWS, config=CONFIG, **options):
 
 
 @contextlib.contextmanager
-def without_figures():
+def without_figures(*, charts=False):
     """Leaves out what takes most of a report's time, where the page alone is tested."""
-    with mock.patch("probejax.analysis.report.write_figures", return_value=[]), _without_charts():
+    rest = contextlib.nullcontext() if charts else _without_charts()
+    with mock.patch("probejax.analysis.report.write_figures", return_value=[]), rest:
         yield
 
 

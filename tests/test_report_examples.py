@@ -15,9 +15,10 @@ from probejax import storage, tasks
 from probejax.analysis.example_pages import write_examples
 from probejax.analysis.examples import last_token, shorten
 from probejax.analysis.findings import find
+from probejax.analysis.page.examples import examples_page
 from probejax.analysis.report import report
 from probejax.analysis.run import read_run
-from probejax.analysis.scored import read_scores
+from probejax.analysis.scored import Scored, TaskScores, read_scores
 from probejax.analysis.tables import results_table
 from probejax.stored_scores import Latents, ScoredRows, StoredScores
 from tests.report_cases import CONFIG, NARROW, TASKS, unit, without_figures
@@ -156,7 +157,20 @@ def test_what_several_get_wrong_comes_first(page):
     assert [int(row[2]) for row in found] == sorted(times[times > 1], reverse=True)[: len(found)]
     for row in found:
         assert times[TESTED.tolist().index(int(row[0]))] == int(row[2])
-    assert f"{(times == 3).sum()} are wrong by all 3 methods" in page
+    all_three = (times == 3).sum()
+    assert f"{all_three} {'is' if all_three == 1 else 'are'} wrong by all 3 methods" in page
+
+
+def test_how_many_are_wrong_counts_before_how_far():
+    """Row 0 is wrong by three methods, but beyond nobody; row 1 by two, beyond all."""
+    said = ([0.1, 9, -9, 5, 5], [0.1, 9, -9, 5, 5], [0.1, -9, -9, 5, 5])
+    methods = [Scored("m", 0.5, np.array(z, np.float32), {}) for z in said]
+    y = np.array([0, 0, 0, 1, 1])
+    found = TaskScores("t", 1, ("a", "b"), np.arange(5) + 30, y, methods, [])
+    page = examples_page(found, None, "", "group", "report.html")
+    rows = rows_of(page, "Wrong by several methods</h2>")
+    assert rows == [["30", "a", "3", "0 %", "row 30"], ["31", "a", "2", "67 %", "row 31"]]
+    assert "m gets 2 of 5 test prompts wrong; 1 is wrong by all 3 methods" in page
 
 
 def test_beyond_is_what_the_auc_lacks(run):

@@ -53,7 +53,8 @@ def _answer(found: TaskScores, times: Int[np.ndarray, " m"]) -> str:
     text = f"{found.task}: {best.label} gets {errors:,} of {len(found.rows):,} test prompts wrong"
     if len(found.methods) == 1:
         return f"{text}."
-    return f"{text}; {all_of:,} are wrong by all {len(found.methods)} methods."
+    verb = "is" if all_of == 1 else "are"
+    return f"{text}; {all_of:,} {verb} wrong by all {len(found.methods)} methods."
 
 
 def _about(found: TaskScores, task: Task | None) -> str:
