@@ -10,7 +10,7 @@ import pytest
 
 from probejax import models, probes, saes, storage, sweep, tasks
 from probejax.saes import gemma_scope, registry
-from probejax.sweep import data, memory, test_scores, units
+from probejax.sweep import data, memory, standard_scores, units
 from tests import tiny_models
 from tests.reference import study_probes
 
@@ -425,14 +425,16 @@ def test_scores_name_the_rows_of_the_whole_task():
     scores = probes.Scores(*np.zeros((9, 2)))
     linear = probes.families.Linear(np.zeros((2, 2)), np.zeros(2), np.zeros(2))
     fitted = [((0, 1), probes.Fit(linear, scores, test_logits=logits))]
-    kept = test_scores.kept(known, packed, fitted)
+    kept = standard_scores.kept(known, packed, fitted)
     assert kept is not None and kept.classes == ("n", "y") and len(kept.draws) == 1
     (draw,) = kept.draws
     assert draw.seed == 3 and draw.rows.tolist() == [70, 900] and draw.labels.tolist() == [0, 1]
     assert draw.logits.tolist() == [-1, 2.5] and draw.latents is None
     none = known._replace(conditions=[other])
     assert (
-        test_scores.kept(none, data.pack(none.conditions), [((0,), fitted[0][1][np.array([0])])])
+        standard_scores.kept(
+            none, data.pack(none.conditions), [((0,), fitted[0][1][np.array([0])])]
+        )
         is None
     )
 

@@ -14,7 +14,7 @@ from probejax import activations, devices, models, probes, saes, storage, tasks
 from probejax.activations import ragged
 from probejax.solvers import arithmetic
 from probejax.sweep import data as task_data
-from probejax.sweep import memory, test_scores
+from probejax.sweep import memory, standard_scores
 from probejax.sweep.data import Lanes, TaskData
 from probejax.sweep.plan import Plan
 from probejax.sweep.source import Vectors
@@ -77,7 +77,7 @@ class Execution:
             about["float32"] = counted
         timing = {"seconds": seconds, "rows": len(features), **about}
         chosen = functools.partial(self._chosen, unit) if unit.sae_id else None
-        return Result(payload, timing, fitted, test_scores.kept(data, lanes, fitted, chosen))
+        return Result(payload, timing, fitted, standard_scores.kept(data, lanes, fitted, chosen))
 
     def write_all(self, group: Sequence[Unit], out: str, save_probes: bool) -> Iterator[Unit]:
         """Runs the units of one task and yields each when it is written.

@@ -54,13 +54,14 @@ def _answer(found: TaskScores, times: Int[np.ndarray, " m"]) -> str:
     if len(found.methods) == 1:
         return f"{text}."
     verb = "is" if all_of == 1 else "are"
-    return f"{text}; {all_of:,} {verb} wrong by all {len(found.methods)} methods."
+    every = "both" if len(found.methods) == 2 else f"all {len(found.methods)}"
+    return f"{text}; {all_of:,} {verb} wrong by {every} methods."
 
 
 def _about(found: TaskScores, task: Task | None) -> str:
     ones = int(found.labels.sum())
     where = "Rows are numbered from 0 in the task's file." if task else (
-        "The texts are not at hand, so prompts stand by the number of their row, from 0."
+        "Prompts stand by the number of their row, from 0: their texts are not at hand."
     )  # fmt: skip
     return " ".join(
         [
