@@ -3,8 +3,11 @@
 import csv
 import functools
 import html
+import os
 import re
 import shutil
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,6 +25,8 @@ from probejax.analysis.scored import Scored, TaskScores, read_scores
 from probejax.analysis.tables import results_table
 from probejax.stored_scores import Latents, ScoredRows, StoredScores
 from tests.report_cases import CONFIG, NARROW, TASKS, unit, without_figures
+from tests.test_report_hostile import LINKED
+from tests.test_report_hostile import _Parts as Parts
 
 N, CLASSES = 90, ("<i>no", "yes")
 TESTED = np.arange(1, N, 2)
@@ -45,8 +50,8 @@ def logits(place, seed=42):
     return found
 
 
-def write(root, *, seeds=(42,), methods=METHODS, config=None):
-    """Writes a task of one's own and a run on it."""
+def write(root, *, seeds=(42,), methods=METHODS, config=None, facts=None, classes=CLASSES):
+    """Writes a task of one's own and a run on it, whose units have some facts of another kind."""
     root.mkdir(parents=True)
     path = root / "mine.csv"
     with path.open("w", newline="") as file:
@@ -60,14 +65,14 @@ def write(root, *, seeds=(42,), methods=METHODS, config=None):
     for place, (method, sae_id, k) in enumerate(methods):
         payload = unit(TASKS[0], method, sae_id, k, seeds=seeds)
         mine = {"task": "mine", "task_files": tasks.fingerprint("mine", data=str(path))}
-        payload["unit"] |= mine
+        payload["unit"] |= mine | (facts or {})
         firing = (np.array([[1, 3, 8], [2, -1, -1]]), np.array([[9, 8, 7], [5, 0, 0]], np.float32))
         latents = Latents(np.array([1234, 7]), np.array([0.5, -0.25], np.float32), *firing)
         draws = tuple(
             ScoredRows(seed, TESTED, LABELS[TESTED], logits(place, seed), latents if k else None)
             for seed in sorted(seeds)
         )
-        store.put(storage.unit_id(payload["unit"]), payload, None, StoredScores(CLASSES, draws))
+        store.put(storage.unit_id(payload["unit"]), payload, None, StoredScores(classes, draws))
     return root / "run"
 
 
@@ -202,6 +207,26 @@ def test_nothing_of_a_text_or_a_class_is_html_and_a_cut_is_shown(page):
     assert page.count("<script") == 1 and "<i>no" not in page and "&lt;i&gt;no" in page
     assert "alert(&quot;1&quot;)" in page and " […] " in shorten(prompt(1))
     assert html.escape(shorten(prompt(1))) in page and html.escape(prompt(1)) not in page
+
+
+@pytest.mark.parametrize("name", ["/../../../x", '"><script>alert(1)</script>', "a" * 300, ".."])
+def test_names_from_strangers_stay_names(name, tmp_path):
+    """Those of a task, of classes, of models and SAEs: no file elsewhere, no more HTML."""
+    named = {"task": name, "model": name, "sae_id": name}
+    run = write(tmp_path / "a" / "b", facts=named, classes=(name, name), methods=METHODS[2:])
+    with mock.patch.object(storage, "write_atomic", wraps=storage.write_atomic) as written:
+        with without_figures():
+            text = report(run, cache_dir=run / "no_cache")
+    assert all(Path(os.path.abspath(call.args[0])).is_relative_to(run) for call in
+               written.call_args_list)  # fmt: skip
+    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {"mine.csv", "run"}
+    (path,) = (run / "examples").iterdir()
+    page, told = Parts(path.read_text()), (run / "report.html").read_text()
+    assert f'href="examples/{path.name}"' in told and "(the task is not at hand)" in text
+    assert page.scripts == 1 and ("script", frozenset()) in page.parts
+    assert page.links <= {"../report.html", "data:,", LINKED} | {
+        f"#{each}" for each in ("scores", "shared", "wrong", "latents")
+    }
 
 
 def damage_label(run):
