@@ -212,8 +212,9 @@ def test_nothing_of_a_text_or_a_class_is_html_and_a_cut_is_shown(page):
 @pytest.mark.parametrize("name", ["/../../../x", '"><script>alert(1)</script>', "a" * 300, ".."])
 def test_names_from_strangers_stay_names(name, tmp_path):
     """Those of a task, of classes, of models and SAEs: no file elsewhere, no more HTML."""
-    named = {"task": name, "model": name, "sae_id": name}
-    run = write(tmp_path / "a" / "b", facts=named, classes=(name, name), methods=METHODS[2:])
+    named = {"task": name, "model": name}
+    two = tuple(("sae_k16", sae_id, 16) for sae_id in (name, f"{name}2"))
+    run = write(tmp_path / "a" / "b", facts=named, classes=(name, name), methods=two)
     with mock.patch.object(storage, "write_atomic", wraps=storage.write_atomic) as written:
         with without_figures():
             text = report(run, cache_dir=run / "no_cache")
@@ -224,6 +225,7 @@ def test_names_from_strangers_stay_names(name, tmp_path):
     page, told = Parts(path.read_text()), (run / "report.html").read_text()
     assert f'href="examples/{path.name}"' in told and "(the task is not at hand)" in text
     assert page.scripts == 1 and ("script", frozenset()) in page.parts
+    assert f"<h3>sae_k16 ({html.escape(name)})" in path.read_text()
     assert page.links <= {"../report.html", "data:,", LINKED} | {
         f"#{each}" for each in ("scores", "shared", "wrong", "latents")
     }
