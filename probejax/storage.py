@@ -19,7 +19,8 @@ from typing import Any
 
 from etils import epath
 
-from probejax import foreign, stored_unit
+from probejax import foreign, stored_scores, stored_unit
+from probejax.stored_scores import StoredScores
 
 _DAY = 86_400  # seconds after which a half-written file of another machine is nobody's
 
@@ -188,7 +189,8 @@ _REDO = "delete it and run the same command again to redo that unit"
 class Store:
     """The finished units of one run: `units/<name>.json`, and beside them `timings/<name>.json`.
 
-    The bytes of a unit depend on its payload alone, so that two runs can be compared file by file;
+    Where a unit has test scores, these are in `scores/<name>.safetensors`. The bytes of a unit and
+    of its scores depend on what was computed alone, so that two runs can be compared file by file;
     what a run took is kept apart.
     """
 
@@ -197,13 +199,18 @@ class Store:
         self.root = epath.Path(root)
         self.units = self.root / "units"
         self.timings = self.root / "timings"
+        self.scores = self.root / "scores"
 
     def done(self) -> set[str]:
         """Returns the names of the finished units."""
         return {path.name.removesuffix(".json") for path in self._paths()}
 
     def put(
-        self, name: str, payload: Mapping[str, Any], timing: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        payload: Mapping[str, Any],
+        timing: Mapping[str, Any] | None = None,
+        scores: StoredScores | None = None,
     ) -> None:
         """Saves a finished unit.
 
@@ -212,6 +219,8 @@ class Store:
         """
         if timing is not None:  # first, because the unit's file is what marks the unit as done
             write_atomic(self.timings / f"{name}.json", encode_json(timing) + "\n")
+        if scores is not None:  # first, too
+            write_atomic(self._scores(name), stored_scores.encode(scores))
         write_atomic(self.units / f"{name}.json", encode_json(payload) + "\n")
 
     def read_all(self) -> Iterator[dict[str, Any]]:
@@ -230,6 +239,24 @@ class Store:
             StorageError: its file is damaged or no unit; the message names it.
         """
         return _read_unit(self.units / f"{name}.json")
+
+    def read_scores(self, name: str) -> StoredScores | None:
+        """Returns the test scores of a unit; None where it has kept none.
+
+        Raises:
+            OSError: as `open` does.
+            DamagedFile: its file is damaged.
+        """
+        path = self._scores(name)
+        try:
+            data = foreign.read_bytes(path, stored_scores.MOST_BYTES)
+        except FileNotFoundError:
+            return None
+        with foreign.parsing(path, "delete it and the unit of this name, to have both made anew"):
+            return stored_scores.decode(data)
+
+    def _scores(self, name: str) -> epath.Path:
+        return self.scores / f"{name}.safetensors"
 
     def _paths(self) -> list[epath.Path]:
         try:

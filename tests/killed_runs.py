@@ -47,7 +47,9 @@ def finish(process: subprocess.Popen) -> None:
 
 
 def units(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (out / "units").glob("*.json")}
+    scores = lambda path: out / "scores" / f"{path.stem}.safetensors"
+    found = (out / "units").glob("*.json")
+    return {path.name: path.read_bytes() + scores(path).read_bytes() for path in found}
 
 
 def leftovers(*folders: Path) -> list[Path]:

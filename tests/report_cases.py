@@ -6,6 +6,7 @@ from unittest import mock
 import numpy as np
 
 from probejax import storage
+from probejax.stored_scores import Latents, ScoredRows, StoredScores
 from probejax.tasks import registry
 
 NARROW = "gemma-3-270m/layer_9/width_4k/average_l0_78"
@@ -86,6 +87,19 @@ def unit(
     return payload
 
 
+def scores(payload):
+    """What a unit keeps of its test rows: 40 of them; the latents are those of its cards."""
+    rng = np.random.default_rng(7)
+    rows, labels = np.arange(0, 120, 3), np.arange(40) % 2
+    logits = (rng.normal(size=40) + labels - 0.5).astype(np.float32)
+    fires = (np.array([[3, 6], [4, -1]]), np.array([[9.5, 9.25], [3.5, 0]], np.float32))
+    found = Latents(np.array([1234, 7]), np.array([0.5, -0.25], np.float32), *fires)
+    fits, latents = payload["fits"], found if payload["unit"]["k"] else None
+    seeds = [s for s, r in zip(fits["seed"], fits["regime"], strict=True) if r == "standard"]
+    draws = tuple(ScoredRows(seed, rows, labels, logits, latents) for seed in seeds)
+    return StoredScores(("no", "yes"), draws) if draws else None
+
+
 def write_run(root, *, tasks=TASKS, arrows=ARROWS, config=CONFIG, **options):
     """Writes a run's folder and returns it."""
     storage.write_config(root, config)
@@ -94,15 +108,21 @@ def write_run(root, *, tasks=TASKS, arrows=ARROWS, config=CONFIG, **options):
         for method, sae_id, k in arrows:
             payload = unit(task, method, sae_id, k, **options)
             timing = {"seconds": {"fit": 30.0}, "device": "cpu", "jax": "0.10.2"}
-            store.put(storage.unit_id(payload["unit"]), payload, timing)
+            store.put(storage.unit_id(payload["unit"]), payload, timing, scores(payload))
     return root
 
 
 @contextlib.contextmanager
-def without_figures():
+def without_figures(*, charts=False):
     """Leaves out what takes most of a report's time, where the page alone is tested."""
-    with mock.patch("probejax.analysis.report.write_figures", return_value=[]):
+    rest = contextlib.nullcontext() if charts else _without_charts()
+    with mock.patch("probejax.analysis.report.write_figures", return_value=[]), rest:
         yield
+
+
+def _without_charts():
+    """Leaves out the chart of each page of examples, which takes most of that page's time."""
+    return mock.patch("probejax.analysis.example_pages._figure", return_value="")
 
 
 @contextlib.contextmanager
@@ -114,5 +134,5 @@ def quick_figures(*, laid_out=True):
             figure.draw_without_rendering()
         file.write(b"<svg/>")
 
-    with mock.patch("matplotlib.figure.Figure.savefig", save):
+    with mock.patch("matplotlib.figure.Figure.savefig", save), _without_charts():
         yield

@@ -14,6 +14,7 @@ TESTS = sorted(ROOT.glob("tests/**/*.py"))
 LAYERS = (
     ("foreign", "rules", "inputs", "positions", "sites", "sizes"),
     ("stored_unit",),
+    ("stored_scores",),
     ("artifacts", "storage", "devices", "hosts", "metrics", "spreadsheet"),
     ("solvers",),
     ("tasks", "models", "saes"),
@@ -62,8 +63,8 @@ ORDER = {
         "baselines", "arrays", "saved", "fit",
     ),
     "sweep": (
-        "config", "source", "units", "data", "memory", "plan", "execute", "token_disk",
-        "processes", "workers", "cluster",
+        "config", "source", "units", "data", "standard_scores", "memory", "plan", "execute",
+        "token_disk", "processes", "workers", "cluster",
     ),
 }  # fmt: skip
 

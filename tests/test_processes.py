@@ -79,7 +79,10 @@ def finish(running: list[subprocess.Popen]) -> list[str]:
 
 
 def units(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (out / "units").glob("*.json")}
+    """The bytes of each finished unit, and behind them those of its test scores."""
+    scores = lambda path: out / "scores" / f"{path.stem}.safetensors"
+    found = (out / "units").glob("*.json")
+    return {path.name: path.read_bytes() + scores(path).read_bytes() for path in found}
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import pytest
 
 from probejax.analysis.labels import signed
 from probejax.analysis.report import report
-from tests.report_cases import CONFIG, TASKS, write_run
+from tests import test_report_examples
+from tests.report_cases import CONFIG, TASKS, without_figures, write_run
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -236,6 +237,49 @@ def test_everything_is_unfolded_on_paper_and_as_before_afterwards(browser, run):
     assert before > len(TASKS) and len(page.pdf(format="A4")) > 20_000
     assert page.evaluate("window.seen") == 1  # the page's own listener came first
     assert folded.count() == before
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    """The address of a page of examples, with texts and a chart, and of the report beside it."""
+    out = test_report_examples.write(tmp_path_factory.mktemp("examples") / "a")
+    with without_figures(charts=True):
+        report(out, cache_dir=out / "no_cache")
+    return out / "examples" / "mine.html", out / "report.html"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(320, "dark"), (390, "light"), (1280, "light")])
+def test_a_page_of_examples_loads_fits_and_is_legible(browser, examples, width, scheme):
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    asked = []
+    page.on("console", lambda message: asked.append(message.text))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(examples[1].as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
+    page.get_by_role("link", name="Scores by class, the prompts").click()
+    page.wait_for_load_state("networkidle")
+    assert [each for each in asked if not each.startswith("data:")] == [
+        examples[1].as_uri(), examples[0].as_uri()
+    ]  # fmt: skip
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("h3").count() == 3 and page.locator("mark").first.inner_text() == "end1"
+    assert page.evaluate(CUT) == []
+    contrast = page.evaluate(
+        """(() => {
+          const light = (rgb) => {
+            const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+            const [r, g, b] = rgb.match(/\\d+/g).map(v => linear(v / 255));
+            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+          };
+          const style = getComputedStyle(document.querySelector("mark"));
+          const [x, y] = [light(style.color), light(style.backgroundColor)].sort();
+          return (Math.max(x, y) + 0.05) / (Math.min(x, y) + 0.05);
+        })()"""
+    )
+    assert contrast >= 4.5  # WCAG AA
+    page.get_by_role("link", name="Report").click()
+    assert page.url == examples[1].as_uri()
     page.close()
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from sklearn.metrics import roc_auc_score
 
 import probejax as px
 from tests.test_layers import imports
@@ -46,6 +48,11 @@ def test_a_run_returns_its_results(finished):
     assert len(found.results) == found.units["fits"].sum() == 4 * 12
     assert set(found.quiver()["regime"]) == {"standard", "label_noise"}
     assert (out / "report.html").exists() and found.ran and found.left_out == {}
+    standard = found.results[found.results["regime"] == "standard"].set_index(["task", "method"])
+    for key, rows in found.scores.groupby(["task", "method"]):
+        auc = roc_auc_score(rows["label"], rows["logit"])
+        assert auc == pytest.approx(standard.loc[key, "test_auc"], abs=1e-6)
+        assert len(rows) == standard.loc[key, "num_test"]
     for path in found.probes:
         assert px.load_probe(path).origin["task"] in ("own_a", "own_b")
     assert len(found.probes) == 4
@@ -89,6 +96,20 @@ def test_a_share_is_a_run_that_others_finish(config, place, tmp_path, capsys):
     assert "1 of 2 units are still missing; other processes run them." in capsys.readouterr().out
     assert len(px.run(config, tmp_path, rank=0, **settings).units) == 2
     assert "Complete: 2 units" in capsys.readouterr().out
+
+
+def test_its_pages_of_examples_show_the_prompts_of_the_files(finished, config):
+    out, found = finished
+    for name in ("own_a", "own_b"):
+        page = (out / "examples" / f"{name}.html").read_text()
+        task = px.tasks.load(name, data=config.data)
+        line = r'<tr><td[^>]*>(\d+)</td><td>(\w+)</td>.*?<td class="prompt">([^<]*)</td></tr>'
+        shown = {(int(row), label, text) for row, label, text in re.findall(line, page)}
+        tested = found.scores[found.scores["task"] == name]
+        assert shown and shown <= {
+            (row, task.class_names[label], task.prompts[row])
+            for row, label in tested[["row", "label"]].itertuples(index=False)
+        }
 
 
 def test_what_cannot_run_is_left_out_and_said(config, place, tmp_path, capsys):

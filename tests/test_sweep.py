@@ -10,7 +10,7 @@ import pytest
 
 from probejax import models, probes, saes, storage, sweep, tasks
 from probejax.saes import gemma_scope, registry
-from probejax.sweep import data, memory, units
+from probejax.sweep import data, memory, standard_scores, units
 from tests import tiny_models
 from tests.reference import study_probes
 
@@ -283,7 +283,7 @@ def results(job):
 
 def test_a_unit_holds_one_row_per_condition(job, results):
     assert len(results) == 6
-    for unit, (payload, timing, _) in results.items():
+    for unit, (payload, timing, *_) in results.items():
         assert payload["unit"] == unit.facts
         assert set(payload) == {"unit", "fits"} | ({"latents", "sae"} if unit.sae_id else set())
         fits = payload["fits"]
@@ -387,6 +387,58 @@ def test_a_unit_describes_the_latents_of_its_standard_condition(job, results):
     z = np.asarray(saes.encode(saes.load(job.plan.config.sae[0]), x))[:, cards[0]["index"]]
     np.testing.assert_allclose(cards[0]["mean"][1], z[condition.y_train == 1].mean(), rtol=1e-4)
     np.testing.assert_allclose(cards[0]["rate"][0], (z[condition.y_train == 0] != 0).mean())
+
+
+def test_a_unit_keeps_the_test_scores_of_its_standard_condition(job, results, tmp_path):
+    for unit, result in results.items():
+        (draw,) = result.scores.draws
+        task = tasks.load(unit.task, data=job.plan.config.data)
+        assert draw.seed == 42 and result.scores.classes == task.class_names == ("no", "yes")
+        np.testing.assert_array_equal(draw.labels, task.labels[draw.rows])
+        assert len(draw.rows) == 32 and (np.diff(draw.rows) > 0).all()
+        truth = study_probes.roc_auc_score(draw.labels, draw.logits)
+        assert truth == pytest.approx(result.payload["fits"]["test_auc"][0], abs=1e-6)
+    unit = next(u for u in results if u.method == "sae_k5")
+    job.save(unit, results[unit], tmp_path / "p")  # the probe itself, read back
+    draw, x = results[unit].scores.draws[0], np.asarray(job.data(unit.task).features)
+    probe = probes.load_probe(tmp_path / "p").find("standard")
+    np.testing.assert_allclose(draw.logits, np.asarray(probe(x))[draw.rows], atol=1e-5)
+    latents, prompts = draw.latents, job.data(unit.task).task.prompts
+    w = dict(zip(probe.probe.latents.tolist(), probe.probe.w.tolist(), strict=True))
+    assert w == dict(zip(latents.numbers.tolist(), latents.weights.tolist(), strict=True))
+    assert (np.diff(np.abs(latents.weights)) <= 0).all() and len(w) == 5
+    z = np.asarray(saes.encode(saes.load(job.plan.config.sae[0]), x))
+    for number, rows, values in zip(latents.numbers, latents.rows, latents.values, strict=True):
+        there = rows[rows >= 0]
+        np.testing.assert_allclose(values[rows >= 0], z[there, number], rtol=1e-4)
+        largest = list(dict.fromkeys(prompts[i] for i in np.argsort(-z[:, number])))
+        assert [prompts[i] for i in there] == largest[: min(4, (z[:, number] > 0).sum())]
+
+
+def test_scores_name_the_rows_of_the_whole_task():
+    """Also where only some of its rows were drawn, and whatever their order."""
+    task = tasks.Task("t", tuple("abcde"), np.array([0, 1, 0, 1, 1]), False, class_names=("n", "y"))
+    one = tasks.Condition("standard", None, 3, *map(np.array, ([0, 1], [0, 1], [4, 2], [1, 0])))
+    other = dataclasses.replace(one, regime="scarcity", level=2.0, seed=4)
+    rows = np.array([5, 60, 70, 80, 900])
+    known = data.TaskData([other, one], np.zeros((5, 2), np.float32), task, rows)
+    packed = data.pack(known.conditions)
+    logits = np.array([[9, 9, 0], [2.5, -1, 0]], np.float32)  # one padded test row each
+    scores = probes.Scores(*np.zeros((9, 2)))
+    linear = probes.families.Linear(np.zeros((2, 2)), np.zeros(2), np.zeros(2))
+    fitted = [((0, 1), probes.Fit(linear, scores, test_logits=logits))]
+    kept = standard_scores.kept(known, packed, fitted)
+    assert kept is not None and kept.classes == ("n", "y") and len(kept.draws) == 1
+    (draw,) = kept.draws
+    assert draw.seed == 3 and draw.rows.tolist() == [70, 900] and draw.labels.tolist() == [0, 1]
+    assert draw.logits.tolist() == [-1, 2.5] and draw.latents is None
+    none = known._replace(conditions=[other])
+    assert (
+        standard_scores.kept(
+            none, data.pack(none.conditions), [((0,), fitted[0][1][np.array([0])])]
+        )
+        is None
+    )
 
 
 def test_equal_conditions_are_fitted_once():

@@ -72,6 +72,7 @@ def test_only_the_prompts_that_are_drawn_are_kept():
     drawing = draw(own, task(50, 50, prefix="q"), tasks.ALL_REGIMES)
     assert len(drawing.task.prompts) < 15_000
     assert len(drawing.task.groups) == len(drawing.task.prompts) == len(drawing.task.labels)
+    assert tuple(own.prompts[row] for row in drawing.rows) == drawing.task.prompts
     labels = np.concatenate([each.labels for each in drawing.sets])
     prompts = [prompt for each in drawing.sets for prompt in each.prompts]
     known = {

@@ -105,8 +105,8 @@ def legend(axes: Axes, columns: int = 2) -> None:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns)
 
 
-def encoded(picture: Picture) -> dict[str, bytes]:
-    """Returns a picture as the files `svg` and `png`."""
+def encoded(picture: Picture, wanted: Sequence[str] = ("png", "svg")) -> dict[str, bytes]:
+    """Returns a picture as files, of both kinds or one of them."""
     kinds: dict[str, dict[str, Any]] = {
         "png": {"dpi": 200, "facecolor": "white"},
         "svg": {"metadata": {"Date": None, "Title": picture.label}, "transparent": True},
@@ -114,12 +114,13 @@ def encoded(picture: Picture) -> dict[str, bytes]:
     found = {}
     with style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # drawn as a box in the PNG
-        for kind, options in kinds.items():
+        for kind in wanted:
             buffer = io.BytesIO()
-            picture.figure.savefig(buffer, format=kind, **options)
+            picture.figure.savefig(buffer, format=kind, **kinds[kind])
             picture.figure.set_layout_engine("none")  # the first has arranged it; half of the time
             found[kind] = buffer.getvalue()
-    found["svg"] = _NO_TEXT.sub("", found["svg"].decode()).encode()
+    if "svg" in found:
+        found["svg"] = _NO_TEXT.sub("", found["svg"].decode()).encode()
     return found
 
 

@@ -1,5 +1,6 @@
 """A few prompts of each task, where they can be had without a download."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ from probejax.artifacts.archives import STUDY_TASKS
 from probejax.artifacts.cache import Location
 
 _BEGINNING, _END = 110, 90  # characters kept of a long prompt; probes read its last token
+_MARKED = 60  # characters of a prompt whose last token is marked
 
 
 class Example(NamedTuple):
@@ -29,16 +31,10 @@ def examples(
     Nothing is downloaded: without the study's tasks in the cache only one's own have
     examples. A task that cannot be read has none.
     """
-    cached = artifacts.cache_dir(cache_dir) / "artifacts" / STUDY_TASKS.sha256
     found = {}
     for name in names:
-        try:
-            known = tasks.names() if cached.is_dir() else ()
-            own = tasks.names(data) if data else ()
-            if name not in known and not (name in own and name not in tasks.names()):
-                continue
-            task = tasks.load(name, data=data, cache_dir=cache_dir)
-        except (ValueError, OSError, artifacts.ArtifactError):
+        task = at_hand(name, data, cache_dir)
+        if task is None:
             continue
         chosen: dict[str, int] = {}
         for prompt, label in zip(task.prompts, task.labels.tolist(), strict=True):
@@ -53,9 +49,32 @@ def examples(
     return found
 
 
+def at_hand(
+    name: str, data: tasks.Own | Location | None = None, cache_dir: Location | None = None
+) -> tasks.Task | None:
+    """Returns a task, None where it would have to be downloaded or cannot be read."""
+    cached = artifacts.cache_dir(cache_dir) / "artifacts" / STUDY_TASKS.sha256
+    try:
+        known = tasks.names() if cached.is_dir() else ()
+        own = tasks.names(data) if data else ()
+        if name not in known and not (name in own and name not in tasks.names()):
+            return None
+        return tasks.load(name, data=data, cache_dir=cache_dir)
+    except (ValueError, OSError, artifacts.ArtifactError):
+        return None
+
+
 def shorten(prompt: str) -> str:
     """Returns a prompt on one line, without the middle if it is long."""
     text = " ".join(prompt.split())
     if len(text) <= _BEGINNING + _END + 5:
         return text
     return f"{text[:_BEGINNING]} […] {text[-_END:]}"
+
+
+def last_token(text: str) -> tuple[str, str]:
+    """Returns the end of a prompt in two parts: what is before its last word or mark, and that."""
+    end = text[-_MARKED:]
+    match = re.search(r"(\w+|\s|.)\Z", end, re.DOTALL)
+    start = "…" if len(text) > _MARKED else ""
+    return (f"{start}{end[: match.start()]}", match[0]) if match else (end, "")

@@ -10,14 +10,15 @@ from etils import epath
 
 from probejax import spreadsheet, storage
 from probejax.analysis import architectures, by_layer, case_studies, multi_token, published
-from probejax.analysis.examples import examples
+from probejax.analysis.example_pages import write_examples
+from probejax.analysis.examples import examples as first_prompts
 from probejax.analysis.faults import faults
 from probejax.analysis.figures import write_figures
 from probejax.analysis.findings import Findings, find
 from probejax.analysis.left_out import attempt
 from probejax.analysis.page import page
 from probejax.analysis.page.page import Story
-from probejax.analysis.run import read_run
+from probejax.analysis.run import Run, read_run
 from probejax.analysis.saebench import write_saebench
 from probejax.analysis.study_layout import write_study
 from probejax.analysis.tables import means, results_table, summary, write_tables
@@ -35,7 +36,8 @@ def report(
 ) -> str:
     """Writes tables, figures and `report.html` into a folder; works while a sweep is running.
 
-    Beside them `study/`, the results in the study's own layout, and `saebench/`, in SAEBench's.
+    Beside them `examples/`, a page for each task whose units keep test scores; `study/`, the
+    results in the study's own layout; and `saebench/`, in SAEBench's.
 
     Args:
       out: folder of a run, or for the tables of other results.
@@ -53,8 +55,10 @@ def report(
       DamagedFile: a run's `config.json` is.
     """
     out = epath.Path(out)
+    runs: list[tuple[epath.Path, Run]] = []
     if results is None:
-        results, story = _from_runs([out, *also], cache_dir)
+        runs = [(epath.Path(folder), read_run(folder)) for folder in (out, *also)]
+        results, story = _from_runs(runs, cache_dir)
     story = story or Story()
     left_out = list(story.left_out)
     found = find(results, left_out)
@@ -65,7 +69,8 @@ def report(
     attempt(left_out, "study/", lambda: write_study(out, found.results))
     millis = int(time.time() * 1000)
     attempt(left_out, "saebench/", lambda: write_saebench(out, found.results, millis=millis))
-    storage.write_atomic(out / "report.html", page(found, story, pictures, left_out))
+    examples = write_examples(out, runs, found.groups, left_out, cache_dir)
+    storage.write_atomic(out / "report.html", page(found, story, pictures, left_out, examples))
     storage.remove_leftovers(out)
     parts = [by_layer.summary(found.layers), *_summaries(found), multi_token.summary(found.tokens)]
     parts += [architectures.summary(found.studies)] if found.studies else []
@@ -87,15 +92,15 @@ def _summaries(found: Findings) -> list[str]:
 
 
 def _from_runs(
-    folders: Sequence[epath.PathLike], cache_dir: str | Path | None
+    found: Sequence[tuple[epath.Path, Run]], cache_dir: str | Path | None
 ) -> tuple[pd.DataFrame, Story]:
-    runs = [read_run(folder) for folder in folders]
-    for folder, run in zip(folders, runs, strict=True):
+    for folder, run in found:
         if not run.done:
             raise FileNotFoundError(
                 f"{folder} holds no finished units; run "
                 f"`python -m experiments.sweep --out={folder}` first."
             )
+    runs = [run for _, run in found]
     families = {task: family for run in runs for task, family in run.families.items()}
     results = results_table((payload for run in runs for payload in run.payloads), families)
     first = runs[0]
@@ -105,7 +110,7 @@ def _from_runs(
             facts[name] = list(dict.fromkeys([*facts.get(name, []), *values]))
     status = "; ".join(dict.fromkeys(run.status for run in runs))
     named = () if first.config.get("activations") else results["task"].unique().tolist()
-    prompts = examples(named, first.own, cache_dir)
+    prompts = first_prompts(named, first.own, cache_dir)
     latents = {where: cards for run in runs for where, cards in run.latents.items()}
     left_out = [f"Left out: {why}" for run in runs for why in run.left_out]
     return results, Story(status, facts, prompts, latents, left_out)
@@ -156,7 +161,7 @@ def report_published(
             "ranking of latents": f"{ranking} (old: raw mean difference; new: normalised)",
             "SAE": [sae_id for sae_id in results["sae_id"].unique() if sae_id],
         },
-        examples(results["task"].unique().tolist(), cache_dir=cache_dir),
+        first_prompts(results["task"].unique().tolist(), cache_dir=cache_dir),
         left_out=left_out,
         faults=pd.concat(known, ignore_index=True) if known else None,
         cola=cola,

@@ -1,13 +1,13 @@
 """The latents that tell the classes apart, and what makes each of them fire."""
 
 import collections
-import re
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from probejax.analysis.examples import last_token
 from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
 from probejax.auditing.permuted import PERMUTATIONS, ranked
@@ -17,7 +17,6 @@ from probejax.saes.describe import describe
 K = 20
 _PROMPTS = 2  # of either class that are shown for a latent
 _STRONGEST = 50  # rows whose ends are counted
-_END = 60  # characters of a prompt that are shown
 
 
 class Latents(NamedTuple):
@@ -109,8 +108,5 @@ def _distinct(texts) -> list[str]:
 
 def marked(text: str) -> str:
     """Returns the end of a prompt, its last word or mark in brackets."""
-    match = re.search(r"(\w+|\s|.)\Z", text[-_END:], re.DOTALL)
-    if not match:
-        return text[-_END:]
-    start = "…" if len(text) > _END else ""
-    return f"{start}{text[-_END:][: match.start()]}⟦{match[0]}⟧"
+    before, token = last_token(text)
+    return f"{before}⟦{token}⟧" if token else before

@@ -59,6 +59,8 @@ class Fit:
       method: the name of the method, where it is known.
       rows: rows that were trained on, of the lanes together.
       classes: what the labels 0 and 1 stand for.
+      test_logits: of the lanes' test rows, those that were scored; padding may be anything. None
+        where several batches were joined.
     """
 
     probe: Probe
@@ -66,6 +68,7 @@ class Fit:
     method: str = ""
     rows: int = 0
     classes: tuple[Any, Any] = (0, 1)
+    test_logits: Float[np.ndarray, "L m"] | None = None
 
     @property
     def val_auc(self):
@@ -90,7 +93,9 @@ class Fit:
     def __getitem__(self, lane: int | np.ndarray) -> "Fit":
         """Returns the fit of one lane, or those of several."""
         single = Scores(*(leaf[lane] for leaf in self.scores))
-        return dataclasses.replace(self, probe=self.probe[lane], scores=single, rows=0)
+        logits = None if self.test_logits is None else self.test_logits[lane]
+        own = {"probe": self.probe[lane], "scores": single, "test_logits": logits}
+        return dataclasses.replace(self, rows=0, **own)
 
     def __repr__(self) -> str:
         auc, chosen, gap, code = map(
@@ -263,7 +268,8 @@ def finish(
         gap=np.where(fitted & sound, gap, np.nan),
         code=np.where(fitted & ~sound, codes.NON_FINITE, code),
     )
-    return Fit(probe, found, rows=int(np.asarray(rows.train_mask).sum()))
+    trained = int(np.asarray(rows.train_mask).sum())
+    return Fit(probe, found, rows=trained, test_logits=test_logits)
 
 
 def fold_auc(

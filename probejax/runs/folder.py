@@ -36,6 +36,27 @@ class Run:
 
         return results_table(self.payloads)
 
+    @functools.cached_property
+    def scores(self) -> pd.DataFrame:
+        """One row per unit and test prompt of its standard condition: what the probe says of it.
+
+        `row` is the prompt's place in the task, from 0, `label` 0 or 1; a `logit` above 0 predicts
+        label 1. Units from before there were test scores have no rows.
+
+        Raises:
+          DamagedFile: a unit's scores are damaged.
+        """
+        store, parts = storage.Store(self.out), []
+        for payload in self.payloads:
+            unit = payload["unit"]
+            found = store.read_scores(storage.unit_id(unit))
+            for draw in found.draws if found else ():
+                of = {name: unit[name] for name in ("task", "method", "sae_id")}
+                of |= {"seed": draw.seed, "row": draw.rows, "label": draw.labels}
+                parts.append(pd.DataFrame(of | {"logit": draw.logits}))
+        columns = ["task", "method", "sae_id", "seed", "row", "label", "logit"]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
     @property
     def units(self) -> pd.DataFrame:
         """One row per finished unit: what decides its numbers, and how many fits it has."""
@@ -93,8 +114,8 @@ def read(out: epath.PathLike) -> Run:
 
     Returns:
       The run. Printed, it says how far it is, with mean test AUCs; `results` is a pandas table of
-      one row per fit, `quiver()` compares with and without SAEs, `probes` are the files of saved
-      probes.
+      one row per fit, `scores` of one row per test prompt and unit, `quiver()` compares with and
+      without SAEs, `probes` are the files of saved probes.
 
     Raises:
       FileNotFoundError: no run has written there.

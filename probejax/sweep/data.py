@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from probejax import probes
 from probejax.activations.ragged import Activations
-from probejax.tasks import Condition
+from probejax.tasks import Condition, Task
 
 
 class Lanes(NamedTuple):
@@ -36,11 +36,15 @@ class TaskData(NamedTuple):
       features: [N, d_model] float32: the last token of the task's prompts, then of the shifted ones
         if there are any.
       groups: the names of the task's groups, sorted; empty without groups.
+      task: the task's prompts, of which a shifted test set is none.
+      rows: which rows of the whole task these are.
       tokens: all tokens of the same prompts, on the disk; None if no method reads them.
     """
 
     conditions: list[Condition]
     features: Float[np.ndarray, "N d_model"]
+    task: Task
+    rows: Int[np.ndarray, " n"]
     groups: tuple[str, ...] = ()
     tokens: Activations | None = None
 

@@ -15,7 +15,7 @@ from probejax.activations import ragged
 from probejax.sites import GIVEN
 from probejax.solvers import arithmetic
 from probejax.sweep import data as task_data
-from probejax.sweep import memory
+from probejax.sweep import memory, standard_scores
 from probejax.sweep.data import Lanes, TaskData
 from probejax.sweep.plan import Plan
 from probejax.sweep.source import Vectors
@@ -80,7 +80,9 @@ class Execution:
         about = {"device": devices.own()[0].device_kind, "jax": jax.__version__}
         if counted["fits"]:
             about["float32"] = counted
-        return Result(payload, {"seconds": seconds, "rows": len(features), **about}, fitted)
+        timing = {"seconds": seconds, "rows": len(features), **about}
+        chosen = functools.partial(self._chosen, unit) if unit.sae_id else None
+        return Result(payload, timing, fitted, standard_scores.kept(data, lanes, fitted, chosen))
 
     def write_all(self, group: Sequence[Unit], out: str, save_probes: bool) -> Iterator[Unit]:
         """Runs the units of one task and yields each when it is written.
@@ -97,7 +99,7 @@ class Execution:
             if save_probes:
                 name = f"{unit.label}{f'__{unit.site}' * (len(self.plan.sites) > 1)}.safetensors"
                 self.save(unit, result, epath.Path(out) / "probes" / name)
-            storage.Store(out).put(unit.name, result.payload, result.timing)
+            storage.Store(out).put(unit.name, result.payload, result.timing, result.scores)
             devices.limit_programs()
             if unit is group[-1]:
                 self.forget()  # before anybody deletes its files
@@ -178,12 +180,13 @@ class Execution:
         drawing = self._drawing(task)
         found = [each[site] for each in self._harvest(task)]
         features = np.concatenate([each.last() for each in found])
-        if not self.plan.reads_tokens:
-            return TaskData(drawing.conditions, features, drawing.groups)
-        return TaskData(drawing.conditions, features, drawing.groups, ragged.join(found))
+        tokens = ragged.join(found) if self.plan.reads_tokens else None
+        about = (drawing.task, drawing.rows, drawing.groups)
+        return TaskData(drawing.conditions, features, *about, tokens)
 
     def _pack_lanes(self, task: str, site: str, shuffled: bool) -> Lanes:
-        drawn, features, _, tokens = self._data(task, site)
+        data = self._data(task, site)
+        drawn, features, tokens = data.conditions, data.features, data.tokens
         drawn = task_data.shuffle(drawn) if shuffled else drawn
         if self.memory_gb is None:
             return task_data.pack(drawn)

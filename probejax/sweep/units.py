@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from probejax import foreign, probes, storage, tasks
+from probejax.stored_scores import StoredScores
 
 RECIPE = 4  # raise it when the numbers of a unit change, so that old units are not reused
 
@@ -59,11 +60,13 @@ class Result(NamedTuple):
       payload: what must be reproducible.
       timing: what need not be.
       fitted: for every batch of lanes, which conditions they are and what was fitted.
+      scores: of the test rows under standard conditions; None where the run has none.
     """
 
     payload: dict[str, Any]
     timing: dict[str, Any]
     fitted: list[tuple[tuple[int, ...], probes.Fit]]
+    scores: StoredScores | None = None
 
 
 def check_done(out: str, units: Sequence[Unit], done: Collection[str]) -> None:

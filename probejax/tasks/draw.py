@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from probejax.tasks import registry, splits
 from probejax.tasks.catalog import Task
@@ -25,6 +26,7 @@ class Drawing(NamedTuple):
         shifted: those of its shifted test set, if there is one.
         conditions: as rows of the task's prompts and the shifted ones behind them.
         left_out: regime -> why it, or a part of it, cannot be had.
+        rows: which rows of the whole task those of `task` are.
         groups: the task's groups by the level that `group_shift` has for them.
     """
 
@@ -32,6 +34,7 @@ class Drawing(NamedTuple):
     shifted: Task | None
     conditions: list[Condition]
     left_out: dict[str, str]
+    rows: Int[np.ndarray, " n"]
     groups: tuple[str, ...] = ()
 
     @property
@@ -79,7 +82,7 @@ def draw(
     rows = np.concatenate([rows, len(task.labels) + rows_shifted])
     found = [dataclasses.replace(c, train=rows[c.train], test=rows[c.test]) for c in found]
     if studied:
-        return Drawing(task, shifted, found, left_out)
+        return Drawing(task, shifted, found, left_out, np.arange(len(task.labels)))
     return _needed(task, shifted, found)._replace(
         left_out=left_out, groups=tuple(sorted(set(pool.groups)))
     )
@@ -126,7 +129,7 @@ def _needed(task: Task, shifted: Task | None, conditions: list[Condition]) -> Dr
     ]
     n = len(task.labels)
     other = None if shifted is None else _part(shifted, used[used >= n] - n)
-    return Drawing(_part(task, used[used < n]), other, kept, {})
+    return Drawing(_part(task, used[used < n]), other, kept, {}, used[used < n])
 
 
 def _part(task: Task, rows: np.ndarray) -> Task:

@@ -49,7 +49,11 @@ class Story(NamedTuple):
 
 
 def page(
-    found: Findings, story: Story, pictures: Sequence[Shown] = (), left_out: list[str] | None = None
+    found: Findings,
+    story: Story,
+    pictures: Sequence[Shown] = (),
+    left_out: list[str] | None = None,
+    examples: Mapping[tuple[str, str, str, str], str] = {},
 ) -> str:
     """Returns the report as one HTML document that needs no network.
 
@@ -58,6 +62,7 @@ def page(
         story: what is told beside.
         pictures: the figures.
         left_out: what could not be made so far; gets a line for every part of the page that cannot.
+        examples: protocol, model, site and task -> address of a page of examples.
     """
     left_out = [] if left_out is None else left_out
     shown = found.shown
@@ -74,8 +79,9 @@ def page(
             body += section(group, regime, prefix + regime, rows, here, left_out)
         if place < _WITH_TASKS:
             where = (group.protocol, group.model, group.site)
-            latents = story.latents.get(where, {})
-            make = partial(tasks_block, group, f"{prefix}tasks", story.examples, latents)
+            own = {task: address for (*of, task), address in examples.items() if tuple(of) == where}
+            told = (story.examples, story.latents.get(where, {}), own)
+            make = partial(tasks_block, group, f"{prefix}tasks", *told)
             body += attempt(left_out, f"the tasks of {group.name}", make) or ""
         parts.append(f'<div class="group" id="group-{place}">{body}</div>')
     at = lambda name: gallery(_at(pictures, -1, name))

@@ -10,7 +10,7 @@ from probejax.analysis.drawing import ENDS
 from probejax.analysis.examples import Example
 from probejax.analysis.group import Group
 from probejax.analysis.labels import level_text, number, signed, tasks_in_order, title
-from probejax.analysis.page.elements import esc, link
+from probejax.analysis.page.elements import block, esc, link
 from probejax.analysis.page.tables import Cell, change, figure, table
 from probejax.analysis.run import Latent
 from probejax.tasks import ALL_REGIMES
@@ -24,16 +24,26 @@ def tasks_block(
     anchor: str,
     examples: Mapping[str, Sequence[Example]],
     latents: Mapping[str, Mapping[str, Sequence[Latent]]],
+    pages: Mapping[str, str],
 ) -> str:
-    """Returns the tasks of a group, each folded, with a field to find one."""
+    """Returns the tasks of a group, each folded, with a field to find one.
+
+    Args:
+        group: what is shown.
+        anchor: of the section.
+        examples: prompts per task.
+        latents: latents per task and SAE probe.
+        pages: address of the page of examples per task.
+    """
     cells = group.cells[group.cells["delta"].notna()]
     if cells.empty:
-        return ""
+        links = [f"<li>{_page(pages[task], task)}</li>" for task in tasks_in_order(pages)]
+        return block(anchor, "Task by task", f"<ul>{''.join(links)}</ul>") if links else ""
     spots, standard = _spots(cells), _standard(group)
     name = anchor.removesuffix("s")
     parts = [
         _task(name, task, spots[task], standard.get(task, ()), examples.get(task, ()),
-              latents.get(task, {}))
+              latents.get(task, {}), pages.get(task, ""))
         for task in tasks_in_order(spots)
     ]  # fmt: skip
     field = '<label class="search">Find a task <input type="search" autocomplete="off"></label>'
@@ -91,6 +101,7 @@ def _task(
     standard: Sequence[tuple[str, float, float]],
     examples: Sequence[Example],
     latents: Mapping[str, Sequence[Latent]],
+    address: str,
 ) -> str:
     chips = []
     for regime in sorted(spots, key=_place):
@@ -101,7 +112,9 @@ def _task(
             f'<span class="chip {_shade(sae - base)}" data-t="{esc(text)}">'
             f"{esc(_WORDS.get(regime, regime))} {signed(sae - base, 3)}</span>"
         )
-    body = [_prompts(examples), _levels(spots)]
+    more = "Scores by class, the prompts that each method gets most wrong, latents"
+    body = [f"<p>{_page(address, more)}</p>" if address else ""]
+    body += [_prompts(examples), _levels(spots)]
     if standard:
         body.append(_reached(standard))
     names = {example.label: example.name for example in examples}
@@ -121,6 +134,10 @@ def _shade(change: float) -> str:
     """Returns the class of a change in the colours of the heat maps: `p3`, `n1`, `z` for none."""
     step = int(np.searchsorted(ENDS, abs(change), side="left"))
     return ("p" if change > 0 else "n") + str(step) if step else "z"
+
+
+def _page(address: str, text: str) -> str:
+    return f'<a href="{esc(address)}">{esc(text)}</a>'
 
 
 def _levels(spots: Mapping[str, Sequence[_Spot]]) -> str:
