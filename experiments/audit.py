@@ -23,6 +23,12 @@ _CORPUS = flags.DEFINE_string(
     "Neutral texts for the probe's direction on single tokens: a .txt file with one per line, a "
     "file as --data takes, or a folder of them. Default: prompts of the study's other tasks.",
 )
+_KEEP = flags.DEFINE_string(
+    "keep",
+    None,
+    "Latents that you would keep on the task's shifted set, the best first: a file with a number "
+    "per line, or CSV with a column `latent`.",
+)
 
 
 def main(_: list[str]) -> None:
@@ -33,7 +39,9 @@ def main(_: list[str]) -> None:
         px.tasks.match(config.tasks or (), config.own)  # told before JAX is imported
     if _CORPUS.value is not None:
         px.auditing.neutral_texts.read(_CORPUS.value)
-    where = {"corpus": _CORPUS.value, "cache_dir": common.CACHE_DIR.value}
+    if _KEEP.value is not None:
+        px.auditing.keep.read(_KEEP.value)
+    where = {"corpus": _CORPUS.value, "keep": _KEEP.value, "cache_dir": common.CACHE_DIR.value}
     for place, found in px.auditing.run(config, _OUT.value, **where):
         print(f"{found}\n\nThe page and its tables are in {place}.\n", flush=True)
 

@@ -82,6 +82,73 @@ def test_a_model_without_bos_has_its_own_first_tokens(place, config, tmp_path):
     assert "BOS, left out" in said and "BOS" not in unsaid
 
 
+@pytest.fixture
+def with_shifted(place, tmp_path):
+    """Two tasks; one has a shifted set, whose classes are named in another order."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    text = (place / "mine.csv").read_text()
+    for name in ("mine", "plain"):
+        (folder / f"{name}.csv").write_text(text)
+    rows = [(f"w9 w{i} w3", ("spam", "ham")[i % 2], "ann") for i in range(40)]
+    write_csv(folder / "mine_OOD.csv", rows)
+    named = {"model": str(place / "tiny"), "data": str(folder), "site": 1}
+    return px.Config(**named, sae=("random:32:8",), tasks=("mine",))
+
+
+def test_a_shifted_set_stands_in_a_file_beside_the_task(place, with_shifted, tmp_path, monkeypatch):
+    seen = {}
+
+    def record(data, neutral, **how):
+        seen[data.name] = how
+        return auditing.report.Audit(data.name, (), how["facts"])
+
+    monkeypatch.setattr(auditing.start, "examine", record)
+    (tmp_path / "keep.txt").write_text("7\n30\n")
+    where = {"keep": tmp_path / "keep.txt", "cache_dir": place / "cache"}
+    where |= {"corpus": place / "neutral.txt"}
+    list(auditing.run(with_shifted, tmp_path / "out", **where))
+    other, keep = seen["mine"]["shifted"], seen["mine"]["keep"]
+    assert keep == (7, 30) and other.texts[:2] == ("w9 w0 w3", "w9 w1 w3")
+    assert other.y.tolist() == [1, 0] * 20  # as the task has them: spam is 1
+    lm = px.load_model(str(place / "tiny"))
+    np.testing.assert_allclose(other.x, lm.activations(other.texts, 1).last(), atol=1e-5)
+    plain = dataclasses.replace(with_shifted, tasks=("plain",))
+    list(auditing.run(plain, tmp_path / "out", corpus=where["corpus"], cache_dir=place / "cache"))
+    assert seen["plain"]["shifted"] is None and "left out" not in seen["plain"]["facts"]
+    unread = dataclasses.replace(with_shifted, sae=())
+    list(auditing.run(unread, tmp_path / "out", corpus=where["corpus"], cache_dir=place / "cache"))
+    assert seen["mine"]["shifted"] is None
+    assert "what to keep under a shift (there is no SAE" in seen["mine"]["facts"]["left out"]
+
+
+KEEP = {
+    "absent": ({}, "7\n32\n", "names latent 32, and the SAE has those from 0 to 31"),
+    "no number": ({}, "seven\n", "line 1: 'seven' is not the number of a latent"),
+    "two tasks": ({"tasks": ("own",)}, "7\n", None),
+    "no shifted set": ({"tasks": ("plain",)}, "7\n", "and 0 of these tasks have one; name one of"),
+    "no SAE": ({"sae": ()}, "7\n", "names latents, and there is no SAE; give one with --sae"),
+}
+
+
+@pytest.mark.parametrize("which", KEEP)
+def test_what_to_keep_is_looked_at_before_a_model_is_loaded(
+    which, place, with_shifted, tmp_path, monkeypatch
+):
+    def fail(*args, **kwargs):
+        raise InterruptedError("a model was loaded")
+
+    monkeypatch.setattr(auditing.start.models, "load", fail)
+    monkeypatch.setattr(auditing.start, "LanguageModel", fail)
+    change, content, said = KEEP[which]
+    (tmp_path / "keep.txt").write_text(content)
+    where = {"keep": tmp_path / "keep.txt", "cache_dir": tmp_path / "cache"}
+    changed = dataclasses.replace(with_shifted, **change)
+    kind = InterruptedError if said is None else ValueError  # of two tasks one has a shifted set
+    with pytest.raises(kind, match=re.escape(said or "a model was loaded")):
+        list(auditing.run(changed, tmp_path / "out", corpus=place / "neutral.txt", **where))
+
+
 def test_a_name_leads_to_no_other_folder(tmp_path):
     x, y = np.random.default_rng(0).normal(size=(90, 4)), np.array(["x/../../../a", "b", "c"] * 30)
     np.savez(tmp_path / "v.npz", x=x.astype(np.float32), y=y)

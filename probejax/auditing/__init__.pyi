@@ -1,6 +1,6 @@
-from . import neutral_texts
+from . import keep, neutral_texts
 from .dataset import Dataset
 from .report import Audit, audit
 from .start import run
 
-__all__ = ["Audit", "Dataset", "audit", "neutral_texts", "run"]
+__all__ = ["Audit", "Dataset", "audit", "keep", "neutral_texts", "run"]
