@@ -6,7 +6,6 @@ Prints one JSON line per figure: what was measured, ours, theirs, their ratio an
 the test extra and the repository, where the references live (tests/reference).
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from absl import flags
 from experiments import flags as common
 from experiments.benchmarks import audit, compile, harvest, multitoken, probes, saes
 from experiments.entry import run
-from probejax import artifacts, devices
+from probejax import artifacts, devices, storage
 
 flags.declare_key_flag(common.CACHE_DIR)
 _PUBLISHED = flags.DEFINE_string(
@@ -56,7 +55,7 @@ def main(_: list[str]) -> None:
     """Runs one suite."""
     devices.compilation_cache(artifacts.cache_dir(common.CACHE_DIR.value))
     for figure in SUITES[_SUITE.value]():
-        print(json.dumps(figure), flush=True)
+        print(storage.encode_json(figure), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from probejax import sweep, tasks
+from probejax import storage, sweep, tasks
 from probejax.analysis import case_studies
 from probejax.analysis.intervals import paired_bootstrap
 from probejax.auditing.dataset import Dataset, dataset
@@ -66,7 +66,7 @@ def suite(
             cells += found or [_cell(task, rate, cache_dir)]
             if done and not found:
                 with open(done, "a") as file:
-                    file.write(json.dumps(cells[-1]) + "\n")
+                    file.write(storage.encode_json(cells[-1]) + "\n")
             yield {"name": "cell", **cells[-1]}
     yield from _summary(pd.DataFrame(cells))
 
