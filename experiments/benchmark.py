@@ -24,7 +24,10 @@ _PUBLISHED = flags.DEFINE_string(
 _DONE = flags.DEFINE_string(
     "done", None, "File of JSON lines in which `audit` keeps its cells; those there stay."
 )
-_TASKS = flags.DEFINE_integer("audit_tasks", 6, "Tasks in which `audit` plants flips.", 1)
+_TASKS = flags.DEFINE_integer(
+    "audit_tasks", 6, "Tasks of which `audit` reads prompts with a model.", 1
+)
+_PARTS = flags.DEFINE_list("audit_parts", list(audit.PARTS), "What `audit` measures.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Times each side runs; the median counts.", 1)
 
 
@@ -40,7 +43,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 SUITES = {
     "audit": lambda: audit.suite(
-        common.CACHE_DIR.value, _PUBLISHED.value, _DONE.value, _TASKS.value
+        common.CACHE_DIR.value, _PUBLISHED.value, _DONE.value, _TASKS.value, _PARTS.value
     ),
     "compile": lambda: compile.suite(common.CACHE_DIR.value),
     "harvest": lambda: harvest.suite(seconds, common.CACHE_DIR.value),
