@@ -11,6 +11,8 @@ import pytest
 
 import probejax as px
 from probejax import auditing, foreign
+from probejax.activations import forward
+from probejax.sweep import machines
 from tests import tiny_models
 
 SHIPPED = "gemma-3-270m/layer_9/width_4k/average_l0_78"
@@ -122,6 +124,37 @@ def test_a_shifted_set_stands_in_a_file_beside_the_task(place, with_shifted, tmp
     assert "what to keep under a shift (there is no SAE" in seen["mine"]["facts"]["left out"]
 
 
+def test_what_is_read_is_told_before_it_is(place, with_shifted, tmp_path, monkeypatch):
+    monkeypatch.setattr(machines, "measured_flops", lambda dtype: 1e9)
+    both = dataclasses.replace(with_shifted, tasks=("own",))
+    where = {"corpus": place / "neutral.txt", "cache_dir": tmp_path / "cache"}
+    told = auditing.look(auditing.ready(both, **where))
+    counted = []
+    whole = forward.run
+    monkeypatch.setattr(forward, "run", lambda *given: (
+        counted.append(part.tokens) or part for part in whole(*given)))  # fmt: skip
+    monkeypatch.setattr(
+        auditing.start,
+        "examine",
+        lambda data, *_, facts, **__: auditing.report.Audit("", (), facts),
+    )
+    list(auditing.run(both, tmp_path / "out", **where))
+    assert f"The language model reads {sum(counted):,} tokens in all, about" in told
+    assert "mine, shifted" in told and "plain, shifted" not in told
+    neutral = "Neutral texts, which are read every time: 37 tokens of 12 texts"
+    assert neutral in told
+    counted.clear()
+    assert "reads 37 tokens in all" in auditing.look(auditing.ready(both, **where), "h100")
+    assert not counted
+
+
+def test_of_vectors_nothing_is_read(tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(40, 4)), np.arange(40) % 2
+    np.savez(tmp_path / "v.npz", x=x.astype(np.float32), y=y)
+    about = auditing.ready(px.Config(activations=str(tmp_path / "v.npz")), cache_dir=tmp_path)
+    assert auditing.look(about) == "1 task, 40 vectors; there is nothing for a model to read."
+
+
 KEEP = {
     "absent": ({}, "7\n32\n", "names latent 32, and the SAE has those from 0 to 31"),
     "no number": ({}, "seven\n", "line 1: 'seven' is not the number of a latent"),
@@ -138,7 +171,7 @@ def test_what_to_keep_is_looked_at_before_a_model_is_loaded(
     def fail(*args, **kwargs):
         raise InterruptedError("a model was loaded")
 
-    monkeypatch.setattr(auditing.start.models, "load", fail)
+    monkeypatch.setattr(px.models, "load", fail)
     monkeypatch.setattr(auditing.start, "LanguageModel", fail)
     change, content, said = KEEP[which]
     (tmp_path / "keep.txt").write_text(content)
@@ -178,7 +211,7 @@ def test_mistakes_are_told_before_a_model_is_loaded(place, config, tmp_path, mon
     def fail(*args, **kwargs):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(auditing.start.models, "load", fail)
+    monkeypatch.setattr(px.models, "load", fail)
     monkeypatch.setattr(auditing.start, "LanguageModel", fail)
     few = write_csv(
         tmp_path / "few.csv", [(f"w{i}", "b" if i < 8 else "a", "x") for i in range(48)]

@@ -1,20 +1,19 @@
 """An audit of tasks or files: from a configuration to pages in a folder."""
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from etils import epath
 
-from probejax import artifacts, devices, foreign, models, saes, storage, sweep, tasks
+from probejax import artifacts, devices, foreign, storage, sweep
 from probejax.activations.language_model import LanguageModel
 from probejax.analysis.left_out import attempt
-from probejax.auditing import dataset, neutral_texts
-from probejax.auditing import keep as keep_file
+from probejax.auditing import dataset
 from probejax.auditing.corpus import Corpus, activate
+from probejax.auditing.ready import Ready, ready
 from probejax.auditing.report import Audit, examine
-from probejax.auditing.shifted import Shifted, draw
+from probejax.auditing.shifted import Shifted
 from probejax.sweep.config import Config
 from probejax.sweep.source import Vectors
 
@@ -46,26 +45,14 @@ def run(
       StorageError, ArtifactError: a place cannot be written, or a download fails.
     """
     storage.check_place(str(out))
-    if corpus is not None and config.activations is not None:
-        raise ValueError("--corpus is read by a model, and --activations stand in place of one.")
-    ranking = None if keep is None else keep_file.read(keep)
-    given_texts = None if corpus is None else neutral_texts.read(corpus)
     devices.compilation_cache(artifacts.cache_dir(cache_dir))
-    plan = sweep.resolve(_judging(config, cache_dir), cache_dir)
+    about = ready(config, corpus=corpus, keep=keep, cache_dir=cache_dir)
+    plan, wanted = about.plan, about.tasks
     job = sweep.Execution(plan)
-    wanted = [plan.source.whole(name) for name in plan.source.names()]
-    for task in wanted:
-        try:
-            dataset.check(task.labels, dataset.equal(task.prompts))
-        except ValueError as error:
-            raise ValueError(f"{task.name}: {error}.") from None
     left_out: list[str] = []
-    others, not_drawn = _shifted(plan, wanted)
-    if ranking is not None:
-        _check_keep(plan, others, ranking, f"--keep={keep}")
     neutral = None
     if not isinstance(plan.source, Vectors):
-        make = lambda: _corpus(plan, given_texts, str(corpus), cache_dir)
+        make = lambda: _corpus(about)
         neutral = attempt(left_out, "the probe's direction on single tokens", make)
     sae = next(iter(plan.saes.values()), None)
     for task in wanted:
@@ -82,13 +69,13 @@ def run(
         )
         facts = {"read": f"{plan.checkpoint.name}, {plan.site_name}"}
         facts |= {} if sae is None else {"latents of": sae.sae_id}
-        missing = left_out + [line for line in (not_drawn.get(task.name),) if line]
+        missing = left_out + [line for line in (about.missing.get(task.name),) if line]
         facts |= {"left out": " ".join(missing)} if missing else {}
         other = None
-        if there := others.get(task.name):
+        if there := about.shifted.get(task.name):
             values = job.activations(there).last()
             other = Shifted(np.asarray(values, np.float32), there.labels, there.prompts)
-        how = {"shifted": other, "keep": ranking, "seed": config.seeds[0], "facts": facts}
+        how = {"shifted": other, "keep": about.keep, "seed": config.seeds[0], "facts": facts}
         found = examine(data, neutral, **how)
         place = epath.Path(out)
         place = place if len(wanted) == 1 else place / foreign.file_name(task.name)
@@ -96,60 +83,7 @@ def run(
         yield str(place), found
 
 
-def _judging(config: Config, cache_dir) -> Config:
-    """Returns a configuration that resolves to what an audit reads."""
-    names: tuple[str, ...] = ("logreg", "sae_k16")
-    if not config.sae and config.activations is None:
-        checkpoint = models.find(config.model, cache_dir=cache_dir)
-        names = names if saes.shipped(checkpoint.name) else ("logreg",)
-    if len(config.sae) > 1:
-        raise ValueError(f"An audit looks at one SAE, and --sae names {len(config.sae)}.")
-    chosen = None if config.activations else config.tasks
-    judged = {"methods": names, "regimes": ("standard",), "tasks": chosen}
-    return dataclasses.replace(config, **judged)
-
-
-def _shifted(
-    plan: sweep.Plan, wanted: Sequence[tasks.Task]
-) -> tuple[dict[str, tasks.Task], dict[str, str]]:
-    """Returns the shifted set of each task that has one, and why some are not looked at."""
-    config, found, missing = plan.config, {}, {}
-    if isinstance(plan.source, Vectors):
-        return found, missing
-    there = tasks.shifted_names(config.own)
-    for task in (each for each in wanted if each.name in there):
-        other = tasks.load_shifted(task.name, data=config.own, cache_dir=plan.cache_dir)
-        why = "there is no SAE; give one with --sae"
-        try:
-            draw(task, other, config.seeds[0])
-        except ValueError as error:
-            why = str(error)
-        else:
-            if plan.saes:
-                found[task.name] = other
-                continue
-        missing[task.name] = f"Left out: what to keep under a shift ({why})."
-    return found, missing
-
-
-def _check_keep(
-    plan: sweep.Plan, others: Mapping[str, tasks.Task], ranking: tuple[int, ...], where: str
-) -> None:
-    """Raises ValueError unless a ranking is of one task's latents, and the SAE has them."""
-    if not plan.saes:
-        raise ValueError(f"{where} names latents, and there is no SAE; give one with --sae.")
-    if len(others) != 1:
-        raise ValueError(
-            f"{where} ranks latents for one task's shifted set, and {len(others)} of these tasks "
-            f"have one; name one of {', '.join(tasks.shifted_names(plan.config.own))}."
-        )
-    (sae,) = plan.saes.values()
-    keep_file.check(ranking, sae.d_sae, where)
-
-
-def _corpus(plan: sweep.Plan, texts, about: str, cache_dir) -> Corpus:
-    if texts is None:
-        texts = neutral_texts.of_other_tasks(plan.source.names(), cache_dir)
-        about = "the study's other tasks"
+def _corpus(about: Ready) -> Corpus:
+    plan = about.plan
     model = LanguageModel(plan.checkpoint, plan.config.dtype, plan.config.bos)
-    return activate(model, plan.site, texts, about)
+    return activate(model, plan.site, about.neutral_texts(), about.about)
