@@ -6,7 +6,6 @@ Prints one JSON line per figure: what was measured, ours, theirs, their ratio an
 the test extra and the repository, where the references live (tests/reference).
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from absl import flags
 from experiments import flags as common
 from experiments.benchmarks import audit, compile, harvest, multitoken, probes, saes
 from experiments.entry import run
-from probejax import artifacts, devices
+from probejax import artifacts, devices, storage
 
 flags.declare_key_flag(common.CACHE_DIR)
 _PUBLISHED = flags.DEFINE_string(
@@ -25,7 +24,10 @@ _PUBLISHED = flags.DEFINE_string(
 _DONE = flags.DEFINE_string(
     "done", None, "File of JSON lines in which `audit` keeps its cells; those there stay."
 )
-_TASKS = flags.DEFINE_integer("audit_tasks", 6, "Tasks in which `audit` plants flips.", 1)
+_TASKS = flags.DEFINE_integer(
+    "audit_tasks", 6, "Tasks of which `audit` reads prompts with a model.", 1
+)
+_PARTS = flags.DEFINE_list("audit_parts", list(audit.PARTS), "What `audit` measures.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Times each side runs; the median counts.", 1)
 
 
@@ -41,7 +43,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 SUITES = {
     "audit": lambda: audit.suite(
-        common.CACHE_DIR.value, _PUBLISHED.value, _DONE.value, _TASKS.value
+        common.CACHE_DIR.value, _PUBLISHED.value, _DONE.value, _TASKS.value, _PARTS.value
     ),
     "compile": lambda: compile.suite(common.CACHE_DIR.value),
     "harvest": lambda: harvest.suite(seconds, common.CACHE_DIR.value),
@@ -56,7 +58,7 @@ def main(_: list[str]) -> None:
     """Runs one suite."""
     devices.compilation_cache(artifacts.cache_dir(common.CACHE_DIR.value))
     for figure in SUITES[_SUITE.value]():
-        print(json.dumps(figure), flush=True)
+        print(storage.encode_json(figure), flush=True)
 
 
 if __name__ == "__main__":

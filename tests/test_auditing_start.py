@@ -11,6 +11,8 @@ import pytest
 
 import probejax as px
 from probejax import auditing, foreign
+from probejax.activations import forward
+from probejax.sweep import machines
 from tests import tiny_models
 
 SHIPPED = "gemma-3-270m/layer_9/width_4k/average_l0_78"
@@ -82,6 +84,104 @@ def test_a_model_without_bos_has_its_own_first_tokens(place, config, tmp_path):
     assert "BOS, left out" in said and "BOS" not in unsaid
 
 
+@pytest.fixture
+def with_shifted(place, tmp_path):
+    """Two tasks; one has a shifted set, whose classes are named in another order."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    text = (place / "mine.csv").read_text()
+    for name in ("mine", "plain"):
+        (folder / f"{name}.csv").write_text(text)
+    rows = [(f"w9 w{i} w3", ("spam", "ham")[i % 2], "ann") for i in range(40)]
+    write_csv(folder / "mine_OOD.csv", rows)
+    named = {"model": str(place / "tiny"), "data": str(folder), "site": 1}
+    return px.Config(**named, sae=("random:32:8",), tasks=("mine",))
+
+
+def test_a_shifted_set_stands_in_a_file_beside_the_task(place, with_shifted, tmp_path, monkeypatch):
+    seen = {}
+
+    def record(data, neutral, **how):
+        seen[data.name] = how
+        return auditing.report.Audit(data.name, (), how["facts"])
+
+    monkeypatch.setattr(auditing.start, "examine", record)
+    (tmp_path / "keep.txt").write_text("7\n30\n")
+    where = {"keep": tmp_path / "keep.txt", "cache_dir": place / "cache"}
+    where |= {"corpus": place / "neutral.txt"}
+    list(auditing.run(with_shifted, tmp_path / "out", **where))
+    other, keep = seen["mine"]["shifted"], seen["mine"]["keep"]
+    assert keep == (7, 30) and other.texts[:2] == ("w9 w0 w3", "w9 w1 w3")
+    assert other.y.tolist() == [1, 0] * 20  # as the task has them: spam is 1
+    lm = px.load_model(str(place / "tiny"))
+    np.testing.assert_allclose(other.x, lm.activations(other.texts, 1).last(), atol=1e-5)
+    plain = dataclasses.replace(with_shifted, tasks=("plain",))
+    list(auditing.run(plain, tmp_path / "out", corpus=where["corpus"], cache_dir=place / "cache"))
+    assert seen["plain"]["shifted"] is None and "left out" not in seen["plain"]["facts"]
+    unread = dataclasses.replace(with_shifted, sae=())
+    list(auditing.run(unread, tmp_path / "out", corpus=where["corpus"], cache_dir=place / "cache"))
+    assert seen["mine"]["shifted"] is None
+    assert "what to keep under a shift (there is no SAE" in seen["mine"]["facts"]["left out"]
+
+
+def test_what_is_read_is_told_before_it_is(place, with_shifted, tmp_path, monkeypatch):
+    monkeypatch.setattr(machines, "measured_flops", lambda dtype: 1e9)
+    both = dataclasses.replace(with_shifted, tasks=("own",))
+    where = {"corpus": place / "neutral.txt", "cache_dir": tmp_path / "cache"}
+    told = auditing.look(auditing.ready(both, **where))
+    counted = []
+    whole = forward.run
+    monkeypatch.setattr(forward, "run", lambda *given: (
+        counted.append(part.tokens) or part for part in whole(*given)))  # fmt: skip
+    monkeypatch.setattr(
+        auditing.start,
+        "examine",
+        lambda data, *_, facts, **__: auditing.report.Audit("", (), facts),
+    )
+    list(auditing.run(both, tmp_path / "out", **where))
+    assert f"The language model reads {sum(counted):,} tokens in all, about" in told
+    assert "mine, shifted" in told and "plain, shifted" not in told
+    neutral = "Neutral texts, which are read every time: 37 tokens of 12 texts"
+    assert neutral in told
+    counted.clear()
+    assert "reads 37 tokens in all" in auditing.look(auditing.ready(both, **where), "h100")
+    assert not counted
+
+
+def test_of_vectors_nothing_is_read(tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(40, 4)), np.arange(40) % 2
+    np.savez(tmp_path / "v.npz", x=x.astype(np.float32), y=y)
+    about = auditing.ready(px.Config(activations=str(tmp_path / "v.npz")), cache_dir=tmp_path)
+    assert auditing.look(about) == "1 task, 40 vectors; there is nothing for a model to read."
+
+
+KEEP = {
+    "absent": ({}, "7\n32\n", "names latent 32, and the SAE has those from 0 to 31"),
+    "no number": ({}, "seven\n", "line 1: 'seven' is not the number of a latent"),
+    "two tasks": ({"tasks": ("own",)}, "7\n", None),
+    "no shifted set": ({"tasks": ("plain",)}, "7\n", "and 0 of these tasks have one; name one of"),
+    "no SAE": ({"sae": ()}, "7\n", "names latents, and there is no SAE; give one with --sae"),
+}
+
+
+@pytest.mark.parametrize("which", KEEP)
+def test_what_to_keep_is_looked_at_before_a_model_is_loaded(
+    which, place, with_shifted, tmp_path, monkeypatch
+):
+    def fail(*args, **kwargs):
+        raise InterruptedError("a model was loaded")
+
+    monkeypatch.setattr(px.models, "load", fail)
+    monkeypatch.setattr(auditing.start, "LanguageModel", fail)
+    change, content, said = KEEP[which]
+    (tmp_path / "keep.txt").write_text(content)
+    where = {"keep": tmp_path / "keep.txt", "cache_dir": tmp_path / "cache"}
+    changed = dataclasses.replace(with_shifted, **change)
+    kind = InterruptedError if said is None else ValueError  # of two tasks one has a shifted set
+    with pytest.raises(kind, match=re.escape(said or "a model was loaded")):
+        list(auditing.run(changed, tmp_path / "out", corpus=place / "neutral.txt", **where))
+
+
 def test_a_name_leads_to_no_other_folder(tmp_path):
     x, y = np.random.default_rng(0).normal(size=(90, 4)), np.array(["x/../../../a", "b", "c"] * 30)
     np.savez(tmp_path / "v.npz", x=x.astype(np.float32), y=y)
@@ -111,7 +211,7 @@ def test_mistakes_are_told_before_a_model_is_loaded(place, config, tmp_path, mon
     def fail(*args, **kwargs):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(auditing.start.models, "load", fail)
+    monkeypatch.setattr(px.models, "load", fail)
     monkeypatch.setattr(auditing.start, "LanguageModel", fail)
     few = write_csv(
         tmp_path / "few.csv", [(f"w{i}", "b" if i < 8 else "a", "x") for i in range(48)]

@@ -76,6 +76,9 @@ MISTAKES = {
     ("audit", "--out=x", "--tasks=zzz"): "there is no task 'zzz'",
     ("audit", "--out=x", "--regimes=standard"): "--regimes has no effect on this command.",
     ("audit", "--out=x", "--corpus=absent.txt"): "No such file or directory: 'absent.txt'",
+    ("audit", "--out=x", "--keep=absent.txt"): "No such file or directory: 'absent.txt'",
+    ("audit", "--out=x", "--target=h100"): "--target=h100 is for --dry_run; give both or neither.",
+    ("audit", "--tasks=demo"): "Give --out; only --dry_run needs none.",
     ("audit", "--out=x", "--groups=a"): "--groups names a column of --data; give that, too.",
     ("harvest", "--tasks=zzz"): "there is no task 'zzz'",
     ("train_sae", "--sae_out=x", "--architecture=gate"): "value should be one of <jumprelu|relu|",
@@ -100,7 +103,10 @@ def test_a_mistake_is_told_before_anything_slow(command, tmp_path):
         ("harvest", ("model", "site", "layer", "tasks", "data", "dtype", "max_length", "disk_gb")),
         ("train_sae", ("model", "site", "layer", "tasks", "data", "dtype", "max_length")),
         ("report", ("cache_dir",)),
-        ("audit", ("model", "sae", "tasks", "data", "groups", "activations", "corpus")),
+        (
+            "audit",
+            ("model", "sae", "tasks", "data", "groups", "activations", "corpus", "keep", "dry_run"),
+        ),
     ],
 )
 def test_help_lists_the_flags_that_a_command_obeys(command, flags, tmp_path):

@@ -1,13 +1,14 @@
 """The suite `audit` of the benchmark: how well an audit finds what is known to be wrong.
 
-Planted flips on real tasks, beside cleanlab on scikit-learn's probabilities; and, where the
-study's own files are at hand, the rows of GLUE CoLA whose label three language models dispute.
+Planted flips on real tasks, beside cleanlab on scikit-learn's probabilities; planted shortcuts, see
+`planted_shortcuts`; and, where the study's own files are at hand, the rows of GLUE CoLA whose label
+three language models dispute.
 Activations are of prompts of 256 tokens at most; those that are not in the cache are harvested.
 """
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from probejax import sweep, tasks
+from experiments.benchmarks import planted_shortcuts
+from probejax import storage, sweep, tasks
 from probejax.analysis import case_studies
 from probejax.analysis.intervals import paired_bootstrap
 from probejax.auditing.dataset import Dataset, dataset
@@ -34,6 +36,7 @@ TASKS = (
     *("142_cancer_cat_Thyroid_Cancer", "60_wikidata_occupation_isathlete", "76_trial-court"),
     *("7_hist_fig_ispolitician", "23_headline_ischina", "83_third-party", "163_agnews_2"),
 )
+PARTS = ("cola", "flips", "shortcuts")
 METHODS = ("logreg", "sae_k16", "sae_k128", "sae_k1")
 RATES = (0.05, 0.1, 0.2)
 _ROWS = 2500  # of a task at most, of different prompts
@@ -47,6 +50,7 @@ def suite(
     published: str | None = None,
     done: str | None = None,
     tasks: int = 6,
+    parts: Sequence[str] = PARTS,
 ) -> Iterator[dict]:
     """Yields the figures.
 
@@ -54,25 +58,57 @@ def suite(
       cache_dir: the cache.
       published: folder of the study's files; without it nothing is said of CoLA.
       done: a file of JSON lines; cells that stand in it are not measured again.
-      tasks: how many of `TASKS`.
+      tasks: how many of `TASKS`; shortcuts are planted in all of them, and in the rest only
+        features of the writing are looked at, which need no model.
+      parts: some of `PARTS`.
+
+    Raises:
+      ValueError: there is no such part.
     """
-    if published:
+    if wrong := [part for part in parts if part not in PARTS]:
+        raise ValueError(
+            f"--audit_parts={wrong[0]} does not exist; choose from {', '.join(PARTS)}."
+        )
+    if published and "cola" in parts:
         yield from cola(published, cache_dir)
     known = [json.loads(line) for line in _lines(done)]
     cells = []
-    for task in TASKS[:tasks]:
+    for task in TASKS[:tasks] if "flips" in parts else ():
         for rate in RATES:
-            found = [c for c in known if (c["task"], c["rate"]) == (task, rate)]
-            cells += found or [_cell(task, rate, cache_dir)]
-            if done and not found:
-                with open(done, "a") as file:
-                    file.write(json.dumps(cells[-1]) + "\n")
+            found = [c for c in known if (c["task"], c.get("rate")) == (task, rate)]
+            cells += found or [_kept(_cell(task, rate, cache_dir), done)]
             yield {"name": "cell", **cells[-1]}
-    yield from _summary(pd.DataFrame(cells))
+    if cells:
+        yield from _summary(pd.DataFrame(cells))
+    if "shortcuts" in parts:
+        yield from _shortcuts(known, tasks, cache_dir, done)
+
+
+def _shortcuts(known: list[dict], tasks: int, cache_dir, done) -> Iterator[dict]:
+    """Plants shortcuts in every task, and reads some of them with a model."""
+    reader = planted_shortcuts.Reader(_MODEL, TASKS, cache_dir)
+    cells = []
+    for number, task in enumerate(TASKS):
+        with_model = number < tasks
+        found = [c for c in known if (c["task"], c.get("model")) == (task, with_model)]
+        if len(found) < 1 + len(planted_shortcuts.PLANTS):
+            own = planted_shortcuts.cells(task, reader if with_model else None, cache_dir)
+            found = [_kept(cell, done) for cell in own]
+        cells += found
+        for cell in found:
+            yield {"name": "shortcut", **cell}
+    yield from planted_shortcuts.summary(pd.DataFrame(cells))
 
 
 def _lines(path: str | None) -> list[str]:
     return Path(path).read_text().splitlines() if path and Path(path).exists() else []
+
+
+def _kept(cell: dict, done: str | None) -> dict:
+    if done:
+        with open(done, "a") as file:
+            file.write(storage.encode_json(cell) + "\n")
+    return cell
 
 
 def load(name: str, cache_dir: str | None, max_length: int = 256) -> Dataset:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.saes import figure, memory
-from probejax import models, saes, tasks
+from probejax import models, saes, storage, tasks
 from probejax.activations.ragged import Activations, join
 from probejax.models import tokens as texts
 from probejax.probes import aggregators, sae_pooled
@@ -169,4 +169,4 @@ def measure(side: str, prompts: int = _PROMPTS, d_sae: int = _D_SAE) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1])))
+    print(storage.encode_json(measure(sys.argv[1])))

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from probejax import saes
+from probejax import saes, storage
 from probejax.rules import ARCHITECTURES
 from probejax.saes import train
 
@@ -216,4 +216,4 @@ def figure(name: str, ours: float, theirs: float, target: float, unit: str, **mo
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]))))
+    print(storage.encode_json(measure(sys.argv[1], Path(sys.argv[2]))))

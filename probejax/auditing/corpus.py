@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -42,10 +42,7 @@ def activate(model: LanguageModel, site: Site, texts: Sequence[str], about: str)
       texts: the texts; the last tokens of each are kept.
       about: where they are from, for the page.
     """
-    ids = tokenizers.encode(model.tokenizer, list(texts), LENGTH, model.bos)
-    order = np.random.RandomState(0).permutation(len(ids))
-    counts = np.cumsum([len(ids[i]) for i in order])
-    some = order[: max(1, int((counts <= MOST_TOKENS).sum()))]
+    ids, some = drawn(model.tokenizer, texts, model.bos)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that texts are cut, which the page says
         wanted = [texts[i] for i in some]
@@ -61,3 +58,13 @@ def activate(model: LanguageModel, site: Site, texts: Sequence[str], about: str)
         np.asarray(found.x[rows], np.float32), flat, strings, bos,
         f"the last {LENGTH} tokens of {len(some):,} texts{cut} of {about}",
     )  # fmt: skip
+
+
+def drawn(
+    tokenizer: Any, texts: Sequence[str], bos: str | None
+) -> tuple[list[np.ndarray], Int[np.ndarray, " k"]]:
+    """Returns the token ids of texts, and which of these, drawn at random, fit the limit."""
+    ids = tokenizers.encode(tokenizer, list(texts), LENGTH, bos)
+    order = np.random.RandomState(0).permutation(len(ids))
+    counts = np.cumsum([len(ids[i]) for i in order])
+    return ids, order[: max(1, int((counts <= MOST_TOKENS).sum()))]

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from probejax.analysis.drawing import Picture
+
 
 class Claim(NamedTuple):
     """A number that is claimed of a dataset.
@@ -47,6 +49,7 @@ class Finding(NamedTuple):
       claims: what was found, in numbers.
       tables: what is behind them.
       notes: what could not be looked at, and what was cut, a sentence each.
+      pictures: of what was found, by the names of their files, without the ending.
     """
 
     name: str
@@ -55,3 +58,4 @@ class Finding(NamedTuple):
     claims: tuple[Claim, ...] = ()
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = ()
+    pictures: tuple[tuple[str, Picture], ...] = ()

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from probejax.analysis.drawing import embedded
 from probejax.analysis.examples import shorten
 from probejax.analysis.labels import number
 from probejax.analysis.page.elements import block, document, esc, link
@@ -13,9 +14,21 @@ from probejax.auditing.finding import Finding, Table
 SHOWN = 100  # rows of a table
 
 
-def page(name: str, findings: Sequence[Finding], facts: Mapping[str, str]) -> str:
-    """Returns an audit as one HTML document that needs no network."""
-    sections = [_section(found) for found in findings]
+def page(
+    name: str,
+    findings: Sequence[Finding],
+    facts: Mapping[str, str],
+    drawn: Mapping[str, bytes] | None = None,
+) -> str:
+    """Returns an audit as one HTML document that needs no network.
+
+    Args:
+      name: of the dataset.
+      findings: in their order.
+      facts: what was audited, and by what.
+      drawn: the pictures of the findings as SVG, by their names.
+    """
+    sections = [_section(found, drawn or {}) for found in findings]
     first, rest = answers(findings)[:1], answers(findings)[1:]
     others = "".join(f"<li>{esc(each)}</li>" for each in rest)
     about = "".join(f"<dt>{esc(key)}</dt><dd>{esc(text)}</dd>" for key, text in facts.items())
@@ -38,7 +51,7 @@ def answers(findings: Sequence[Finding]) -> list[str]:
     ]
 
 
-def _section(found: Finding) -> str:
+def _section(found: Finding, drawn: Mapping[str, bytes]) -> str:
     claims = [
         [each.text, figure(each.value, each.digits), figure(each.permuted, each.digits)]
         for each in found.claims
@@ -46,6 +59,7 @@ def _section(found: Finding) -> str:
     body = [f"<p>{esc(found.method)}</p>"]
     body += [table(["claim", "found", "labels permuted"], claims, plain=True)] if claims else []
     body += [f'<p class="note">{esc(note)}</p>' for note in found.notes]
+    body += [embedded(drawn[name], picture, name) for name, picture in found.pictures]
     body += [_table(each) for each in found.tables if each.heading]
     return block(found.name, found.title, *body)
 

@@ -1,13 +1,15 @@
 """The audit of one dataset: every finding, as tables and as one page."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 from etils import epath
 
 from probejax import spreadsheet, storage
+from probejax.analysis.drawing import encoded
+from probejax.auditing import keep as keep_file
 from probejax.auditing.by_group import by_group
 from probejax.auditing.corpus import Corpus
 from probejax.auditing.dataset import Dataset, dataset
@@ -16,10 +18,12 @@ from probejax.auditing.finding import Finding
 from probejax.auditing.latents import latents
 from probejax.auditing.out_of_fold import judge
 from probejax.auditing.page import page
+from probejax.auditing.shifted import Shifted, shifted_set, split
 from probejax.auditing.shortcuts import shortcuts
 from probejax.auditing.single_latents import single_latents
 from probejax.auditing.suspect_labels import suspect_labels
 from probejax.auditing.tokens import tokens
+from probejax.auditing.under_shift import under_shift
 from probejax.saes import stream
 
 K = 128  # latents of the SAE probe that judges labels
@@ -45,7 +49,7 @@ class Audit:
         return {each.name: each.rows for found in self.findings for each in found.tables}
 
     def save(self, out: epath.PathLike) -> None:
-        """Writes `audit.html`, and a CSV file for each table, into a folder.
+        """Writes `audit.html`, a CSV file for each table and `figures/`, into a folder.
 
         Raises:
           StorageError: it cannot be written.
@@ -53,7 +57,14 @@ class Audit:
         out = epath.Path(out)
         for name, rows in self.tables.items():
             storage.write_atomic(out / f"{name}.csv", spreadsheet.encode_csv(rows))
-        storage.write_atomic(out / "audit.html", page(self.name, self.findings, self.facts))
+        drawn = {}
+        for name, picture in (each for found in self.findings for each in found.pictures):
+            files = encoded(picture)
+            drawn[name] = files["svg"]
+            for kind, content in files.items():
+                storage.write_atomic(out / "figures" / f"{name}.{kind}", content)
+        text = page(self.name, self.findings, self.facts, drawn)
+        storage.write_atomic(out / "audit.html", text)
 
     def __repr__(self) -> str:
         lines = [f"Audit of {self.name}: {', '.join(self.facts.values())}"]
@@ -73,6 +84,8 @@ def audit(
     texts: Sequence[str] | None = None,
     sae: Any = None,
     groups: Sequence[Any] | None = None,
+    shifted: Sequence[Any] | None = None,
+    keep: Iterable[Any] | None = None,
     seed: int = 0,
 ) -> Audit:
     """Looks for what is wrong with a dataset, by probes and by latents.
@@ -93,6 +106,9 @@ def audit(
       texts: n prompts; without them nothing is said of how they are written.
       sae: an SAE, or anything with `encode(x)`; without one nothing is said of latents.
       groups: n names of groups; without them rows are grouped by their activations.
+      shifted: activations and labels of a shifted set, and if you like its texts, (x, y) or (x, y,
+        texts): says which latents to keep there; needs an SAE.
+      keep: latents that you would keep there, the best first, beside the rules that rank them.
       seed: of folds and permutations.
 
     Returns:
@@ -100,16 +116,32 @@ def audit(
       page and a CSV file for each; its repr is every claim beside what permuted labels give.
 
     Raises:
-      ValueError: the arrays do not fit each other, have too few rows of a class, or the extra
-        `audit` is not installed.
+      ValueError: the arrays do not fit each other, have too few rows of a class, latents are to be
+        kept that the SAE does not have, or the extra `audit` is not installed.
     """
-    return examine(dataset(x, y, texts=texts, groups=groups, sae=sae), seed=seed)
+    data = dataset(x, y, texts=texts, groups=groups, sae=sae)
+    other, ranking = None, None
+    if keep is not None:
+        if shifted is None:
+            raise ValueError("keep ranks latents for a shifted set; give shifted=(x, y), too")
+        ranking = keep_file.ranking(keep, "keep")
+    if shifted is not None:
+        if data.sae is None:
+            raise ValueError("which latents to keep on a shifted set needs an SAE; give sae, too")
+        if len(shifted) not in (2, 3):
+            raise ValueError(f"shifted has {len(shifted)} parts; expected (x, y) or (x, y, texts)")
+        other = shifted_set(data, *shifted)
+        split(data, other, seed)
+        keep_file.check(ranking or (), stream.width(data.sae, data.x[:1]), "keep")
+    return examine(data, shifted=other, keep=ranking, seed=seed)
 
 
 def examine(
     data: Dataset,
     corpus: Corpus | None = None,
     *,
+    shifted: Shifted | None = None,
+    keep: tuple[int, ...] | None = None,
     seed: int = 0,
     facts: dict[str, str] | None = None,
 ) -> Audit:
@@ -118,11 +150,15 @@ def examine(
     Args:
       data: the dataset.
       corpus: tokens of other texts, of the same model and site.
+      shifted: a shifted set, of a dataset that has an SAE.
+      keep: latents that the user would keep there, the best first.
       seed: of folds and permutations.
       facts: where it is from.
     """
     methods = ("logreg",) if data.sae is None else ("logreg", f"sae_k{_k(data)}")
     findings = _findings(data, methods, corpus, seed)
+    if shifted is not None:
+        findings += (under_shift(data, shifted, keep, seed=seed),)
     ones = int(data.y.sum())
     known = {
         "rows": f"{len(data.y):,} rows of {len(set(data.same.tolist())):,} different prompts",

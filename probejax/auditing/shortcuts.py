@@ -21,7 +21,7 @@ from probejax.metrics import host_auc, host_aucs
 
 _SHOWN = 30  # features of a family in the table
 NAMED = 20  # shortcuts that are compared
-_CERTAIN = 0.8  # AUC at which a latent is about a feature
+CERTAIN = 0.8  # AUC at which a latent is about a feature
 _DRAWS = 20  # permutations for the bound of what a feature reaches by chance
 
 
@@ -68,7 +68,7 @@ def shortcuts(
         "where its own AUC is farther from one half than that of any feature of its family for 20 "
         "permutations of the labels. Whether it is a shortcut or what the task is about, a reader "
         "must say. The second table asks whether a latent is about a feature (AUC of at least "
-        f"{_CERTAIN} either way, among those that tell the classes apart), and whether the "
+        f"{CERTAIN} either way, among those that tell the classes apart), and whether the "
         "probe's direction on single tokens names it.",
         tuple(claims),
         (
@@ -156,7 +156,7 @@ def _latent(latents: Latents, feature: Float[np.ndarray, " n"]) -> str:
     middle = 0 if np.isin(feature, (0, 1)).all() else np.median(feature)
     has = (feature > middle).astype(int)
     told = host_aucs(latents.values, has[:, None])[:, 0]
-    if np.isnan(told).all() or np.abs(told - 0.5).max() < _CERTAIN - 0.5:
+    if np.isnan(told).all() or np.abs(told - 0.5).max() < CERTAIN - 0.5:
         return ""
     at = int(np.argmax(np.abs(told - 0.5)))
     return f"{latents.numbers[at]} (AUC {told[at]:.2f})"

@@ -12,8 +12,8 @@ from probejax.auditing.finding import Claim, Finding, Table
 from probejax.auditing.out_of_fold import direction, permutation
 
 FEWEST = 10  # occurrences of a token
-_ENDS = 30  # tokens at either end of the list
-_LEAST = 1.0  # standard deviations of all tokens from their mean, at which a token names a mark
+ENDS = 30  # tokens at either end of the list
+LEAST = 1.0  # standard deviations of all tokens from their mean, at which a token names a mark
 
 
 class Tokens(NamedTuple):
@@ -25,11 +25,11 @@ class Tokens(NamedTuple):
         """Returns the tokens far out on the list that end with a mark, or are the word."""
         if not mark:
             return ""
-        ends = pd.concat([self.table.head(_ENDS), self.table.tail(_ENDS)]).drop_duplicates()
+        ends = pd.concat([self.table.head(ENDS), self.table.tail(ENDS)]).drop_duplicates()
         text = ends["token"].astype(str)
         own = text.str.strip().str.casefold() == mark.strip().casefold() if mark.strip() else False
         same = own | (text.str.endswith(mark) if not mark.isalnum() else False)
-        found = ends[same & (ends["score"].abs() >= _LEAST)]
+        found = ends[same & (ends["score"].abs() >= LEAST)]
         return ", ".join(f"{t!r} {s:+.1f}" for t, s in found[["token", "score"]].to_numpy())
 
 
