@@ -63,7 +63,7 @@ ORDER = {
         "baselines", "arrays", "saved", "fit",
     ),
     "sweep": (
-        "config", "source", "units", "data", "standard_scores", "memory", "plan", "execute",
+        "config", "places", "source", "units", "data", "standard_scores", "memory", "plan", "execute",
         "token_disk", "processes", "workers", "cluster",
     ),
 }  # fmt: skip

@@ -47,9 +47,7 @@ class Execution:
         self._data = functools.lru_cache(1)(self._read_data)
         self._lanes = functools.lru_cache(2)(self._pack_lanes)
         self._model = functools.lru_cache(1)(self._load_model)
-        self._selection = functools.lru_cache(16)(
-            self._select
-        )  # the batches of one task, site, SAE
+        self._selection = functools.lru_cache(16)(self._select)  # batches of a task, site and SAE
         self._loaded_sae = functools.lru_cache(1)(self._load_sae)
 
     def run(self, unit: Unit) -> Result:
@@ -97,8 +95,7 @@ class Execution:
         for unit in group:
             result = self.run(unit)
             if save_probes:
-                name = f"{unit.label}{f'__{unit.site}' * (len(self.plan.sites) > 1)}.safetensors"
-                self.save(unit, result, epath.Path(out) / "probes" / name)
+                self.save(unit, result, epath.Path(out) / "probes" / self.plan.probes_file(unit))
             storage.Store(out).put(unit.name, result.payload, result.timing, result.scores)
             devices.limit_programs()
             if unit is group[-1]:

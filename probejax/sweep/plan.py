@@ -84,6 +84,11 @@ class Plan:
         names = [self.name_of(site) for site in self.sites]
         return names if len(names) > 1 else names[0]
 
+    def probes_file(self, unit: Unit) -> str:
+        """Returns the name of the file of a unit's probes; with its site, if there are several."""
+        site = "" if len(self.sites) == 1 else f"__{unit.site}"
+        return f"{unit.label}{site}.safetensors"
+
     def width(self, site: Site) -> int:
         """Returns the width of the vectors at a site."""
         if isinstance(self.source, Vectors):

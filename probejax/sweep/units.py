@@ -48,7 +48,7 @@ class Unit(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What a person calls it: the name of the file of its probes."""
+        """What a person calls it: how the name of the file of its probes begins."""
         parts = (self.task, self.source, self.method)
         return "__".join(foreign.file_name(part) for part in parts)
 
