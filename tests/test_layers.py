@@ -63,8 +63,8 @@ ORDER = {
         "baselines", "arrays", "saved", "fit",
     ),
     "sweep": (
-        "config", "places", "source", "units", "data", "standard_scores", "memory", "plan", "execute",
-        "token_disk", "processes", "workers", "cluster",
+        "config", "places", "source", "units", "data", "standard_scores", "memory", "plan",
+        "execute", "token_disk", "processes", "workers", "cluster",
     ),
 }  # fmt: skip
 
