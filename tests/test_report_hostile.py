@@ -42,10 +42,9 @@ def _write(out, names, told):
         text = names.get(field, "")
         table[field] = table[field].map(lambda x, text=text: text + x if x else x)
     task = table["task"].iloc[0]
-    story = Story(
-        told, {told: [told]}, {task: [Example(0, told, told)]},
-        {task: {told: [Latent(3, 0.0, 1.0, told), Latent(4, 0.0, 1.0, LINKED)]}},
-    )  # fmt: skip
+    where = tuple(table[["protocol", "model", "site"]].iloc[0])
+    cards = {task: {told: [Latent(3, 0.0, 1.0, told), Latent(4, 0.0, 1.0, LINKED)]}}
+    story = Story(told, {told: [told]}, {task: [Example(0, told, told)]}, {where: cards})
     with quick_figures(laid_out=False):
         report(out, table, story=story)
     return (out / "report.html").read_text()
@@ -96,10 +95,11 @@ def test_nothing_is_written_outside_and_the_page_keeps_its_parts(plain, names, t
 def test_plain_names_of_files_stay_as_they_are(tmp_path):
     _write(tmp_path, {}, "plain")
     paths = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
+    sae = "gemma-3-270m_layer_9_width_4k_average_l0_78"  # which stands at two sites here
     assert paths >= {
         "figures/standard.png",
         "figures/tasks_label_noise.svg",
-        "saebench/paper_gemma-3-270m_gemma-3-270m_layer_9_width_4k_average_l0_78_eval_results.json",
+        f"saebench/paper_gemma-3-270m_{sae}_resid_post.12_eval_results.json",
         "study/baseline_probes_gemma-3-270m/normal_settings/layer12_results.csv",
     }
 

@@ -101,7 +101,7 @@ def test_units_are_the_probes_numbers(job):
     found = {u.method: job.run(u).payload for u in job.plan.units() if u.task == "own_a"}
     direct = probes.TOKEN_METHODS["mean_pool"](data.tokens, rows, "paper").scores
     np.testing.assert_allclose(found["mean_pool"]["fits"]["test_auc"], direct.test_auc, rtol=5e-8)
-    sae = job._sae(next(iter(job.plan.saes)), "own_a")
+    sae = job._sae(next(iter(job.plan.saes)), "own_a", "resid_post.1")
     chosen = probes.sae_pooled.select(data.tokens, rows, sae, 3, "max", "normalised", "paper")
     direct = probes.sae.fit(chosen, rows, 3).scores
     np.testing.assert_allclose(found["sae_max_k3"]["fits"]["test_auc"], direct.test_auc, rtol=5e-8)

@@ -22,7 +22,8 @@ def layers(table: pd.DataFrame) -> dict[str, Picture]:
       table: of `by_layer`.
     """
     found = {}
-    for (protocol, model), rows in table.groupby(["protocol", "model"], sort=False):
+    parts = table.groupby(["protocol", "model"], sort=False) if len(table) else ()
+    for (protocol, model), rows in parts:
         name = f"layers_{model}_{protocol}" if found else "layers"
         found[name] = _layers(rows, f"{model}, {protocol}")
     return found
