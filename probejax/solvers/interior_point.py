@@ -245,7 +245,7 @@ def _search(x, frame, C, mu, w, margins, dw, db, slack):
     weighed nothing, and no longer does. The smoothing is that of the barrier at this mu.
     """
     t, cost = frame.t, frame.cost
-    shares, shift = jnp.asarray(_LENGTHS), t * (x @ dw + db)
+    shares, shift = jnp.asarray(_LENGTHS, x.dtype), t * (x @ dw + db)
 
     def smooth(w):
         root = jnp.sqrt(mu**2 + (cost * w) ** 2)
