@@ -56,7 +56,14 @@ def theirs(wanted: Fits, lane: int, steps: int, length=200, tokens=TOKENS):
     )
 
 
-@pytest.mark.parametrize("heads, dtype", [(1, np.float32), (3, np.float32), (1, jnp.bfloat16)])
+@pytest.mark.parametrize(
+    "heads, dtype",
+    [
+        (1, np.float32),
+        pytest.param(3, np.float32, marks=pytest.mark.thorough),
+        pytest.param(1, jnp.bfloat16, marks=pytest.mark.thorough),
+    ],
+)
 def test_losses_and_results_are_the_twins(heads, dtype):
     """Prompts of 1 to 60 and 200 tokens; the twin pads all to 200 in one lane, 230 in the other."""
     tokens = token_cases.tokens(COUNTS, Y, strength=3.0, dtype=dtype)

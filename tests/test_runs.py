@@ -148,7 +148,9 @@ print(len(found.units), "units")
 """
 
 
-@pytest.mark.parametrize("how", ["a file", "standard input"])
+@pytest.mark.parametrize(
+    "how", ["a file", pytest.param("standard input", marks=pytest.mark.thorough)]
+)
 def test_a_script_needs_no_main_guard(config, place, tmp_path, how):
     """Workers are no copies of the caller: its code runs once, and it may have no file."""
     config = dataclasses.replace(config, methods=("mean_difference",), regimes=("standard",))

@@ -54,6 +54,7 @@ def written(out):
     return {path.name: path.read_bytes() for path in (out / "units").iterdir()}
 
 
+@pytest.mark.thorough
 def test_each_site_has_the_units_of_a_run_at_it_alone(config, place, tmp_path):
     quiet = {"cache_dir": place / "cache", "workers": 1, "show": "nothing"}
     found = run(config, tmp_path / "both", save_probes=True, **quiet)

@@ -49,6 +49,7 @@ def test_shifted_truncated_and_demo_are_the_documented_ones():
     assert len(set(tasks.DEMO) & set(tasks.shifted_names())) >= 3
 
 
+@pytest.mark.thorough
 def test_all_tasks_are_balanced_and_have_the_documented_sizes():
     sizes, positives = [], []
     for name in tasks.names():
@@ -173,6 +174,7 @@ def test_a_damaged_zst_file_is_refused(fake_cache):
         tasks.load("119_us_state_TX")
 
 
+@pytest.mark.thorough
 def test_every_packaged_file_parses_as_pandas_parses_it(data):
     """No prompt is missing or reads as NaN, so both readers give the same text everywhere."""
     for path in [*sorted((data / "OOD data").glob("*_OOD.csv.zst")), *_smaller_files(data)]:
