@@ -52,7 +52,7 @@ def logits(place, seed=42):
 
 def write(root, *, seeds=(42,), methods=METHODS, config=None, facts=None, classes=CLASSES):
     """Writes a task of one's own and a run on it, whose units have some facts of another kind."""
-    root.mkdir(parents=True)
+    root.mkdir(parents=True, exist_ok=True)
     path = root / "mine.csv"
     with path.open("w", newline="") as file:
         names = np.array(CLASSES)[LABELS]
@@ -108,6 +108,23 @@ def page(run):
     lines, found = shown(run)
     assert lines == [] and found is not None
     return found
+
+
+def test_each_site_has_pages_of_its_own(tmp_path):
+    """Of one run, and of no more sites than the report shows task by task."""
+    names = [f"resid_post.{layer}" for layer in (4, 9, 12, 14)]
+    for name in names:
+        run = write(tmp_path, facts={"site": name})
+    with without_figures():
+        text = report(run, cache_dir=run / "no_cache")
+    assert "Left out" not in text
+    told = (run / "report.html").read_text()
+    pages = sorted(run.glob("examples/**/mine.html"))
+    assert len(pages) == 3
+    for page in pages:
+        assert f'href="{page.relative_to(run)}"' in told
+    of = [{name for name in names if name in page.read_text()} for page in pages]
+    assert all(len(each) == 1 for each in of) and len(set.union(*of)) == 3, of
 
 
 @pytest.mark.parametrize("methods", [METHODS, METHODS[:1]], ids=["compared", "one method"])

@@ -4,7 +4,8 @@ Pages of their own, because a run of 113 tasks has megabytes of them and its rep
 once.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def write_examples(
     Args:
       out: folder of the report; the pages are in `examples/`.
       runs: each with its folder.
-      groups: of their results, for what their methods are called.
+      groups: those whose tasks the report shows one by one.
       left_out: gets a sentence for what cannot be shown.
       cache_dir: where the study's tasks may be; nothing is downloaded.
 
@@ -45,35 +46,43 @@ def write_examples(
     """
     links: Links = {}
     without: dict[str, list[str]] = {}
-    for place, (folder, run) in enumerate(runs):
-        for group in groups:
-            key = (group.protocol, group.model, group.site)
-            own = [each for each in run.payloads if _key(each) == key]
-            arrows = group.table.arrows[~group.table.arrows["is_control"]]
-            names = zip(arrows["method"], arrows["sae_id"], arrows["label"], strict=True)
-            labels = {(str(method), str(sae_id)): str(label) for method, sae_id, label in names}
-            below = f"{foreign.file_name('_'.join(key[1:] + key[:1]))}/" if place else ""
-            for found in read_scores(folder, own, labels, left_out):
-                name = f"{below}{foreign.file_name(found.task)}"
-                task, why = _task(found, run, cache_dir)
-                if why:
-                    without.setdefault(why, []).append(found.task)
+    for place, (folder, run, group, own) in enumerate(_parts(runs, groups)):
+        key = (group.protocol, group.model, group.site)
+        arrows = group.table.arrows[~group.table.arrows["is_control"]]
+        names = zip(arrows["method"], arrows["sae_id"], arrows["label"], strict=True)
+        labels = {(str(method), str(sae_id)): str(label) for method, sae_id, label in names}
+        below = f"{foreign.file_name('_'.join(key[1:] + key[:1]))}/" if place else ""
+        for found in read_scores(folder, own, labels, left_out):
+            name = f"{below}{foreign.file_name(found.task)}"
+            task, why = _task(found, run, cache_dir)
+            if why:
+                without.setdefault(why, []).append(found.task)
 
-                def make(found=found, name=name, task=task, group=group) -> str:
-                    figure = _figure(out, f"examples/{name}", found)
-                    back = "../" * (1 + name.count("/")) + "report.html"
-                    page = examples_page(found, task, figure, group.name, back)
-                    storage.write_atomic(out / "examples" / f"{name}.html", page)
-                    return f"examples/{name}.html"
+            def make(found=found, name=name, task=task, group=group) -> str:
+                figure = _figure(out, f"examples/{name}", found)
+                back = "../" * (1 + name.count("/")) + "report.html"
+                page = examples_page(found, task, figure, group.name, back)
+                storage.write_atomic(out / "examples" / f"{name}.html", page)
+                return f"examples/{name}.html"
 
-                address = attempt(left_out, f"examples of {found.task}", make)
-                if address:
-                    links[*key, found.task] = address
+            address = attempt(left_out, f"examples of {found.task}", make)
+            if address:
+                links[*key, found.task] = address
     for why, names in without.items():
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         left_out.append(f"Left out: the texts of examples, of which rows alone are shown ({why}): "
                         f"{shown}.")  # fmt: skip
     return links
+
+
+def _parts(
+    runs: Sequence[tuple[epath.Path, Run]], groups: Sequence[Group]
+) -> Iterator[tuple[epath.Path, Run, Group, Sequence[Mapping[str, Any]]]]:
+    """Yields each run with each of the groups that it has units of, and these."""
+    for (folder, run), group in itertools.product(runs, groups):
+        key = (group.protocol, group.model, group.site)
+        if own := [each for each in run.payloads if _key(each) == key]:
+            yield folder, run, group, own
 
 
 def _key(payload: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -17,7 +17,7 @@ from probejax.analysis.figures import write_figures
 from probejax.analysis.findings import Findings, find
 from probejax.analysis.left_out import attempt
 from probejax.analysis.page import page
-from probejax.analysis.page.page import Story
+from probejax.analysis.page.page import WITH_TASKS, Story
 from probejax.analysis.run import Run, read_run
 from probejax.analysis.saebench import write_saebench
 from probejax.analysis.study_layout import write_study
@@ -69,7 +69,8 @@ def report(
     attempt(left_out, "study/", lambda: write_study(out, found.results))
     millis = int(time.time() * 1000)
     attempt(left_out, "saebench/", lambda: write_saebench(out, found.results, millis=millis))
-    examples = write_examples(out, runs, found.groups, left_out, cache_dir)
+    detailed = [found.groups[i] for i in found.shown[:WITH_TASKS]]
+    examples = write_examples(out, runs, detailed, left_out, cache_dir)
     storage.write_atomic(out / "report.html", page(found, story, pictures, left_out, examples))
     storage.remove_leftovers(out)
     parts = [by_layer.summary(found.layers), *_summaries(found), multi_token.summary(found.tokens)]

@@ -23,7 +23,7 @@ from probejax.analysis.run import Latent, Where
 from probejax.analysis.ties import TIE_RULES
 from probejax.analysis.verdict import STATED
 
-_WITH_TASKS = 3  # groups whose tasks are shown one by one; the rest are in results.csv
+WITH_TASKS = 3  # groups whose tasks are shown one by one; the rest are in results.csv
 
 
 class Story(NamedTuple):
@@ -77,7 +77,7 @@ def page(
         for regime in group.regimes:
             rows, here = found.methods[i, regime], _at(pictures, i, regime)
             body += section(group, regime, prefix + regime, rows, here, left_out)
-        if place < _WITH_TASKS:
+        if place < WITH_TASKS:
             where = (group.protocol, group.model, group.site)
             own = {task: address for (*of, task), address in examples.items() if tuple(of) == where}
             told = (story.examples, story.latents.get(where, {}), own)
