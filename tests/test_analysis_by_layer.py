@@ -207,6 +207,7 @@ def test_the_answer_names_the_site_and_what_is_like_it(table):
     assert rest.endswith("With 6 tasks the limits are rough.")
     text = summary(table)
     assert max(map(len, text.splitlines())) <= 80 and text.count("chosen") == 2
+    assert "sae_k16" in text and "nan" not in text  # which stands at one site alone
 
 
 # ---- figure and page ----------------------------------------------------------------------------

@@ -185,6 +185,8 @@ def summary(table: pd.DataFrame) -> str:
         lines += ["", header, "-" * len(header)]
         for row in rows.to_dict("records"):
             difference = "chosen" if row["chosen"] else f"{row['delta']:+.4f}"
+            if np.isnan(row["delta"]):  # the method is at this site alone
+                difference = ""
             if np.isfinite(row["ci_low"]):
                 difference += f" [{row['ci_low']:+.4f},{row['ci_high']:+.4f}]"
             aucs = (number(row["val_auc"]), number(row["test_auc"]))
