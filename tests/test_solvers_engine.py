@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from probejax import devices
 from probejax.solvers import engine
 
 
@@ -51,9 +52,10 @@ def test_lanes_run_to_their_ends_and_make_room(kind, widths):
     """Lane i counts to `ends[i]`, at most two at a time; lane 3 is not to run."""
     ends, widest = np.array([5, 1, 9, 4, 2, 3, 7]), []
 
-    def advance(slots, count, waiting):
+    def advance(slots, count, waiting, narrower):
         widest.append(len(slots))
         assert len(slots) in widths and waiting <= 6
+        assert narrower == max((width for width in widths if width < len(slots)), default=0)
         count = np.minimum(np.asarray(count) + 2, ends[slots])
         return kind(count), count < ends[slots]
 
@@ -61,6 +63,27 @@ def test_lanes_run_to_their_ends_and_make_room(kind, widths):
     found = engine.drive(advance, kind(np.zeros(7, int)), live, widths)
     assert np.asarray(found).tolist() == [5, 1, 9, 0, 2, 3, 7]
     assert max(widest) == widths[-1] and (widths[0] == 4 or min(widest) == 1)
+
+
+def test_devices_share_what_one_batch_does_not_hold():
+    """Widths are those of a device; what its own batch holds stays on one."""
+    seen = []
+
+    def work(x):
+        seen.append((len(x), len(devices.own())))
+        return x
+
+    def advance(slots, states, *_):
+        return work(states), np.zeros(len(slots), bool)
+
+    with jax.default_device(None):
+        for count in (3, 4, 13):
+            assert engine.each(work, np.arange(count), 3).tolist() == list(range(count))
+        engine.each(work, np.arange(4), 3, spread=False)
+        for count in (2, 3, 4):
+            engine.drive(advance, np.arange(count), np.arange(count), (1, 3))
+    each = [(3, 1), (12, 4), (12, 4), (12, 4), (3, 4), (3, 4)]
+    assert seen == [*each, (3, 1), (3, 1), (4, 4)]
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -68,6 +68,10 @@ def test_each_site_has_the_units_of_a_run_at_it_alone(config, place, tmp_path):
     assert set(found.units["site"]) == set(SITES) and "Complete" in repr(found)
     assert all(site in repr(found) for site in SITES)  # a line of means for each
     assert len(found.probes) == len(found.payloads)
+    one = ["task", "site", "method", "sae_id", "seed"]  # what tells the rows of two units apart
+    assert not found.scores.duplicated([*one, "row"]).any()
+    counts = found.scores.groupby(one).size()
+    assert counts.to_dict() == found.results.set_index(one)["num_test"].to_dict()
     assert json.loads((tmp_path / "both" / "config.json").read_text())["site"] == list(SITES)
     # In another order they are the same run, which has nothing left to do.
     swapped = dataclasses.replace(config, site=SITES[::-1], sae=config.sae)

@@ -9,7 +9,7 @@ from probejax.probes import closed_form, scale, scores
 from probejax.probes.rows import Rows
 from probejax.solvers import cholesky
 from probejax.solvers.engine import each
-from probejax.solvers.spread import over_lanes, whole
+from probejax.solvers.spread import over_lanes
 
 _ROWS, _FITS = 2048, 16  # that are worked on together, at most
 
@@ -35,7 +35,7 @@ def fit(
 def _solve(x, rows, mask, y):
     some = lambda which: _discriminants(x[rows[which]], mask[which], y[which])
     width = min(max(1, _ROWS // rows.shape[1]), _FITS)
-    return each(some, np.arange(len(rows)), whole(width))
+    return each(some, np.arange(len(rows)), width)
 
 
 def discriminant(

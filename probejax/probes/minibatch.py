@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from probejax.probes.families.network import Layers
 from probejax.solvers import codes, engine
-from probejax.solvers.spread import over_lanes, whole
+from probejax.solvers.spread import over_lanes
 
 _BATCH, _MAX_EPOCHS, _TOLERANCE, _PATIENCE = 200, 1000, 1e-4, 10
 _MOMENTUM, _FRICTION, _TINY = 0.9, 0.999, 1e-8  # of Adam, Kingma and Ba 2015
@@ -97,7 +97,7 @@ def train(
     waiting = np.argsort([-fit.batches for fit in fits], kind="stable")  # the longest first
     widest = _widest(min(_BATCH, n) * d)
 
-    def advance(slots, moved, _):
+    def advance(slots, moved, *_):
         feeds = {j: fits[j].feed(min(_BATCH, n)) for j in dict.fromkeys(slots.tolist())}
         chosen = [feeds[j] for j in slots.tolist()]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *chosen)
@@ -105,7 +105,7 @@ def train(
         return moved, np.asarray(moved.code) == _RUNNING
 
     states = _batch([_start(fit.layers) for fit in fits])
-    widths = (whole(max(widest // 4, 1)), whole(widest))
+    widths = (max(widest // 4, 1), widest)
     found = engine.drive(advance, states, waiting, widths)
     return found.layers, np.asarray(found.code)
 

@@ -56,7 +56,7 @@ def learn_scales(
         with jax.enable_x64(True):
             return jax.tree.map(np.asarray, _learn(x[rows[which]], seen[which]))
 
-    found, kind = once(learn, (rows, seen), max(1, _WIDTH // rows.shape[1]))
+    found, kind = once(learn, (rows, seen), max(1, _WIDTH // rows.shape[1]), spread=False)
     return found.mean[kind], found.scale[kind]
 
 
@@ -86,7 +86,8 @@ def nearest(
 
     chunk = max(1, _WIDTH // len(searches[0].rows))
     # Selecting is numpy's and products are XLA's: with a thread per core neither waits.
-    found = each(search, np.array([group[0] for group in groups]), chunk, os.cpu_count() or 1)
+    firsts = np.array([group[0] for group in groups])
+    found = each(search, firsts, chunk, os.cpu_count() or 1, spread=False)
     for group, positions in zip(groups, found, strict=True):
         for index in group:
             yield index, positions

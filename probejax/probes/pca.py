@@ -13,7 +13,7 @@ from probejax.probes.logreg import centred, linear
 from probejax.probes.rows import Rows
 from probejax.solvers import codes, small_logreg
 from probejax.solvers.engine import each, once
-from probejax.solvers.spread import over_lanes, whole
+from probejax.solvers.spread import over_lanes
 
 _MOST = 100  # components at most, as the study has it
 _CANDIDATES = 10  # numbers of components at most
@@ -90,7 +90,7 @@ def _bases(x, rows, seen) -> _Basis:
     """Finds the components of every set of rows, once where sets are equal."""
     count = min(rows.shape[1], x.shape[1], _MOST)
     find = lambda which: _find(x[rows[which]], seen[which], count)
-    found, kind = once(find, (rows, seen), whole(min(max(1, _ROWS // rows.shape[1]), _SETS)))
+    found, kind = once(find, (rows, seen), min(max(1, _ROWS // rows.shape[1]), _SETS))
     return _Basis(*(leaf[kind] for leaf in found))
 
 
@@ -120,7 +120,7 @@ def _find_one(own, seen, count) -> _Basis:
 def _components(x, rows, basis: _Basis) -> Float[np.ndarray, "L n K"]:
     """Returns the components of each lane's rows."""
     project = lambda rows, basis: _project(x[rows], *basis)
-    return each(project, (rows, basis), whole(max(1, _ROWS // rows.shape[1])))
+    return each(project, (rows, basis), max(1, _ROWS // rows.shape[1]))
 
 
 @over_lanes

@@ -15,7 +15,7 @@ from probejax.probes.rows import Rows
 from probejax.rules import PROTOCOLS as PROTOCOLS
 from probejax.solvers import codes
 from probejax.solvers.engine import each
-from probejax.solvers.spread import over_lanes, whole
+from probejax.solvers.spread import over_lanes
 
 Protocol = Literal["paper", "strict"]
 _PREDICTIONS, _TESTS = 64, 16  # of one fit or probe each, that are judged together
@@ -256,7 +256,7 @@ def finish(
     lanes, count = test_rows.shape
     if count:
         test_logits = np.asarray(probe.of_rows(source, test_rows, test_mask))
-        test = each(_evaluate, (test_logits, y_test, test_mask), whole(_TESTS))
+        test = each(_evaluate, (test_logits, y_test, test_mask), _TESTS)
     else:
         test_logits, test = np.zeros((lanes, 0)), (np.full(lanes, np.nan),) * 5
     sound = (np.isfinite(test_logits) | ~test_mask).all(axis=1)
@@ -281,7 +281,7 @@ def fold_auc(
     fits, candidates, n = predictions.shape
     flat = predictions.reshape(-1, n)
     judge = lambda which: _auc(flat[which], y[which // candidates], mask[which // candidates])
-    found = each(judge, np.arange(len(flat)), whole(_PREDICTIONS))
+    found = each(judge, np.arange(len(flat)), _PREDICTIONS)
     return found.reshape(fits, candidates).astype(np.float64)
 
 

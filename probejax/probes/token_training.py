@@ -26,7 +26,7 @@ from probejax.probes.aggregators import Aggregator
 from probejax.probes.tiles import Form
 from probejax.probes.token_chunks import chunks
 from probejax.solvers import engine
-from probejax.solvers.spread import over_lanes, whole
+from probejax.solvers.spread import over_lanes
 
 _ROUND = 50  # steps between two looks of the host
 _SHARE = 2**31  # bytes of tokens
@@ -147,17 +147,16 @@ def _train(tokens: Activations, fits: Fits, aggregate, steps: int, size: int | N
     """Trains one chunk: a fit that has ended leaves when the batch can become narrower."""
     tiles, lanes, form = _load(tokens, fits, size)
     state = _start(fits.w, fits.b, steps)
-    widths = tuple(map(whole, sizes.FITS))
 
-    def advance(slots, moved, _):
+    def advance(slots, moved, _, narrower):
         here, count = engine.take(lanes, slots), len(set(slots.tolist()))
         running = np.ones(count, bool)
-        while running.any() and sizes.up(int(running.sum()), widths) == len(slots):
+        while running.sum() > narrower:
             moved = _advance(tiles, here, moved, aggregate, form)
             running = np.asarray(moved.live)[:count]
         return moved, moved.live
 
-    state = engine.drive(advance, state, np.arange(len(fits.w)), widths)
+    state = engine.drive(advance, state, np.arange(len(fits.w)), sizes.FITS)
     kept = (state.kept_w, state.kept_b, state.kept_step, state.val_auc, state.loss)
     return Trained(*map(np.asarray, kept))
 

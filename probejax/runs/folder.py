@@ -51,10 +51,10 @@ class Run:
             unit = payload["unit"]
             found = store.read_scores(storage.unit_id(unit))
             for draw in found.draws if found else ():
-                of = {name: unit[name] for name in ("task", "method", "sae_id")}
+                of = {name: unit[name] for name in ("task", "site", "method", "sae_id")}
                 of |= {"seed": draw.seed, "row": draw.rows, "label": draw.labels}
                 parts.append(pd.DataFrame(of | {"logit": draw.logits}))
-        columns = ["task", "method", "sae_id", "seed", "row", "label", "logit"]
+        columns = ["task", "site", "method", "sae_id", "seed", "row", "label", "logit"]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
     @property

@@ -1,7 +1,9 @@
 """The driver of lanes: whoever has many problems of one form hands them over here.
 
 Lanes go together in batches of a fixed width, so that one program serves any number of them and
-gives a lane the same numbers in whatever company; spare slots of a batch repeat a lane.
+gives a lane the same numbers in whatever company; spare slots of a batch repeat a lane. Where there
+are more of them than a batch holds, all devices that the thread uses take a batch each, side by
+side: what is called must be compiled by `spread.over_lanes`.
 
 - `each`: one call of a function per batch.
 - `drive`: problems that end at different times. A slot whose lane has ended takes the next one.
@@ -17,10 +19,14 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
+from probejax import devices
+
 _States = TypeVar("_States")
 
 
-def each(function: Callable, lanes: Any, width: int, threads: int = 1) -> Any:
+def each(
+    function: Callable, lanes: Any, width: int, threads: int = 1, *, spread: bool = True
+) -> Any:
     """Applies a function to one batch of lanes after the other.
 
     Several threads pay where the work is numpy's in part. Work that ends in LAPACK must have one:
@@ -31,22 +37,23 @@ def each(function: Callable, lanes: Any, width: int, threads: int = 1) -> Any:
         function: is given `lanes` with `width` of them, the leaves as separate arguments if it is a
             tuple.
         lanes: a pytree of arrays on the host with L lanes first.
-        width: lanes of a batch.
+        width: lanes of a batch on a device.
         threads: that work.
+        spread: whether devices may share the work; not where the function is no program of lanes.
 
     Returns:
         What the function returns, its leaves as NumPy arrays with L lanes first; a list of lists
         becomes one list.
     """
     count = len(jax.tree.leaves(lanes)[0])
-
-    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    device, share = _shared(count, width) if spread else (_default(), 1)
+    width *= share
 
     def piece(begin: int):
         which = np.arange(begin, begin + width)
         which[which >= count] = begin
         some = jax.tree.map(lambda leaf: leaf[which], lanes)
-        with jax.default_device(device):  # threads do not inherit it
+        with jax.default_device(device):
             found = function(*some) if isinstance(some, tuple) else function(some)
         if isinstance(found, list):
             return found[: count - begin]
@@ -64,7 +71,7 @@ def each(function: Callable, lanes: Any, width: int, threads: int = 1) -> Any:
 
 
 def drive(
-    advance: Callable[[Int[np.ndarray, " w"], _States, int], tuple[_States, Any]],
+    advance: Callable[[Int[np.ndarray, " w"], _States, int, int], tuple[_States, Any]],
     states: _States,
     live: Int[np.ndarray, " r"],
     widths: Sequence[int],
@@ -72,25 +79,43 @@ def drive(
     """Runs lanes to their ends, the widest batch at a time.
 
     Args:
-        advance: given the lane in each slot, their states and how many lanes wait, returns the
-            states some steps later and which of the slots still run. It decides how long to go
-            on; while none waits it may stop when a narrower batch would do.
+        advance: given the lane in each slot, their states, how many lanes wait and how many the
+            next narrower batch holds (0 where there is none), returns the states some steps later
+            and which of the slots still run. It decides how long to go on; while none waits it
+            may stop when the narrower batch would do.
         states: of all lanes, a pytree with L lanes first.
         live: the lanes to run, in the order in which they shall begin.
-        widths: how many slots a batch may have, rising: few, as each is a program.
+        widths: how many slots a batch may have on a device, rising: few, as each is a program.
 
     Returns:
         The states of all lanes at their ends.
     """
     busy, waiting = np.zeros(0, int), np.asarray(live, int)
-    while len(busy) + len(waiting):
-        room = widths[-1] - len(busy)
-        busy, waiting = np.append(busy, waiting[:room]), waiting[room:]
-        slots = np.resize(busy, next(width for width in widths if width >= len(busy)))
-        moved, running = advance(slots, take(states, slots), len(waiting))
-        states = put(states, slots, moved)
-        busy = busy[np.asarray(running)[: len(busy)]]
+    device, share = _shared(len(waiting), widths[-1])
+    widths = [0, *(share * width for width in widths)]
+    with jax.default_device(device):
+        while len(busy) + len(waiting):
+            room = widths[-1] - len(busy)
+            busy, waiting = np.append(busy, waiting[:room]), waiting[room:]
+            place = next(i for i, width in enumerate(widths) if width >= len(busy))
+            slots = np.resize(busy, widths[place])
+            moved, running = advance(slots, take(states, slots), len(waiting), widths[place - 1])
+            states = put(states, slots, moved)
+            busy = busy[np.asarray(running)[: len(busy)]]
     return states
+
+
+def _shared(count: int, width: int) -> tuple[Any, int]:
+    """Returns where so many lanes run, and on how many devices: on one if its batch holds them."""
+    places = devices.own()
+    if count > width or len(places) == 1:
+        return _default(), len(places)
+    return places[0], 1
+
+
+def _default() -> Any:
+    """Returns the device that this thread has been given; threads do not inherit it."""
+    return jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def distinct(*fields: Iterable[np.ndarray]) -> list[list[int]]:
@@ -102,15 +127,15 @@ def distinct(*fields: Iterable[np.ndarray]) -> list[list[int]]:
 
 
 def once(
-    function: Callable, fields: Sequence[np.ndarray], width: int, threads: int = 1
+    function: Callable, fields: Sequence[np.ndarray], width: int, *, spread: bool = True
 ) -> tuple[Any, Int[np.ndarray, " L"]]:
     """Applies a function to lanes, once where they are alike.
 
     Args:
         function: is given the numbers [width] of some lanes that differ.
         fields: what makes lanes alike, each [L, ...].
-        width: lanes of a batch.
-        threads: that work, see `each`.
+        width: lanes of a batch, see `each`.
+        spread: whether devices may share the work.
 
     Returns:
         What was found for every kind of lane, and the kind of each lane.
@@ -120,7 +145,7 @@ def once(
     for number, group in enumerate(groups):
         kind[group] = number
     firsts = np.array([group[0] for group in groups])
-    return each(function, firsts, width, threads), kind
+    return each(function, firsts, width, spread=spread), kind
 
 
 def take(states: _States, slots: Int[np.ndarray, " w"]) -> _States:

@@ -22,7 +22,7 @@ from probejax.solvers.codes import Solution
 from probejax.solvers.engine import each
 from probejax.solvers.interior_point import Frame, judge, start, trip
 from probejax.solvers.lanes import checked
-from probejax.solvers.spread import over_lanes, whole
+from probejax.solvers.spread import over_lanes
 
 _STEPS = 16  # paths are padded to a multiple of this, so that all lengths share a program
 _LANES = 32  # that go together, at most
@@ -120,7 +120,7 @@ def _in_float32(lanes, tolerance, max_trips, batch_bytes) -> Solution:
     states = _walk(lanes[0], frames, states, limits, "float32", width)
     with arithmetic.judging():
         judged = lambda z, frame, path: _judged(z, frame, path, tolerance)
-        path = each(judged, (lanes[0], frames, states.path), whole(min(width, _LANES)))
+        path = each(judged, (lanes[0], frames, states.path), min(width, _LANES))
         return _ended(path, frames, code, tolerance, first)
 
 
@@ -132,7 +132,7 @@ def _begin(lanes, batch_bytes):
     warm = tuple(np.asarray(part, _dtype()) for part in warm)
     width = _width(z.shape[1], z.shape[2], batch_bytes)
     prepare = lambda *some: _prepare(*some, first)
-    frames, states, code = each(prepare, (z, mask, y, strengths, warm), whole(width))
+    frames, states, code = each(prepare, (z, mask, y, strengths, warm), width)
     return frames, states, code, first, width
 
 
@@ -144,7 +144,7 @@ def _ended(path, frames, code, tolerance, first) -> Solution:
     """Returns what the caller gets of the paths that lanes went, from the first strength on."""
     collect = lambda *some: _collect(*some, tolerance)
     some = ({key: path[key] for key in ("w", "b", "value", "gap", "trips")}, frames.cost, code)
-    found = each(collect, some, whole(_LANES))
+    found = each(collect, some, _LANES)
     return jax.tree.map(lambda leaf: leaf[:, first:], found)
 
 
@@ -188,12 +188,12 @@ def _walk(z, frames, states, limits, precision, width):
     """Runs all lanes to the end of their paths, or of their patience, a batch at a time."""
     waiting = np.flatnonzero(states.stage < frames.strengths.shape[1])
 
-    def advance(slots, moved, waiting):
-        rest = width - max(1, width // 4) if waiting else 0
+    def advance(slots, moved, waiting, _):
+        rest = width - max(1, width // 4) if waiting else 0  # of a device
         own = jax.tree.map(lambda leaf: leaf[slots], (z, frames))
         return _advance(*own, moved, rest, limits, precision)
 
-    return engine.drive(advance, states, waiting, (whole(width),))
+    return engine.drive(advance, states, waiting, (width,))
 
 
 @over_lanes(static=("precision",), shared=("rest", "limits"))

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from probejax import sizes
-from probejax.solvers import codes, newton, spread
+from probejax.solvers import codes, newton
 from probejax.solvers.codes import Solution
 from probejax.solvers.engine import each
 from probejax.solvers.spread import over_lanes
@@ -153,14 +153,14 @@ def _walked(x, shared: Products, lanes: Lanes, strengths, limits: Limits) -> Sol
         return _collect(form, x[rows], *others)
 
     with jax.enable_x64(True):
-        states = each(functools.partial(walk, "float32"), (*every, None), spread.whole(batch))
+        states = each(functools.partial(walk, "float32"), (*every, None), batch)
         left = np.flatnonzero(states.stage < strengths.shape[1])
         if len(left):
             rest = jax.tree.map(lambda leaf: leaf[left], (*every, states))
-            few = spread.whole(min(batch, _FEW))
+            few = min(batch, _FEW)
             rest = each(functools.partial(walk, "float64"), rest, few)
             jax.tree.map(lambda leaf, new: leaf.__setitem__(left, new), states, rest)
-        found = each(collect, (*every, states.path), spread.whole(sizes.width(n * d)))
+        found = each(collect, (*every, states.path), sizes.width(n * d))
     return jax.tree.map(lambda leaf: leaf[:, limits.keep], found)
 
 

@@ -24,7 +24,7 @@ from probejax import inputs
 from probejax.solvers import cholesky, codes, engine
 from probejax.solvers.codes import Solution
 from probejax.solvers.lanes import checked
-from probejax.solvers.spread import over_lanes, whole
+from probejax.solvers.spread import over_lanes
 
 _NUMBERS = 2**19  # in the matrices that are factored together, on a CPU
 _TOLERANCE = 1e-6
@@ -92,7 +92,7 @@ def _solve(x, rows, mask, y, C) -> Solution:
     batch = 1 << (min(len(rows), max(1, numbers // (n * min(n, d)))) - 1).bit_length()
     x = jnp.asarray(x, jnp.float32)
     with jax.enable_x64(True):
-        return engine.each(functools.partial(_set, x), (rows, mask, y, C), whole(batch))
+        return engine.each(functools.partial(_set, x), (rows, mask, y, C), batch)
 
 
 @over_lanes(shared=("x",))

@@ -21,7 +21,7 @@ from scipy.linalg import lapack, solve_triangular
 from scipy.special import expit, xlog1py, xlogy
 
 from probejax import sizes
-from probejax.solvers import arithmetic, codes, rotated_newton, spread
+from probejax.solvers import arithmetic, codes, rotated_newton
 from probejax.solvers.codes import Solution
 from probejax.solvers.engine import each
 from probejax.solvers.rotated_newton import Base
@@ -163,7 +163,7 @@ def solve(
     """
     on_host = [_lane(x, turned, *each_) for each_ in zip(*lanes, strengths, strict=True)]
     n, d = lanes[0].shape[1], x.shape[1]
-    width = spread.whole(sizes.width(n * min(n, d)))
+    width = sizes.width(n * min(n, d))
     limits = (tuple(_ENOUGH * tolerance for tolerance in tolerances), _STEPS)
     a, t, low = (
         np.stack([getattr(lane, name) for lane in on_host]).astype(np.float32)

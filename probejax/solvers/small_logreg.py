@@ -19,7 +19,7 @@ from probejax.solvers import arithmetic, codes
 from probejax.solvers.codes import Solution
 from probejax.solvers.engine import each
 from probejax.solvers.lanes import checked
-from probejax.solvers.spread import over_lanes, whole
+from probejax.solvers.spread import over_lanes
 
 _NUMBERS, _LANES = 2**19, 16  # features and lanes that are solved together, at most
 _SHARES = 0.5 ** np.arange(8)  # of a step, that the line search compares
@@ -110,7 +110,7 @@ def _in_batches(function, *lanes):
     """Applies a function of lanes to as many of them at a time as the cache holds."""
     lanes = jax.tree.map(np.asarray, lanes)
     _, n, k = lanes[0].shape
-    return each(function, lanes, whole(min(max(1, _NUMBERS // (n * k)), _LANES)))
+    return each(function, lanes, min(max(1, _NUMBERS // (n * k)), _LANES))
 
 
 @over_lanes(shared=("C", "tolerance", "max_trips", "dual"))

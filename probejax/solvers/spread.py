@@ -67,8 +67,3 @@ def over_lanes(
 
     call.lower = alone.lower  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
     return call
-
-
-def whole(width: int) -> int:
-    """Returns the lanes of a batch in which every device has so many."""
-    return width * len(devices.own())
