@@ -29,7 +29,7 @@ def test_weights_equal_to_scikit_learn(n, d):
     mask = np.arange(n + 8) < n
     centre = x.mean(axis=0)
     fit = jax.jit(lda.discriminant)
-    w, b = fit(jnp.asarray(x - centre), jnp.asarray(mask), jnp.asarray(y))
+    w, b, _ = fit(jnp.asarray(x - centre), jnp.asarray(mask), jnp.asarray(y))
     exact = (x - centre).astype(float)
     theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(exact[:n], y[:n])
     scores = theirs.decision_function(exact)
@@ -63,7 +63,7 @@ def test_two_rows_of_a_class_give_a_diagonal_covariance():
     x, y = problem(30)
     rows = np.r_[np.flatnonzero(y == 0)[:2], np.flatnonzero(y == 1)[:2]]
     fit = jax.jit(lda.discriminant)
-    w, b = fit(jnp.asarray(x[rows]), jnp.ones(4, bool), jnp.asarray(y[rows]))
+    w, b, _ = fit(jnp.asarray(x[rows]), jnp.ones(4, bool), jnp.asarray(y[rows]))
     expected = study_closed_form.lda(x[rows].astype(float), y[rows])
     np.testing.assert_allclose(w, expected[0], rtol=1e-3)
     np.testing.assert_allclose(b, expected[1], rtol=1e-3)

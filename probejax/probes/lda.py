@@ -7,11 +7,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from probejax.probes import closed_form, scale, scores
 from probejax.probes.rows import Rows
-from probejax.solvers import cholesky
+from probejax.solvers import arithmetic, cholesky
 from probejax.solvers.engine import each
 from probejax.solvers.spread import over_lanes
 
 _ROWS, _FITS = 2048, 16  # that are worked on together, at most
+_ROUNDING = 1e-5  # of sums of squared lengths in float32, with room to spare
+_OFF = 1e-3  # of the equations' right side; what misses it by more is solved again in float64
+_TINY = 1e-30
 
 
 def fit(
@@ -21,8 +24,8 @@ def fit(
 
     As scikit-learn's LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"): each class gives
     a covariance, shrunk on standardised features, and they are averaged by class size. Where
-    neither class has three rows that rule does not shrink and the covariance is singular; here it
-    is then taken diagonal.
+    neither class has three rows, or three that differ, that rule does not shrink and the covariance
+    is singular; here it is then taken diagonal.
 
     Args:
       features: one row per prompt, shared by all lanes.
@@ -33,15 +36,23 @@ def fit(
 
 
 def _solve(x, rows, mask, y):
-    some = lambda which: _discriminants(x[rows[which]], mask[which], y[which])
+    def solved(which, dtype):
+        some = lambda which: _discriminants(x[rows[which]].astype(dtype), mask[which], y[which])
+        return each(some, which, width)
+
     width = min(max(1, _ROWS // rows.shape[1]), _FITS)
-    return each(some, np.arange(len(rows)), width)
+    w, b, off = solved(np.arange(len(rows)), np.float32)
+    left = np.flatnonzero(~(off <= _OFF))
+    if len(left):
+        with arithmetic.on_host(), jax.enable_x64(True):
+            w[left], b[left], _ = solved(left, np.float64)
+    return w, b
 
 
 def discriminant(
     x: Float[Array, "n d"], mask: Bool[Array, " n"], y: Int[Array, " n"]
-) -> tuple[Float[Array, " d"], Float[Array, ""]]:
-    """Returns weights and intercept of one fit.
+) -> tuple[Float[Array, " d"], Float[Array, ""], Float[Array, ""]]:
+    """Returns weights and intercept of one fit, and how well the weights solve their equations.
 
     The covariance of all is diag(D) plus, for each class, (1 - shrinkage) / n times the scatter
     around its mean. The system is scaled by D and solved in the smaller of both spaces.
@@ -67,20 +78,24 @@ def discriminant(
         norm = (products**2).sum(axis=(1, 2))
     lengths = jnp.where(classes, (z * z).sum(axis=1)[None, :], 0)
     shrinkage, level = _ledoit_wolf(lengths, norm, count, d)
-    few = jnp.all(count < 3)
-    shrinkage, level = jnp.where(few, 1, shrinkage), jnp.where(few, 1, level)
+    # No class shrinks whose rows take two values, equally often: a pair of rows, or rows all equal.
+    rest = ((lengths**2).sum(axis=1) - norm / count) <= _ROUNDING * (lengths**2).sum(axis=1)
+    singular = jnp.all((count < 3) | rest)
+    shrinkage, level = jnp.where(singular, 1, shrinkage), jnp.where(singular, 1, level)
 
     root = jnp.sqrt(((prior * shrinkage * level)[:, None] * spread**2).sum(axis=0))  # of D
     share = jnp.sqrt((1 - shrinkage) / count.sum())[:, None] * spread / root[None, :]  # [2, d]
     difference = (mean[1] - mean[0]) / root
-    if n <= d:
-        u = _solve_in_samples(z * share[which], difference)
+    if x.dtype == jnp.float64:
+        u, off = _solve_by_axes(z * share[which], difference), jnp.zeros(())
+    elif n <= d:
+        u, off = _solve_in_samples(z * share[which], difference)
     else:
         scatter = (products * share[:, :, None] * share[:, None, :]).sum(axis=0)
-        u = _solve_in_features(scatter, difference)
+        u, off = _solve_in_features(scatter, difference)
     w = u / root
     middle = 0.5 * (mean[1] + mean[0])
-    return w, jnp.log(prior[1]) - jnp.log(prior[0]) - middle @ w
+    return w, jnp.log(prior[1]) - jnp.log(prior[0]) - middle @ w, off
 
 
 _discriminants = over_lanes(jax.vmap(discriminant))
@@ -99,24 +114,35 @@ def _ledoit_wolf(lengths, norm, count, d):
     level = lengths.sum(axis=1) / count / d
     beta = ((lengths**2).sum(axis=1) / count - norm) / (d * count)
     delta = norm / d - level**2
-    beta = jnp.minimum(beta, delta)
-    shrinkage = jnp.where(beta > 0, beta / jnp.where(beta > 0, delta, 1), 0)
+    round = delta <= _ROUNDING * level**2  # a multiple of the identity, which shrinks to itself
+    shrinkage = jnp.where(round, 1, jnp.clip(beta / jnp.where(round, 1, delta), 0, 1))
     return shrinkage, level
 
 
 def _solve_in_samples(z, v):
-    """Solves (I + z' z) u = v, with one step of refinement."""
+    """Solves (I + z' z) u = v in the space of rows; see `_refined`."""
     solve = _solver(_times(z, z.T))
-    once = lambda v: v - _times(z.T, solve(_times(z, v)))
-    u = once(v)
-    return u + once(v - u - _times(z.T, _times(z, u)))
+    rough = lambda v: v - _times(z.T, solve(_times(z, v)))
+    return _refined(rough, lambda u: u + _times(z.T, _times(z, u)), v)
 
 
 def _solve_in_features(a, v):
-    """Solves (I + a) u = v, with one step of refinement."""
-    solve = _solver(a)
-    u = solve(v)
-    return u + solve(v - u - _times(a, u))
+    """Solves (I + a) u = v; see `_refined`."""
+    return _refined(_solver(a), lambda u: u + _times(a, u), v)
+
+
+def _solve_by_axes(z, v):
+    """Solves (I + z' z) u = v whatever z is: rows may be equal, or 1e10 times the identity."""
+    _, size, axes = jnp.linalg.svd(z, full_matrices=False)
+    return v - _times(axes.T, size**2 / (1 + size**2) * _times(axes, v))
+
+
+def _refined(rough, system, v):
+    """Solves with one step of refinement, and says what share of v the solution misses."""
+    u = rough(v)
+    u = u + rough(v - system(u))
+    # Not by the largest number: a CPU's maximum does not see NaN.
+    return u, jnp.linalg.norm(v - system(u)) / jnp.maximum(jnp.linalg.norm(v), _TINY)
 
 
 def _solver(a):

@@ -232,10 +232,10 @@ def _direction(form, data, factor, pull, curvature, point: Point) -> tuple[Point
     def iterate(carry):
         u, scores, residual, q, f, error, count = carry
         bent = bend(f)
-        share = error / (form.dot(q, q, f) + f @ bent)
+        share = _ratio(error, form.dot(q, q, f) + f @ bent)
         residual = residual - share * (q + form.back(matrix, bent))
         z, zf, new = begin(residual)
-        ratio = new / error
+        ratio = _ratio(new, error)
         return (
             u + share * q,
             scores + share * f,
@@ -251,6 +251,11 @@ def _direction(form, data, factor, pull, curvature, point: Point) -> tuple[Point
         f = form.scores(data.exact, u)
     b = (pull.sum() - curvature @ f) / total
     return Point(u, f, b), count < _STALE
+
+
+def _ratio(a, b):
+    """Returns a / b, or 0 for b = 0: where no weight can do better, the intercept steps alone."""
+    return jnp.where(b != 0, a / jnp.where(b != 0, b, 1), 0)
 
 
 def _gap(form, data, t, C, point: Point):
