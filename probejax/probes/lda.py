@@ -141,7 +141,7 @@ def _refined(rough, system, v):
     """Solves with one step of refinement, and says what share of v the solution misses."""
     u = rough(v)
     u = u + rough(v - system(u))
-    # Not by the largest number: a CPU's maximum does not see NaN.
+    # Not by the largest number: a CPU's maximum may not see NaN.
     return u, jnp.linalg.norm(v - system(u)) / jnp.maximum(jnp.linalg.norm(v), _TINY)
 
 
