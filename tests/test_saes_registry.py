@@ -115,6 +115,11 @@ def test_what_does_not_exist_is_an_error_that_lists_what_does(spec, near, shelf)
     assert re.search(f"with probejax: large, small/layer_1, small/layer_2{near}$", message)
 
 
+def test_several_are_not_named_at_once(shelf):
+    with pytest.raises(FileNotFoundError, match=r"once for each: --sae=large --sae=other$"):
+        saes.find("large,other")
+
+
 @pytest.mark.parametrize(
     "spec, said",
     [

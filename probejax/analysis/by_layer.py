@@ -14,7 +14,7 @@ from jaxtyping import Float
 from probejax.analysis import intervals
 from probejax.analysis.facts import is_control
 from probejax.analysis.grid import compared
-from probejax.analysis.labels import TITLES, in_order, number, title
+from probejax.analysis.labels import TITLES, counted, in_order, number, title
 from probejax.analysis.multiplicity import simultaneous_bands
 from probejax.analysis.verdict import FEW_TASKS
 from probejax.sites import in_order as sites_in_order
@@ -155,7 +155,7 @@ def answer(rows: pd.DataFrame) -> tuple[str, str]:
     first += f": of {len(rows)} sites, {method} validates best there."
     worse, better = others["band_high"] < 0, others["band_low"] > 0
     names = ", ".join(others["site"][~worse & ~better])
-    tasks = "1 task" if best["tasks"] == 1 else f"{best['tasks']} tasks"
+    tasks = counted(best["tasks"], "task")
     text = (
         f"Mean test AUC there is {number(best['test_auc'])} over {tasks}, "
         f"{title(best['regime']).lower()}."

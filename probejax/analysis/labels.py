@@ -21,6 +21,11 @@ def title(regime: str) -> str:
     return TITLES.get(regime, regime.replace("_", " ").capitalize())
 
 
+def counted(number: int, name: str) -> str:
+    """Returns `1 task`, `2 tasks`."""
+    return f"{number} {name}{'s' * (number != 1)}"
+
+
 def level_text(regime: str, level: Value) -> str:
     """Returns a level as a reader writes it: `64`, `5 %`; empty for no level."""
     if pd.isna(level):

@@ -92,10 +92,12 @@ class Run:
     def __repr__(self) -> str:
         lines = [f"Run in {self.out}. {self.status}."]
         if self.payloads:
+            from probejax.analysis.labels import counted
+
             found = self.results
             where = ["site"] if found["site"].nunique() > 1 else []
             parts = [
-                f"{count} {name}{'s' * (count != 1)}"
+                counted(count, name)
                 for name in ("task", *where, "method", "regime")
                 if (count := found[name].nunique())
             ]

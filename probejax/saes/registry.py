@@ -322,6 +322,11 @@ def find(spec: str, *, cache_dir: str | Path | None = None) -> SaeFile:
       ArtifactError: the files could not be fetched.
       ValueError: the file or a record beside it is damaged.
     """
+    if "," in spec and not exists(local_path(spec)):
+        each = " ".join(f"--sae={part}" for part in spec.split(","))
+        raise FileNotFoundError(
+            f"--sae={spec} is no single SAE; give the flag once for each: {each}"
+        )
     if found := re.fullmatch(r"random:(\d+):(\d+(?:\.\d+)?)", spec):
         width, l0 = int(found[1]), float(found[2])
         name = f"random/width_{width}/average_l0_{l0:g}"

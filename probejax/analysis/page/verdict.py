@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from probejax.analysis import intervals
 from probejax.analysis.group import Group
-from probejax.analysis.labels import Value, interval, number, percent, signed, title
+from probejax.analysis.labels import Value, counted, interval, number, percent, signed, title
 from probejax.analysis.page.elements import esc, legend
 from probejax.analysis.verdict import NEUTRAL, Verdict
 
@@ -106,7 +106,7 @@ def _row(group: Group, regime: str, found: Verdict) -> dict | None:
     return {
         "name": title(regime),
         "regime": regime,
-        "note": f"{row['tasks']} tasks, {row['cells']} cells",
+        "note": f"{counted(row['tasks'], 'task')}, {counted(row['cells'], 'cell')}",
         "call": call,
         "delta": row["delta"],
         "ci": (row["ci_low"], row["ci_high"]),
@@ -132,7 +132,7 @@ def _head_to_head(group: Group, regime: str) -> dict | None:
     return {
         "name": title(regime),
         "regime": regime,
-        "note": f"{base} against {sae} on {len(set(tasks))} tasks; nothing was chosen",
+        "note": f"{base} against {sae} on {counted(len(set(tasks)), 'task')}; nothing was chosen",
         "call": "apart",
         "delta": mean,
         "ci": (low, high),
