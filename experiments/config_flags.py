@@ -72,12 +72,15 @@ ALL = (*_AS_THEY_ARE, *_WHERE, _SAE_SUITE, _REGIMES, _METHODS, _SEEDS)
 
 def config(**fixed: Any) -> "px.Config":
     """Returns the run that the flags describe, but for the fields that are `fixed`."""
-    values = {flag.name: flag.value for flag in _AS_THEY_ARE}
-    values |= {flag.name: tuple(flag.value) for flag in (_SAE, _REGIMES, _METHODS)}
+    values: dict[str, Any] = {flag.name: flag.value for flag in _AS_THEY_ARE}
+    values.update((flag.name, tuple(flag.value)) for flag in (_SAE, _REGIMES, _METHODS))
     if _SAE_SUITE.value:
-        values["sae"] += px.saes.suites.resolve(_SAE_SUITE.value)
+        from probejax.saes import suites  # on first use, as with all that takes time to import
+
+        values["sae"] += suites.resolve(_SAE_SUITE.value)
     if wrong := [seed for seed in _SEEDS.value if not (seed.isascii() and seed.isdigit())]:
         raise ValueError(f"--seeds={wrong[0]} is not a whole number.")
     values["seeds"] = tuple(map(int, _SEEDS.value))
     values["tasks"] = None if common.TASKS.value is None else tuple(common.TASKS.value)
-    return px.Config(**(values | {"site": common.chosen_sites()} | fixed))
+    values["site"] = common.chosen_sites()
+    return px.Config(**(values | fixed))

@@ -124,7 +124,8 @@ def own() -> Own | None:
     """Returns the user's own data, for commands that have no `Config`."""
     if DATA.value is None:
         return None
-    return Own(*(flag.value for flag in OWN))
+    _, *columns = (flag.value for flag in OWN)
+    return Own(DATA.value, *columns)
 
 
 def chosen_sites() -> tuple[str, ...] | None:

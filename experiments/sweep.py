@@ -7,6 +7,8 @@
 Killed at any moment, the same command finishes the rest; several processes may share one --out.
 """
 
+from typing import Any
+
 from absl import flags
 
 import probejax as px
@@ -56,7 +58,7 @@ def main(_: list[str]) -> int:
         print(px.sweep.look(plan, target, common.MODEL_PARALLEL.value))
         return 1 if any(isinstance(why, str) for why in plan.left_out.values()) else 0
     rank, count = px.hosts.rank(_MULTIHOST.value, _PROCESS_ID.value, _NUM_PROCESSES.value)
-    settings = {flag.name: flag.value for flag in _SETTINGS}
+    settings: dict[str, Any] = {flag.name: flag.value for flag in _SETTINGS}
     show = "json" if _LOG_JSON.value else "bars"
     config = config_flags.config()
     found = px.run(config, _OUT.value, rank=rank, count=count, show=show, **settings)

@@ -7,6 +7,7 @@ was measured on held-out tokens. Killed at any moment, the same command goes on 
 """
 
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -37,7 +38,7 @@ def main(_: list[str]) -> None:
     """Harvests, trains, measures and saves."""
     target = common.target()
     chosen, names, own = common.chosen_sites() or ("9",), common.chosen_tasks(), common.own()
-    if len(chosen) > 1:
+    if len(chosen) != 1:
         raise ValueError(f"An SAE is trained at one site; {', '.join(chosen)} are {len(chosen)}.")
     site = sites.parse(chosen[0])
     px.tasks.match(names, data=own)
@@ -54,8 +55,9 @@ def main(_: list[str]) -> None:
         bos=common.BOS.value,
         chat_template=common.CHAT_TEMPLATE.value,
     )
-    options = TrainOptions(**{flag.name: flag.value for flag in _OPTIONS})
-    where = {"cache_dir": common.CACHE_DIR.value}
+    settings: dict[str, Any] = {flag.name: flag.value for flag in _OPTIONS}
+    options = TrainOptions(**settings)
+    where: dict[str, Any] = {"cache_dir": common.CACHE_DIR.value}
     if common.DRY_RUN.value:
         print(px.runs.plan_training(options, tokens, target=target, **where))
         return

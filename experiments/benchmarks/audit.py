@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,8 @@ TASKS = (
     *("7_hist_fig_ispolitician", "23_headline_ischina", "83_third-party", "163_agnews_2"),
 )
 PARTS = ("cola", "flips", "shortcuts")
+_SEARCHED: dict[str, Any] = {"Cs": STRENGTHS, "l1_ratios": (0.0,), "cv": 5, "scoring": "roc_auc",
+                             "max_iter": 1000, "use_legacy_attributes": False}  # fmt: skip
 METHODS = ("logreg", "sae_k16", "sae_k128", "sae_k1")
 RATES = (0.05, 0.1, 0.2)
 _ROWS = 2500  # of a task at most, of different prompts
@@ -117,18 +120,20 @@ def load(name: str, cache_dir: str | None, max_length: int = 256) -> Dataset:
     job = sweep.Execution(sweep.resolve(config, cache_dir))
     task, (sae,) = job.plan.source.whole(name), job.plan.saes.values()
     given = {"texts": task.prompts, "classes": task.class_names, "name": name}
-    return dataset(job.activations(task).last(), task.labels, sae=sae.load(), **given)
+    (x,) = job.activations(task).values()
+    return dataset(x.last(), task.labels, sae=sae.load(), **given)
 
 
 def _cell(name: str, rate: float, cache_dir: str | None) -> dict:
     """Flips labels of one task and measures how well each method finds them."""
     whole = load(name, cache_dir)
     rng = np.random.RandomState(0)
-    rows = rng.permutation(tasks.distinct_rows(whole.texts, whole.y, balanced=False))[:_ROWS]
+    every = list(whole.texts or ())
+    rows = rng.permutation(tasks.distinct_rows(every, whole.y, balanced=False))[:_ROWS]
     y, flipped = whole.y[rows].copy(), np.zeros(len(rows), bool)
     flipped[rng.permutation(len(rows))[: int(rate * len(rows))]] = True
     y[flipped] = 1 - y[flipped]
-    texts = [whole.texts[row] for row in rows]
+    texts = [every[row] for row in rows]
     data = dataset(whole.x[rows], y, texts=texts, sae=whole.sae, name=name)
     scores, seconds = {}, {}
     for method in METHODS:
@@ -138,17 +143,14 @@ def _cell(name: str, rate: float, cache_dir: str | None) -> dict:
     scores["mean of logreg and sae_k128"] = (scores["logreg"] + scores["sae_k128"]) / 2
     for peer, model in {
         "cleanlab": make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
-        "cleanlab, C searched": LogisticRegressionCV(
-            Cs=STRENGTHS, cv=5, scoring="roc_auc", max_iter=1000, use_legacy_attributes=False,
-            l1_ratios=(0.0,),
-        ),
+        "cleanlab, C searched": LogisticRegressionCV(**_SEARCHED),
     }.items():  # fmt: skip
         if "searched" in peer and (rate != RATES[1] or name not in TASKS[:3]):
             continue  # minutes each
         began = time.perf_counter()
         cut = StratifiedKFold(5, shuffle=True, random_state=0)
-        p = cross_val_predict(model, data.x, y, cv=cut, method="predict_proba")[:, 1]
-        scores[peer] = confidence(y, p)
+        found = cross_val_predict(model, data.x, y, cv=cut, method="predict_proba")
+        scores[peer] = confidence(y, np.asarray(found)[:, 1])
         seconds[peer] = time.perf_counter() - began
     cell = {"task": name, "rate": rate, "rows": len(rows)}
     for method, score in scores.items():
@@ -160,12 +162,15 @@ def _cell(name: str, rate: float, cache_dir: str | None) -> dict:
 
 def _summary(cells: pd.DataFrame) -> Iterator[dict]:
     """Yields means over tasks, and paired differences from the peer and from logreg."""
-    methods = [name.removeprefix("ap ") for name in cells if name.startswith("ap ")]
+    names = [str(name) for name in cells]
+    methods = [name.removeprefix("ap ") for name in names if name.startswith("ap ")]
     for rate in (*RATES, None):
         part = cells if rate is None else cells[cells["rate"] == rate]
         for measure in ("ap", "precision"):
             every = part[[f"{measure} {m}" for m in methods]].dropna(axis=1).mean()
-            means = {name.removeprefix(f"{measure} "): round(v, 4) for name, v in every.items()}
+            means = {
+                str(name).removeprefix(f"{measure} "): round(v, 4) for name, v in every.items()
+            }
             yield {"name": f"{measure}, mean", "rate": rate, "cells": len(part), **means}
             for base in ("cleanlab", "logreg"):
                 for method in methods:

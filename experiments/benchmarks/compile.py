@@ -53,8 +53,8 @@ def costs(job: sweep.Execution, units: Sequence[sweep.Unit]) -> Iterator[Cost]:
     """Runs units, and yields what each had to compile; nothing comes from a cache on the disk."""
     events: list[tuple[str, float, str]] = []
 
-    def heard(event: str, seconds: float, **about):
-        events.append((event, seconds, str(about.get("fun_name", ""))))
+    def heard(event: str, duration_secs: float, **about: str | int):
+        events.append((event, duration_secs, str(about.get("fun_name", ""))))
 
     with _no_cache():
         jax.monitoring.register_event_duration_secs_listener(heard)
@@ -80,6 +80,6 @@ def _no_cache() -> Iterator[None]:
         jax.config.update("jax_enable_compilation_cache", before)
 
 
-def _numbers(cost: Cost) -> dict[str, float]:
+def _numbers(cost: Cost) -> dict[str, float | str]:
     return {"programs": len(cost.names), "compiling": round(cost.compiling, 1),
             "tracing": round(cost.tracing, 1), "unit": "s"}  # fmt: skip

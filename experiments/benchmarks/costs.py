@@ -33,6 +33,10 @@ class Costs(NamedTuple):
         """Returns the costs of one of so many parts."""
         return Costs(self.wall / count, self.cpu / count, self.compile)
 
+    def times(self, count: int) -> "Costs":
+        """Returns the costs of doing it so many times, compiled once."""
+        return Costs(self.wall * count, self.cpu * count, self.compile)
+
 
 class Bench:
     """Measures pieces, each once however many records need it."""

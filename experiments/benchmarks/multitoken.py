@@ -112,7 +112,8 @@ def _attention(
             halves += [x, one.y[0][mask]]
         w = one.w[0]
         began = time.perf_counter()
-        _, _, losses = study_attention.fit(*halves, w[:1], w[1:], steps=their_steps)
+        x, y, x_val, y_val = halves
+        _, _, losses = study_attention.fit(x, y, x_val, y_val, w[:1], w[1:], steps=their_steps)
         took += time.perf_counter() - began
         worst = np.abs(ours.loss[task * seeds, :their_steps] - losses).max()
         assert worst < 1e-5, f"the losses differ by {worst:.1e}"

@@ -135,7 +135,8 @@ class Reader:
 
     def _x(self, texts: Sequence[str], name: str) -> np.ndarray:
         task = Task(name, tuple(texts), np.zeros(len(texts), int), False)
-        return np.asarray(self.job.activations(task).last(), np.float32)
+        (found,) = self.job.activations(task).values()
+        return np.asarray(found.last(), np.float32)
 
     @functools.cached_property
     def corpus(self) -> Corpus:

@@ -201,7 +201,7 @@ def _latents(problem: str) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def _sae() -> saes.SAE:
+def _sae() -> saes.SAE | saes.StoredSAE:
     return saes.shipped("gemma-3-270m")[0].load()
 
 
@@ -221,7 +221,8 @@ class Workers:
     def __init__(self, compiled: str):
         """Starts them; `compiled` is the folder for compiled programs."""
         context = multiprocessing.get_context("spawn")
-        threads = dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        names = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        threads: dict[str, str] = dict.fromkeys(names, "1")
         self._pools: queue.SimpleQueue[ProcessPoolExecutor] = queue.SimpleQueue()
         with devices.environment(threads):
             pools = [

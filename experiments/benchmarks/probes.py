@@ -177,7 +177,7 @@ def growth(bench: Bench, names: Sequence[str], seeds: int) -> dict:
         return total([bench.every("ours", step, name) for step in steps])
 
     many = [every_step(f"{name}{_SEEDS}{seeds}") for name in names]
-    linear = [every_step(name).per(1 / seeds) for name in names]
+    linear = [every_step(name).times(seeds) for name in names]
     return compare(many, linear, tasks=list(names), methods=steps, against="linear growth")
 
 

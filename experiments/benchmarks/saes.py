@@ -180,9 +180,8 @@ def measure(side: str, path: Path) -> dict:
         chosen = saes.top_latents(found.open(), rows, train, mask, labels, _K)
     else:
         latents = rank_latents.encode(rank_latents.load(path), torch.tensor(x))
-        chosen = rank_latents.top_latents(
-            latents, *(torch.tensor(each) for each in (train, mask, labels)), _K
-        ).numpy()
+        places, real, classes = (torch.tensor(each) for each in (train, mask, labels))
+        chosen = rank_latents.top_latents(latents, places, real, classes, _K).numpy()
     took, peak = time.perf_counter() - began, memory("VmHWM")
     return {
         "seconds": took,

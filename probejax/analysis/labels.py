@@ -21,9 +21,9 @@ def title(regime: str) -> str:
     return TITLES.get(regime, regime.replace("_", " ").capitalize())
 
 
-def counted(number: int, name: str) -> str:
+def counted(number: int | np.integer, name: str) -> str:
     """Returns `1 task`, `2 tasks`."""
-    return f"{number} {name}{'s' * (number != 1)}"
+    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def level_text(regime: str, level: Value) -> str:
