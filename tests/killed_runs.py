@@ -84,7 +84,8 @@ def killed(work: Path, kills: int, workers: list[int], seed: int = 0, tasks: str
         while True:
             process = start(out, cache, count, tasks)
             try:
-                process.wait(draw.uniform(0, 1.2 * whole) if left else None)
+                moment = draw.uniform(0, draw.choice((0.3, 1.2)) * whole)
+                process.wait(moment if left else None)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()

@@ -7,21 +7,7 @@ from pathlib import Path
 
 import pytest
 
-TARGETS = (
-    *(
-        "csv",
-        "jsonl",
-        "parquet",
-        "json",
-        "unit",
-        "manifest",
-        "rows",
-        "probes",
-        "gguf",
-        "model_safetensors",
-    ),
-    *("sae_npz", "sae_safetensors", "sae_torch"),
-)
+from tests.fuzz_targets import TARGETS
 
 
 @pytest.mark.slow

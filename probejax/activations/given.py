@@ -72,7 +72,8 @@ def _array(path: Path, name: str, flag: str) -> np.ndarray:
         if path.suffix == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
+            # Of a damaged file NumPy would leave open what it has opened itself.
+            with foreign.open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
                 size = sum(each.file_size for each in arrays.zip.infolist())
                 if size > _MOST_UNPACKED:
                     raise ValueError(f"it unpacks to {size:,} bytes")
