@@ -164,6 +164,7 @@ def test_sampled_costs_are_scaled_and_pieces_measured_once(tmp_path, monkeypatch
     assert [len(jobs) for _, jobs in workers.calls[count:]] == [36, 36]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["logreg", "sae_k16"])
 def test_rivals_reach_the_accuracy_that_is_asked_for(tmp_path, a_small_sae, monkeypatch, method):
     monkeypatch.setattr(bench_probes, "STRENGTHS", STRENGTHS[4:6])

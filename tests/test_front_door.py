@@ -18,7 +18,10 @@ NAMES = (
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", NAMES)
+_LOADS = pytest.param("load_model", marks=pytest.mark.thorough)
+
+
+@pytest.mark.parametrize("name", [_LOADS if name == "load_model" else name for name in NAMES])
 def test_every_name_has_an_example_that_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     value = getattr(px, name)

@@ -32,11 +32,13 @@ def _cases(d):
     yield "one row stands apart", np.where(np.arange(ROWS)[:, None] == 9, 1e4 * free, free[:1]), y
 
 
-MANY = sorted(set(probes.BASELINES) - {"xgboost"})
+SOON = [("lda", 30), ("lda", 1), ("logreg", 30), ("mean_difference", 30), ("knn", 30)]
+REST = {(method, d) for method in probes.BASELINES for d in (1, 30) if method != "xgboost"}
 
 
 @pytest.mark.parametrize(
-    "method, d", [*((method, 30) for method in MANY), ("lda", 1), ("logreg", 1)]
+    "method, d",
+    [*SOON, *(pytest.param(*each, marks=pytest.mark.thorough) for each in sorted(REST - {*SOON}))],
 )
 def test_what_is_finite_is_fitted(method, d):
     names, features, labels = zip(*_cases(d), strict=True)

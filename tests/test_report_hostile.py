@@ -72,7 +72,7 @@ def plain(tmp_path_factory):
     return _Parts(_write(tmp_path_factory.mktemp("plain") / "out", {}, "plain"))
 
 
-@settings(max_examples=3)
+@settings(max_examples=1)
 @given(names=st.dictionaries(st.sampled_from(FIELDS), NAMES, min_size=3), told=NAMES)
 @example(names=dict.fromkeys(FIELDS, "/../../../x"), told="x")
 @example(names=dict.fromkeys(FIELDS, HOSTILE[11]), told="' onload='alert(1)")

@@ -148,9 +148,8 @@ print(len(found.units), "units")
 """
 
 
-@pytest.mark.parametrize(
-    "how", ["a file", pytest.param("standard input", marks=pytest.mark.thorough)]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("how", ["a file", "standard input"])
 def test_a_script_needs_no_main_guard(config, place, tmp_path, how):
     """Workers are no copies of the caller: its code runs once, and it may have no file."""
     config = dataclasses.replace(config, methods=("mean_difference",), regimes=("standard",))

@@ -32,7 +32,8 @@ def objective(x, y, w, b, C, penalty):
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])
-@pytest.mark.parametrize("d", [24, 160])  # in principal axes; in those of the rows
+# In principal axes; in those of the rows.
+@pytest.mark.parametrize("d", [24, pytest.param(160, marks=pytest.mark.thorough)])
 def test_l2_certifies_what_it_returns_and_needs_no_host(d, noise):
     x, rows, mask, y = problem(100, d, noise)
     with arithmetic.using("float32"), arithmetic.counting() as counted:

@@ -114,7 +114,7 @@ def test_both_forms_find_the_same_minimum(noise):
     assert not by_samples.w[:, :, 20:].any()
 
 
-@pytest.mark.parametrize("columns", [D, N + 20])
+@pytest.mark.parametrize("columns", [D, pytest.param(N + 20, marks=pytest.mark.thorough)])
 def test_what_lanes_share_is_made_once(monkeypatch, lanes, columns):
     x, rows, mask, y = lanes
     wide = np.pad(x, ((0, 0), (0, columns - D)))

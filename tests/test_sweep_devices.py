@@ -35,6 +35,7 @@ def _groups(job):
     return workers.by_task(job.plan.units())
 
 
+@pytest.mark.thorough
 def test_devices_share_the_tasks_and_find_what_one_finds(job, tmp_path, monkeypatch):
     used = {}
     run = sweep.Execution.run

@@ -241,6 +241,7 @@ def test_what_stops_the_harvest_stops_the_run():
         processes._number(harvested, failure)
 
 
+@pytest.mark.thorough
 def test_workers_bound_the_disk_and_find_the_same(config, place, tmp_path):
     for i in range(6):
         write_task(place / "tasks" / f"six_{i}.csv", 120, 10 + i)

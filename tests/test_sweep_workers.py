@@ -50,6 +50,7 @@ def alive(session: int) -> list[int]:
     return found
 
 
+@pytest.mark.thorough
 def test_workers_find_what_one_process_finds(inputs, tmp_path):
     for count in (1, 2):
         process = start(inputs, tmp_path / str(count), f"--workers={count}", "--save_probes")
