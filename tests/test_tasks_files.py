@@ -18,7 +18,7 @@ import zstandard
 from hypothesis import strategies as st
 
 from probejax.foreign import DamagedFile
-from probejax.tasks import content, own, parquet
+from probejax.tasks import columns, content, own, parquet
 from probejax.tasks.columns import ENDINGS, MOST_CHARACTERS
 from probejax.tasks.own import Member, Own
 
@@ -34,6 +34,7 @@ REFUSED = {
     "two texts": ("text,prompt,y\na,b,0\n", r"the columns 'text', 'prompt', .* --text_col"),
     "two labels": ("text,y,Label\na,1,0\n", r"the columns 'y', 'Label', and any .* --label_column"),
     "twice": ("prompt,target,target\na,0,1\nb,1,0\n", r"the column target 2 times in its header"),
+    "twice the same": ("text,text\na,b\n", r"no column called target, .*'text', 'text'; name"),
     "semicolons": ("prompt;target\na;0\nb;1\n", r"looks separated by semicolons where commas are"),
     "tabs": ("target\tprompt\n0\ta\n1\tb\n", r"looks separated by tabs where commas are expected"),
     "header alone": ("prompt,target\n", r"has no rows; expected one for each text"),
@@ -456,3 +457,18 @@ def test_a_frame_that_lies_about_its_size_takes_no_memory(tmp_path):
     path = write(tmp_path / "liar.csv.zst", frame + PACKED[6:])
     with pytest.raises(DamagedFile, match=r"is not a valid zstd file|is a truncated zstd file"):
         read(path)
+
+
+NAMES = st.sampled_from(["text", "label", "a", "b"])
+
+
+@hypothesis.given(st.lists(NAMES, max_size=4), *[st.none() | NAMES] * 3)
+@hypothesis.example(["text", "a"], None, None, "a")
+@hypothesis.example(["text", "text"], None, None, None)
+def test_any_header_is_read_or_refused_in_a_sentence(tmp_path_factory, header, text, label, groups):
+    path = tmp_path_factory.mktemp("any") / "x.csv"
+    path.write_text(",".join(header) + "\n" + ",".join("x" * len(header)) + "\n")
+    try:
+        columns.read(path, columns.Columns(text, label, groups))
+    except DamagedFile as error:
+        assert str(path) in str(error)

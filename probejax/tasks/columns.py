@@ -158,9 +158,8 @@ def _find(header: Sequence[str], columns: Columns, path: Path) -> list[str | Non
     text = columns.text or _usual(free, TEXTS, path, "text")
     label = columns.label or _usual(free, LABELS, path, "label")
     if len(header) == 2 and (text is None) != (label is None):  # the other one
-        text, label = (
-            each or next(n for n in free if n not in (text, label)) for each in (text, label)
-        )
+        other = next((name for name in free if name not in (text, label)), None)
+        text, label = text or other, label or other
     for name, what, known in ((text, "text", TEXTS), (label, "label", LABELS)):
         if name is None:
             raise DamagedFile(
