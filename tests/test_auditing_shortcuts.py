@@ -15,6 +15,8 @@ from probejax.auditing.shortcuts import shortcuts
 from probejax.auditing.tokens import score, tokens
 from tests.audit_cases import D, N, Rectified, texts
 
+WIDE = 64  # activations of tokens, whose direction would fit few dimensions by chance
+
 
 def sentences(y, end):
     return [f"{text}{end if label else ','}" for text, label in zip(texts(N), y, strict=True)]
@@ -34,20 +36,24 @@ def data():
 
 @pytest.fixture(scope="module")
 def neutral():
-    """Forty tokens of each of four strings; '!' points along dimension 2."""
+    """Twelve tokens of each of 120 strings, of a kind each; '!' points along dimension 2."""
     rng = np.random.default_rng(1)
-    ids = np.tile(np.arange(5), 40)
-    x = 0.1 * rng.normal(size=(len(ids), D)).astype(np.float32)
-    x[ids == 1, 2] += 3
+    ids = np.tile(np.arange(121), 12)
+    x = rng.normal(size=(121, WIDE))[ids] + 0.1 * rng.normal(size=(len(ids), WIDE))
+    x[ids == 1] = 8 * np.eye(WIDE)[2]
     x[ids == 0, 2] -= 50
-    strings = dict(enumerate(("<bos>", "!", " a", " b", " c")))
+    strings = {0: "<bos>", 1: "!"} | {i: f" {i}" for i in range(2, 121)}
+    x = x.astype(np.float32)
     return Corpus(x, ids, strings, 0, "forty texts")
 
 
 @pytest.fixture(scope="module")
 def found(data, neutral):
     _, own = latents(data)
-    told, named = tokens(data, neutral)
+    more = np.random.default_rng(3).normal(size=(N, WIDE - D)).astype(np.float32)
+    ends = (data.x[:, 2] > 0).astype(int)  # all of a class, for tokens alone
+    x = np.concatenate([data.x, more], axis=1)
+    told, named = tokens(data._replace(x=x, y=ends), neutral)
     return shortcuts(data, own, named), told
 
 
@@ -113,14 +119,19 @@ def test_features(name):
 
 
 def test_tokens_are_scored_by_the_direction_without_bos(found, neutral):
-    w = np.eye(D)[2]
-    table, bos = score(w, neutral)
-    scores = neutral.x[neutral.ids > 0, 2]
-    expected = (neutral.x[neutral.ids == 1, 2].mean() - scores.mean()) / scores.std()
-    assert table["token"][0] == "!" and table["score"][0] == pytest.approx(expected, rel=1e-4)
-    assert len(table) == 4 and (table["occurrences"] == 40).all() and bos < -10
-    rare = neutral._replace(ids=np.where(np.arange(len(neutral.ids)) < 9, 7, neutral.ids),
-                            strings={**neutral.strings, 7: "rare"})  # fmt: skip
+    w = np.concatenate([np.eye(WIDE)[2:3], np.random.default_rng(2).normal(size=(39, WIDE))])
+    table, bound, bos = score(w, neutral)
+    of_all, own = neutral.x[neutral.ids > 0] @ w.T, neutral.x[neutral.ids == 1] @ w.T
+    means = (own.mean(axis=0) - of_all.mean(axis=0)) / of_all.std(axis=0)
+    first = table.iloc[0]
+    assert first["token"] == "!" and first["mean"] == pytest.approx(means[0], rel=1e-4)
+    assert first["score"] == pytest.approx(means[0] / np.sqrt((means[1:] ** 2).mean()), rel=1e-4)
+    assert len(table) == 120 and (table["occurrences"] == 12).all() and bos < -2
+    assert table["beyond_chance"].tolist() == (table["score"].abs() > bound).tolist()
+    by_chance = [score(w[np.r_[i, 0:i, i + 1 : 40]], neutral) for i in range(1, 40)]
+    assert 1 <= sum(found["beyond_chance"].any() for found, *_ in by_chance) <= 3
+    rare = neutral._replace(ids=np.where(np.arange(len(neutral.ids)) < 9, 121, neutral.ids),
+                            strings={**neutral.strings, 121: "rare"})  # fmt: skip
     assert "rare" not in score(w, rare)[0]["token"].tolist()
     told = found[1]
     assert told.tables[0].rows["token"][0] == "!"

@@ -201,6 +201,7 @@ DAMAGED = {
     "a header alone": (b"latent,moved\n", "names no latent"),
     "blank lines": (b"\n \n", "names no latent"),
     "a word": (b"7\nbest\n", "line 2: 'best' is not the number of a latent"),
+    "a feed in a header": (b"latent\x0cen\n1\n", "en'; expected one called latent"),
     "a fraction": (b"latent\n7.0\n", "line 2: '7.0' is not the number of a latent"),
     "below zero": (b"-7\n", "line 1: '-7' is not the number of a latent"),
     "other digits": ("٣\n".encode(), "line 1: '٣' is not the number of a latent"),

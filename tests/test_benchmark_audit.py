@@ -96,7 +96,8 @@ def test_tokens_and_latents_name_it_at_their_rank():
     plant, has = planted_shortcuts.PLANTS["full stop"], np.arange(20) < 5
     features = pd.DataFrame({"beyond_chance": True, "feature": ["x", "y", "ends with '.'"],
                              "auc": [0.1, 0.7, 0.7]})  # fmt: skip
-    scores = pd.DataFrame({"token": ["a", "b", ").", "."], "score": [2.0, -3.0, 2.5, 0.5]})
+    scores = pd.DataFrame({"token": ["a", "b", ").", "."], "score": [2.0, -3.0, 2.5, 0.5],
+                           "beyond_chance": [True, True, True, False]})  # fmt: skip
     values = np.stack([np.ones(20), np.arange(20) % 2, has * 2.0], axis=1)
     found = planted_shortcuts.Found(features, Tokens(scores), Latents(np.array([7, 5, 9]), values))
     expected = {"features": 2, "tokens": 2, "latents": 3}

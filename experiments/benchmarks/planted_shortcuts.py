@@ -22,7 +22,7 @@ from probejax.auditing.corpus import Corpus, activate
 from probejax.auditing.dataset import Dataset, dataset
 from probejax.auditing.latents import Latents, latents
 from probejax.auditing.shortcuts import CERTAIN, shortcuts
-from probejax.auditing.tokens import ENDS, LEAST, Tokens, tokens
+from probejax.auditing.tokens import Tokens, tokens
 from probejax.metrics import host_aucs
 from probejax.tasks import Task
 
@@ -178,7 +178,6 @@ def ranks(
     if found.tokens is not None and planted.mark:
         table = found.tokens.table
         rows = table.iloc[np.argsort(-table["score"].abs().to_numpy(), kind="stable")]
-        rows = rows.iloc[: 2 * ENDS]
         each = [bool(Tokens(rows.iloc[[i]]).naming(planted.mark)) for i in range(len(rows))]
         named["tokens"] = _rank(rows["score"].abs().to_numpy(), each)
     if found.latents is not None and has is not None:
@@ -200,7 +199,7 @@ def claims(found: Found) -> dict[str, int]:
     words = int(beyond["family"].isin(_OF_WORDS).sum())
     counts = {"writing": len(beyond) - words, "words": words}
     if found.tokens is not None:
-        counts["tokens"] = int((found.tokens.table["score"].abs() >= LEAST).sum())
+        counts["tokens"] = int(found.tokens.table["beyond_chance"].sum())
     return counts
 
 

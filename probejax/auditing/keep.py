@@ -31,7 +31,13 @@ def read(place: str | Path) -> tuple[int, ...]:
     header = [cell.strip().strip('"') for cell in lines[0].split(",")] if lines else []
     if _COLUMN in header:
         found = csv_files.read(data, path)
-        at = [name.strip() for name in found.header].index(_COLUMN)
+        names = [name.strip() for name in found.header]
+        if _COLUMN not in names:
+            raise ValueError(
+                f"--keep={place}: its columns are {', '.join(map(repr, names)):.200}; expected one "
+                f"called {_COLUMN}."
+            )
+        at = names.index(_COLUMN)
         cells = [(number, str(cell)) for number, (cell,) in found.rows([at])]
     else:
         cells = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]

@@ -1,6 +1,6 @@
 """The probability of each row's labels, by probes that have not seen its prompt."""
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,8 +11,7 @@ from probejax.auditing.folds import FOLDS, MOST_TRAIN, Fold, folds, lanes
 from probejax.metrics import host_auc
 from probejax.probes import logreg, methods
 from probejax.probes import sae as on_latents
-from probejax.probes.families import Linear
-from probejax.solvers import codes
+from probejax.solvers import codes, l2
 
 REPEATS = 3
 _ROWS = 1 << 14  # judged at a time
@@ -111,6 +110,9 @@ def direction(
 ) -> Float[np.ndarray, "L d"]:
     """Returns the weights of logistic regression on all rows, for each labelling of them.
 
+    The first labelling chooses the strength for all: a permutation that chose its own would often
+    choose one at which only the directions of largest variance are left.
+
     Args:
       data: the dataset.
       labels: 0 or 1.
@@ -122,7 +124,12 @@ def direction(
     if len(every) > MOST_TRAIN:
         cut = inner
     found = np.zeros((len(labels), data.x.shape[1]))
+    ((_, first),) = lanes([cut], labels[:1])
+    C = logreg.fit(data.x, first, "strict").scores.hyperparameter[0]
+    x, *_ = logreg.centred(data.x)
     for which, rows in lanes([cut] * len(labels), labels):
-        weights = np.asarray(cast(Linear, logreg.fit(data.x, rows, "strict").probe).w)
-        found[list(which)] = weights[: len(which)]
+        train, mask, y = rows.train, rows.train_mask, rows.y_train
+        strengths = np.full(len(train), C)
+        weights = l2.solve(l2.share(x, train, mask), train, mask, y, strengths).w
+        found[list(which)] = np.asarray(weights)[: len(which)]
     return found

@@ -1,4 +1,9 @@
-"""The direction of logistic regression on single tokens of a corpus: what it is about."""
+"""The direction of logistic regression on single tokens of a corpus: what it is about.
+
+A token that lies far out does so for many directions, of labels that mean nothing too. So its score
+is measured against its own scores by directions of permuted labels, and it is beyond chance where
+that is more than what the most extreme token of all has under one of 20 permutations.
+"""
 
 from typing import NamedTuple
 
@@ -9,27 +14,26 @@ from jaxtyping import Float
 from probejax.auditing.corpus import Corpus
 from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
-from probejax.auditing.out_of_fold import direction, permutation
+from probejax.auditing.out_of_fold import direction
 
 FEWEST = 10  # occurrences of a token
-ENDS = 30  # tokens at either end of the list
-LEAST = 1.0  # standard deviations of all tokens from their mean, at which a token names a mark
+PERMUTATIONS = 39  # of the labels
+_PASS = 2  # of them may reach the bound, by their most extreme token: 2 / 40 is 5 %
 
 
 class Tokens(NamedTuple):
-    """Mean scores of tokens, in standard deviations from the mean over all: rows of a table."""
+    """Scores of tokens, the rows of a table: `token`, `score`, `beyond_chance`, ..."""
 
     table: pd.DataFrame
 
     def naming(self, mark: str) -> str:
-        """Returns the tokens far out on the list that end with a mark, or are the word."""
+        """Returns the tokens beyond chance that end with a mark, or are the word."""
         if not mark:
             return ""
-        ends = pd.concat([self.table.head(ENDS), self.table.tail(ENDS)]).drop_duplicates()
+        ends = self.table[self.table["beyond_chance"]]
         text = ends["token"].astype(str)
         own = text.str.strip().str.casefold() == mark.strip().casefold() if mark.strip() else False
-        same = own | (text.str.endswith(mark) if not mark.isalnum() else False)
-        found = ends[same & (ends["score"].abs() >= LEAST)]
+        found = ends[own | (text.str.endswith(mark) if not mark.isalnum() else False)]
         return ", ".join(f"{t!r} {s:+.1f}" for t, s in found[["token", "score"]].to_numpy())
 
 
@@ -39,25 +43,30 @@ def tokens(data: Dataset, corpus: Corpus, *, seed: int = 0) -> tuple[Finding, To
     Args:
       data: the dataset.
       corpus: of the same model and site.
-      seed: of the permutation.
+      seed: of the permutations.
     """
-    own, shuffled = direction(data, np.stack([data.y, permutation(data, seed)]), seed)
-    table, bos = score(own, corpus)
-    chance, _ = score(shuffled, corpus)
-    widest = lambda scores: float(scores["score"].abs().max()) if len(scores) else np.nan
+    rng = np.random.RandomState(seed)
+    labels = np.stack([data.y, *(rng.permutation(data.y) for _ in range(PERMUTATIONS))])
+    table, bound, bos = score(direction(data, labels, seed), corpus)
     notes = [f"{len(corpus.ids):,} tokens: {corpus.about}; {len(table):,} different ones occur at "
              f"least {FEWEST} times."]  # fmt: skip
     if bos is not None:
         notes.append(f"BOS, left out, scores {bos:+.1f}.")
+    widest = float(table["score"].abs().max()) if len(table) else np.nan
     return (
         Finding(
             "tokens",
             "The probe's direction on single tokens",
             "The weights of logistic regression on the last tokens of the dataset, multiplied with "
-            "the activations of every token of other texts: the mean for each token, in standard "
-            f"deviations over all tokens. High speaks for {data.classes[1]}, low for "
-            f"{data.classes[0]}. Chance is the direction of permuted labels.",
-            (Claim("largest mean score of a token, either way", widest(table), widest(chance), 1),),
+            "the activations of every token of other texts: the mean for each token (`mean`, in "
+            "standard deviations over all tokens), and how many times what directions of permuted "
+            f"labels give to the same token (`score`). High speaks for {data.classes[1]}, low for "
+            f"{data.classes[0]}. Chance is the score that of {PERMUTATIONS} permutations only one "
+            "exceeds with any token.",
+            (
+                Claim("largest score of a token, either way", widest, bound, 1),
+                Claim("tokens beyond chance", float(table["beyond_chance"].sum()), 0.0, 0),
+            ),
             (
                 Table("tokens", "Tokens, from the highest to the lowest", table),
                 Table("tokens_lowest", "The lowest", table[::-1].head(100)),
@@ -68,27 +77,40 @@ def tokens(data: Dataset, corpus: Corpus, *, seed: int = 0) -> tuple[Finding, To
     )
 
 
-def score(w: Float[np.ndarray, " d"], corpus: Corpus) -> tuple[pd.DataFrame, float | None]:
-    """Returns the mean score of every token that occurs often enough, and that of BOS.
+def score(w: Float[np.ndarray, "q d"], corpus: Corpus) -> tuple[pd.DataFrame, float, float | None]:
+    """Scores the tokens that occur often enough.
 
     Args:
-      w: a direction.
+      w: the direction, and those of permuted labels.
       corpus: the tokens.
+
+    Returns:
+      The table, from the highest score to the lowest; what is beyond chance; and the score of BOS.
     """
-    scores = corpus.x @ w.astype(np.float32)
-    rest = corpus.ids != corpus.bos
-    mean, spread = (scores[rest].mean(), scores[rest].std()) if rest.any() else (0.0, 1.0)
-    scores = (scores - mean) / (spread if spread > 0 else 1)
+    every = corpus.x @ w.T.astype(np.float32)  # [t, q]
+    rest = every[corpus.ids != corpus.bos]
+    if len(rest):
+        every = (every - rest.mean(axis=0)) / np.maximum(rest.std(axis=0), 1e-12)
     ids, place, counts = np.unique(corpus.ids, return_inverse=True, return_counts=True)
-    means = np.bincount(place, weights=scores) / counts
+    sums = np.stack([np.bincount(place, weights=each, minlength=len(ids)) for each in every.T])
+    means = sums / counts  # [q, tokens]
+    squares = means[1:] ** 2
+    scores = means[0] / np.sqrt(squares.mean(axis=0))
     keep = (counts >= FEWEST) & (ids != corpus.bos)
-    order = np.flatnonzero(keep)[np.argsort(-means[keep], kind="stable")]
+    bound = np.inf
+    if keep.any():  # each permutation is measured against the others
+        others = (squares.sum(axis=0) - squares) / (len(squares) - 1)
+        most = np.sqrt((squares / others)[:, keep].max(axis=1))
+        bound = float(np.sort(most)[-_PASS])
+    order = np.flatnonzero(keep)[np.argsort(-scores[keep], kind="stable")]
     table = pd.DataFrame(
         {
             "token": [corpus.strings[int(ids[i])] for i in order],
-            "score": means[order],
+            "score": scores[order],
+            "beyond_chance": np.abs(scores[order]) > bound,
+            "mean": means[0, order],
             "occurrences": counts[order],
         }
     )
-    bos = means[ids == corpus.bos]
-    return table, float(bos[0]) if len(bos) else None
+    bos = scores[ids == corpus.bos]
+    return table, bound, float(bos[0]) if len(bos) else None
