@@ -39,7 +39,13 @@ class Judged(NamedTuple):
 
 def permutation(data: Dataset, seed: int = 0) -> np.ndarray:
     """Returns the permuted labels with which everything is compared."""
-    return np.random.RandomState(seed).permutation(data.y)
+    return labellings(data.y, 1, seed)[1]
+
+
+def labellings(y: Int[np.ndarray, " n"], count: int, seed: int = 0) -> Int[np.ndarray, "q n"]:
+    """Returns labels, and behind them so many permutations of them."""
+    rng = np.random.RandomState(seed)
+    return np.stack([y, *(rng.permutation(y) for _ in range(count))])
 
 
 def judge(data: Dataset, method: str, *, repeats: int = REPEATS, seed: int = 0) -> Judged:

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from probejax.auditing.dataset import Dataset
+from probejax.auditing.out_of_fold import labellings
 from probejax.saes import stream
 from probejax.saes.select import encode_columns, top_latents
 
@@ -41,8 +42,7 @@ def ranked(
       count: how many.
     """
     assert data.sae is not None, "there is an SAE"
-    rng = np.random.RandomState(seed)
-    labels = np.stack([data.y, *(rng.permutation(data.y) for _ in range(count))])
+    labels = labellings(data.y, count, seed)
     k = min(k, stream.width(data.sae, data.x[:1]))
     train = np.tile(rows, (len(labels), 1))
     latents = top_latents(data.sae, data.x, train, np.ones(train.shape, bool), labels[:, rows], k)

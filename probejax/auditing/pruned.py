@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from probejax.auditing import shifted
 from probejax.auditing.dataset import Dataset, equal
 from probejax.auditing.orders import Order, moves, orders
+from probejax.auditing.out_of_fold import labellings
 from probejax.auditing.resampled import Resampled, resampled
 from probejax.auditing.shifted import Shifted
 from probejax.probes import logreg, scores
@@ -79,7 +80,7 @@ def prune(
     assert data.sae is not None, "there is an SAE"
     cut = shifted.split(data, other, seed)
     x, y = np.concatenate([data.x[cut.train], other.x[cut.test]]), data.y[cut.train]
-    n, labels = len(y), np.stack([y, np.random.RandomState(seed).permutation(y)])
+    n, labels = len(y), labellings(y, 1, seed)
     k = min(k, stream.width(data.sae, x[:1]))
     train = np.tile(np.arange(n), (2, 1))
     best = top_latents(data.sae, x, train, np.ones(train.shape, bool), labels, k)

@@ -14,7 +14,7 @@ from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
 from probejax.auditing.folds import Fold, folds
 from probejax.auditing.latents import Latents
-from probejax.auditing.out_of_fold import permutation
+from probejax.auditing.out_of_fold import labellings, permutation
 from probejax.auditing.surface import Family, families
 from probejax.auditing.tokens import Tokens
 from probejax.metrics import host_auc, host_aucs
@@ -81,8 +81,7 @@ def shortcuts(
 
 
 def _score(family: Family, y, shuffled, cuts: list[Fold], seed: int) -> Scored:
-    rng = np.random.RandomState(seed)
-    labels = np.stack([y, *(rng.permutation(y) for _ in range(_DRAWS))], axis=1)
+    labels = labellings(y, _DRAWS, seed).T
     if family.binary:
         rates = family.x.T @ labels / labels.sum(axis=0)
         rest = family.x.T @ (1 - labels) / (1 - labels).sum(axis=0)

@@ -2,7 +2,7 @@
 
 A token that lies far out does so for many directions, of labels that mean nothing too. So its score
 is measured against its own scores by directions of permuted labels, and it is beyond chance where
-that is more than what the most extreme token of all has under one of 20 permutations.
+that is more than what the most extreme token of all has under all but one of the permutations.
 """
 
 from typing import NamedTuple
@@ -14,10 +14,11 @@ from jaxtyping import Float
 from probejax.auditing.corpus import Corpus
 from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
-from probejax.auditing.out_of_fold import direction
+from probejax.auditing.out_of_fold import direction, labellings
 
 FEWEST = 10  # occurrences of a token
 PERMUTATIONS = 39  # of the labels
+_TINY = 1e-12
 _PASS = 2  # of them may reach the bound, by their most extreme token: 2 / 40 is 5 %
 
 
@@ -45,14 +46,14 @@ def tokens(data: Dataset, corpus: Corpus, *, seed: int = 0) -> tuple[Finding, To
       corpus: of the same model and site.
       seed: of the permutations.
     """
-    rng = np.random.RandomState(seed)
-    labels = np.stack([data.y, *(rng.permutation(data.y) for _ in range(PERMUTATIONS))])
-    table, bound, bos = score(direction(data, labels, seed), corpus)
+    found = score(direction(data, labellings(data.y, PERMUTATIONS, seed), seed), corpus)
+    table = found.table
     notes = [f"{len(corpus.ids):,} tokens: {corpus.about}; {len(table):,} different ones occur at "
              f"least {FEWEST} times."]  # fmt: skip
-    if bos is not None:
-        notes.append(f"BOS, left out, scores {bos:+.1f}.")
+    if found.bos is not None:
+        notes.append(f"BOS, left out, scores {found.bos:+.1f}.")
     widest = float(table["score"].abs().max()) if len(table) else np.nan
+    beyond = float(table["beyond_chance"].sum())
     return (
         Finding(
             "tokens",
@@ -64,8 +65,8 @@ def tokens(data: Dataset, corpus: Corpus, *, seed: int = 0) -> tuple[Finding, To
             f"{data.classes[0]}. Chance is the score that of {PERMUTATIONS} permutations only one "
             "exceeds with any token.",
             (
-                Claim("largest score of a token, either way", widest, bound, 1),
-                Claim("tokens beyond chance", float(table["beyond_chance"].sum()), 0.0, 0),
+                Claim("largest score of a token, either way", widest, found.bound, 1),
+                Claim("tokens beyond chance", beyond, found.by_chance, 1),
             ),
             (
                 Table("tokens", "Tokens, from the highest to the lowest", table),
@@ -77,31 +78,43 @@ def tokens(data: Dataset, corpus: Corpus, *, seed: int = 0) -> tuple[Finding, To
     )
 
 
-def score(w: Float[np.ndarray, "q d"], corpus: Corpus) -> tuple[pd.DataFrame, float, float | None]:
-    """Scores the tokens that occur often enough.
+class Scored(NamedTuple):
+    """The scores of tokens by a direction, beside those by directions of permuted labels.
+
+    Attributes:
+      table: a row for each token that occurs often enough, from the highest score to the lowest.
+      bound: a score past it, either way, is beyond chance.
+      by_chance: tokens past it under a permutation, the mean over them.
+      bos: the score of BOS, which is not in the table.
+    """
+
+    table: pd.DataFrame
+    bound: float
+    by_chance: float
+    bos: float | None
+
+
+def score(w: Float[np.ndarray, "q d"], corpus: Corpus) -> Scored:
+    """Scores tokens.
 
     Args:
       w: the direction, and those of permuted labels.
       corpus: the tokens.
-
-    Returns:
-      The table, from the highest score to the lowest; what is beyond chance; and the score of BOS.
     """
     every = corpus.x @ w.T.astype(np.float32)  # [t, q]
     rest = every[corpus.ids != corpus.bos]
     if len(rest):
-        every = (every - rest.mean(axis=0)) / np.maximum(rest.std(axis=0), 1e-12)
+        every = (every - rest.mean(axis=0)) / np.maximum(rest.std(axis=0), _TINY)
     ids, place, counts = np.unique(corpus.ids, return_inverse=True, return_counts=True)
     sums = np.stack([np.bincount(place, weights=each, minlength=len(ids)) for each in every.T])
     means = sums / counts  # [q, tokens]
     squares = means[1:] ** 2
-    scores = means[0] / np.sqrt(squares.mean(axis=0))
+    scores = means[0] / np.sqrt(np.maximum(squares.mean(axis=0), _TINY))
     keep = (counts >= FEWEST) & (ids != corpus.bos)
-    bound = np.inf
-    if keep.any():  # each permutation is measured against the others
-        others = (squares.sum(axis=0) - squares) / (len(squares) - 1)
-        most = np.sqrt((squares / others)[:, keep].max(axis=1))
-        bound = float(np.sort(most)[-_PASS])
+    # Each permutation is measured against the others.
+    others = (squares.sum(axis=0) - squares) / (len(squares) - 1)
+    by_chance = np.sqrt(squares / np.maximum(others, _TINY))[:, keep]
+    bound = float(np.sort(by_chance.max(axis=1, initial=0))[-_PASS])
     order = np.flatnonzero(keep)[np.argsort(-scores[keep], kind="stable")]
     table = pd.DataFrame(
         {
@@ -113,4 +126,5 @@ def score(w: Float[np.ndarray, "q d"], corpus: Corpus) -> tuple[pd.DataFrame, fl
         }
     )
     bos = scores[ids == corpus.bos]
-    return table, bound, float(bos[0]) if len(bos) else None
+    beyond = float((by_chance > bound).sum(axis=1).mean())
+    return Scored(table, bound, beyond, float(bos[0]) if len(bos) else None)

@@ -114,8 +114,8 @@ def _ledoit_wolf(lengths, norm, count, d):
     level = lengths.sum(axis=1) / count / d
     beta = ((lengths**2).sum(axis=1) / count - norm) / (d * count)
     delta = norm / d - level**2
-    round = delta <= _ROUNDING * level**2  # a multiple of the identity, which shrinks to itself
-    shrinkage = jnp.where(round, 1, jnp.clip(beta / jnp.where(round, 1, delta), 0, 1))
+    alike = delta <= _ROUNDING * level**2  # a multiple of the identity, which shrinks to itself
+    shrinkage = jnp.where(alike, 1, jnp.clip(beta / jnp.where(alike, 1, delta), 0, 1))
     return shrinkage, level
 
 
