@@ -5,8 +5,10 @@ slow comes through `import probejax as px`, which imports a room when it is firs
 """
 
 import math
+import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -25,18 +27,29 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         except app.UsageError:
             raise
         except KeyboardInterrupt:
-            sys.stderr.write("\nInterrupted; the same command goes on.\n")
-            sys.exit(_INTERRUPTED)
+            _leave("\nInterrupted; the same command goes on.", _INTERRUPTED)
         except Exception as error:
             if flags.FLAGS.verbosity >= 1:
                 raise
-            sys.exit(f"Error: {sentence(error)}")
+            _leave(f"Error: {sentence(error)}", 1)
 
     if any(argument.lstrip("-").startswith(("jax", "nojax")) for argument in sys.argv[1:]):
         import jax  # its own flags are known only when it is asked for them
 
         jax.config.config_with_absl()
     app.run(guarded)
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    """Says a last sentence and ends this process at once, not by way of `sys.exit`.
+
+    A thread may still harvest or fit. Python would take it down in the middle of compiled code,
+    which then aborts the process, with a page of its own and exit code 134.
+    """
+    sys.stdout.flush()
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def sentence(error: Exception) -> str:

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 
 # Runs a command and says whether it has imported what is slow, and whether it fetched anything.
 CODE = """
-import runpy, sys
-sys.argv = sys.argv[1:]
+import os, runpy, sys
+sys.argv, os._exit = sys.argv[1:], sys.exit
 try:
     runpy.run_module("experiments." + sys.argv[0], run_name="__main__", alter_sys=True)
 except SystemExit as end:
@@ -134,27 +134,73 @@ def test_the_commands_are_all_here():
     assert entries == {"audit", "sweep", "harvest", "report", "train_sae", "benchmark"}
 
 
-def test_an_error_that_nobody_foresaw_is_a_sentence_too(capsys, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), RecursionError("deep"), MemoryError(), TypeError("a\nb")]
+)
+def test_an_error_that_nobody_foresaw_is_a_sentence_too(error, capsys, monkeypatch):
     from absl import flags
 
     from experiments import entry
 
+    def main(_):
+        raise error
+
     monkeypatch.setattr(sys, "argv", ["x"])
+    monkeypatch.setattr(entry.os, "_exit", sys.exit)
     values = flags.FlagValues()
     flags.DEFINE_integer("verbosity", -1, "", flag_values=values)
     values(["x"])
     monkeypatch.setattr(entry.flags, "FLAGS", values)
-    for error in (KeyError("x"), RecursionError("deep"), MemoryError(), TypeError("a\nb")):
+    monkeypatch.setattr(entry.app, "run", lambda guarded: guarded(["x"]))
+    with pytest.raises(SystemExit) as end:
+        entry.run(main)
+    said = capsys.readouterr().err
+    assert end.value.code == 1 and said.startswith(f"Error: {type(error).__name__}: ")
+    assert said.endswith("(--verbosity=1 shows where).\n") and said.count("\n") == 1
+    values.verbosity = 1
+    with pytest.raises(type(error)):
+        entry.run(main)
 
-        def main(_, error=error):
-            raise error
 
-        monkeypatch.setattr(entry.app, "run", lambda guarded: guarded(["x"]))
-        with pytest.raises(SystemExit) as end:
-            entry.run(main)
-        assert str(end.value).startswith(f"Error: {type(error).__name__}: ")
-        assert "--verbosity=1 shows where" in str(end.value) and "\n" not in str(end.value)
-        values.verbosity = 1
-        with pytest.raises(type(error)):
-            entry.run(main)
-        values.verbosity = -1
+# A thread that is always inside compiled code, which calls Python, as a harvest is.
+BUSY = """
+import threading
+import jax, numpy as np
+from experiments import entry
+
+def work():
+    while True:
+        jax.block_until_ready(busy(1.0))
+
+def call(x):
+    started.set()
+    return np.float32(x)
+
+busy = jax.jit(lambda x: jax.lax.fori_loop(
+    0, 100, lambda _, x: jax.pure_callback(call, jax.ShapeDtypeStruct((), "float32"), x), x))
+started = threading.Event()
+def main(_):
+    threading.Thread(target=work, daemon=True).start()
+    started.wait()
+    raise {error}
+entry.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        ("KeyboardInterrupt", 130, "\nInterrupted; the same command goes on.\n"),
+        ("ValueError('It is so.')", 1, "Error: It is so.\n"),
+    ],
+)
+def test_a_command_ends_in_its_sentence_whatever_its_threads_do(error, code, said):
+    done = subprocess.run(
+        [sys.executable, "-c", BUSY.format(error=error)],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (code, said)

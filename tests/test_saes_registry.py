@@ -153,7 +153,7 @@ def test_an_id_may_end_in_a_slash_or_in_the_sae_s_own_file(end, shelf):
     assert saes.find(f"small/layer_1{end}") == saes.find("small/layer_1")
 
 
-@hypothesis.given(st.text(max_size=300))
+@hypothesis.given(st.text(max_size=300) | st.text(alphabet=",@:/.~ \n\0a1", max_size=30))
 @hypothesis.settings(max_examples=300)
 def test_any_text_is_an_sae_or_one_sentence(spec):
     try:

@@ -10,8 +10,15 @@ _CLOSE = 0.8  # share of letters that a slip leaves in place
 
 
 def local_path(text: str) -> Path:
-    """Returns the path that a text means on this disk, `~` written out where that is somebody's."""
-    return Path(os.path.expanduser(text))
+    """Returns the path that a text means on this disk, `~` written out where that is somebody's.
+
+    Raises:
+      FileNotFoundError: there is none, and no name on the Hub has characters that cannot be printed.
+    """
+    path = Path(os.path.expanduser(text))
+    if not text.isprintable() and not exists(path):
+        raise FileNotFoundError(f"There is no {text!r} here, and no model or SAE has such a name.")
+    return path
 
 
 def exists(path: Path | str) -> bool:

@@ -322,8 +322,10 @@ def find(spec: str, *, cache_dir: str | Path | None = None) -> SaeFile:
       ArtifactError: the files could not be fetched.
       ValueError: the file or a record beside it is damaged.
     """
-    if "," in spec and not exists(local_path(spec)):
-        each = " ".join(f"--sae={part}" for part in spec.split(","))
+    here = exists(local_path(spec))
+    parts = [part.strip() for part in spec.split(",") if part.strip()]
+    if len(parts) > 1 and not here:
+        each = " ".join(f"--sae={part}" for part in parts)
         raise FileNotFoundError(
             f"--sae={spec} is no single SAE; give the flag once for each: {each}"
         )
@@ -335,7 +337,7 @@ def find(spec: str, *, cache_dir: str | Path | None = None) -> SaeFile:
     if spec in by_id:
         return by_id[spec]
     where, variant = spec, ""
-    if "@" in spec and not exists(local_path(spec)):
+    if "@" in spec and not here:
         where, _, variant = spec.rpartition("@")
     path = local_path(where)
     if exists(path):
