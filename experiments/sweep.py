@@ -41,7 +41,10 @@ _SETTINGS = (
         "check_sae", False, "Measure L0, explained variance and dead latents of every SAE first."
     ),
     flags.DEFINE_integer(
-        "workers", None, "Tasks at a time. Default: one per core of a CPU, or GPU or TPU chip.", 1
+        "workers",
+        None,
+        "Tasks at a time. Default: one per core of a CPU, four per GPU or chip.",
+        1,
     ),
     flags.DEFINE_float(
         "memory_gb", None, "Memory for one process. Default: half of the machine's, shared.", 0.1

@@ -30,7 +30,7 @@ class _Device:
 
 def test_the_budget_is_a_share_of_the_device_s_limit(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: [_Device({"bytes_limit": 1000})])
-    assert devices.memory_budget() == 800
+    assert devices.memory_budget() == 800 // devices.TASKS
 
 
 def test_on_a_cpu_the_budget_is_half_of_the_container_s_memory(monkeypatch, tmp_path):

@@ -40,10 +40,16 @@ def test_two_devices_give_the_activations_of_one(config, tmp_path):
     assert len(one) == 60 and np.ptp(one) > 0
 
 
-def test_each_worker_has_devices_of_its_own():
-    places = sweep.workers._places(4, 2)
-    assert places == jax.local_devices()[::2] and len(places) == 2
-    for place in places:
+def test_each_worker_has_devices_of_its_own(config, tmp_path, monkeypatch):
+    """Two models on four devices, and two tasks at each of them."""
+    places = []
+    together = lambda works, given, _: iter(places.append((works, given)) or ())
+    monkeypatch.setattr(sweep.workers.meeting, "together", together)
+    job = sweep.Execution(sweep.resolve(config, tmp_path), model_parallel=2)
+    sweep.workers._side_by_side(job, [], str(tmp_path), 4, False, False)
+    ((works, given),) = places
+    assert given == jax.local_devices()[::2] and len(given) == 2 and len(works) == 4
+    for place in given:
         with jax.default_device(place):
             mesh = px.devices.mesh(2)
             assert mesh is not None and mesh.devices[0] == place and mesh.devices.size == 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from probejax import devices
-from probejax.solvers import engine
+from probejax.solvers import engine, spread
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 5, 6, 7])
@@ -18,7 +18,7 @@ def test_each_gives_batches_of_one_width_and_drops_what_is_spare(lanes, threads)
         seen.append(x.tolist())
         return {"sum": x + y, "twice": jnp.asarray(2 * x)}
 
-    found = engine.each(work, (np.arange(lanes), 10 * np.arange(lanes)), 3, threads)
+    found = engine.each(work, (np.arange(lanes), 10 * np.arange(lanes)), 3, threads=threads)
     assert found["sum"].tolist() == [11 * i for i in range(lanes)]
     assert found["twice"].tolist() == [2 * i for i in range(lanes)]
     assert all(len(batch) == 3 for batch in seen)
@@ -43,7 +43,8 @@ def test_what_is_alike_is_worked_on_once():
         return 10 * which
 
     found, kind = engine.once(work, (np.array([[7], [8], [7], [9], [8]]),), 2)
-    assert found[kind].tolist() == [0, 10, 0, 30, 10] and sorted(set(seen)) == [0, 1, 3]
+    assert found[kind].tolist() == [[70], [80], [70], [90], [80]]
+    assert {each[0] for each in seen} == {7, 8, 9}
 
 
 @pytest.mark.parametrize("kind", [np.array, jnp.array], ids=["host", "device"])
@@ -66,8 +67,13 @@ def test_lanes_run_to_their_ends_and_make_room(kind, widths):
 
 
 def test_devices_share_what_one_batch_does_not_hold():
-    """Widths are those of a device; what its own batch holds stays on one."""
+    """Widths are those of a device; what one holds stays there, and so does what is no program."""
     seen = []
+
+    @spread.over_lanes
+    def program(x):
+        seen.append((len(x), len(devices.own())))  # when it is traced
+        return x
 
     def work(x):
         seen.append((len(x), len(devices.own())))
@@ -78,12 +84,12 @@ def test_devices_share_what_one_batch_does_not_hold():
 
     with jax.default_device(None):
         for count in (3, 4, 13):
-            assert engine.each(work, np.arange(count), 3).tolist() == list(range(count))
-        engine.each(work, np.arange(4), 3, spread=False)
+            assert engine.each(program, np.arange(count), 3).tolist() == list(range(count))
+        engine.each(work, np.arange(4), 3)
         for count in (2, 3, 4):
             engine.drive(advance, np.arange(count), np.arange(count), (1, 3))
-    each = [(3, 1), (12, 4), (12, 4), (12, 4), (3, 4), (3, 4)]
-    assert seen == [*each, (3, 1), (3, 1), (4, 4)]
+    # A program on four devices sees the share of one; the second and third batch are no new one.
+    assert seen == [(3, 1), (3, 4), (3, 4), (3, 4), (3, 1), (3, 1), (4, 4)]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -96,5 +102,5 @@ def test_every_thread_computes_where_the_caller_does(threads):
         return found
 
     with jax.default_device(place):
-        engine.each(function, np.arange(20.0, dtype=np.float32), 4, threads)
+        engine.each(function, np.arange(20.0, dtype=np.float32), 4, threads=threads)
     assert used == [{place}] * 5

@@ -152,7 +152,7 @@ def test_float64_takes_over_where_float32_factors_fail(monkeypatch, precision):
     y = rng.integers(0, 2, (1, 400)).astype(np.int32)
     used = []
     walk = l2_float64._walk
-    monkeypatch.setattr(l2_float64, "_walk", lambda *a: (used.append(a[1]), walk(*a))[1])
+    monkeypatch.setattr(l2_float64, "_walk", lambda *a: (used.append(a[6]), walk(*a))[1])
     if precision == "float32":
         x = x @ basis.T  # uncorrelated: the scaled system is close to the identity
     found = l2.solve_path(x, np.arange(400)[None], np.ones((1, 400), bool), y, STRENGTHS)

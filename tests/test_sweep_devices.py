@@ -1,71 +1,108 @@
-"""Several devices of a host: a thread each, tasks of its own, the same numbers."""
+"""Tasks side by side on the devices of a host: lanes together, the same bytes as one by one."""
 
+import dataclasses
 import json
 
 import jax
 import pytest
 
 from probejax import storage, sweep
+from probejax.solvers import meeting
 from probejax.sweep import workers
 from tests import tiny_models
-from tests.test_sweep import write_task
+from tests.test_sweep import write_sae, write_task
 
-METHODS = ("mean_difference", "knn")  # on a CPU two programs with LAPACK in them must not meet
 TASKS = ("own_a", "own_b", "own_c", "own_d")
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory):
+def config(tmp_path_factory):
     root = tmp_path_factory.mktemp("devices")
     (root / "tasks").mkdir()
     for seed, name in enumerate(TASKS):
-        write_task(root / "tasks" / f"{name}.csv", 130, seed)
-    config = sweep.Config(
+        write_task(root / "tasks" / f"{name}.csv", 130 + 4 * seed, seed)
+    (root / "sae").mkdir()
+    write_sae(root / "sae" / "params.npz")
+    return sweep.Config(
         model=tiny_models.write(root / "tiny"),
         site="1",
         tasks=TASKS,
         regimes=("standard", "label_noise"),
-        methods=METHODS,
         data=str(root / "tasks"),
+        sae=(str(root / "sae" / "params.npz"), "random:16:4"),
     )
-    return sweep.Execution(sweep.resolve(config, root / "cache"))
 
 
-def _groups(job):
-    return workers.by_task(job.plan.units())
+def _side_by_side(job, out, count, at_once=None):
+    groups = workers.by_task(job.plan.units())
+    return list(workers._side_by_side(job, groups, str(out), count, True, False, at_once))
+
+
+def _same(job, one, many):
+    """Every unit, its scores and its probes are the same bytes."""
+    for unit in job.plan.units():
+        found = [json.dumps(storage.Store(out).read(unit.name)) for out in (one, many)]
+        assert found[0] == found[1], unit
+    for folder in ("scores", "probes"):
+        files = sorted((one / folder).iterdir())
+        assert len(files) == len(job.plan.units())
+        for path in files:
+            assert path.read_bytes() == (many / folder / path.name).read_bytes(), path.name
 
 
 @pytest.mark.thorough
-def test_devices_share_the_tasks_and_find_what_one_finds(job, tmp_path, monkeypatch):
-    used = {}
-    run = sweep.Execution.run
+@pytest.mark.parametrize("engine", ["float64", "float32"])
+def test_lanes_of_several_tasks_are_fitted_together_to_the_same_bytes(
+    config, engine, tmp_path, monkeypatch
+):
+    """On one device and a thread at a time: on a CPU two programs with LAPACK may wait for ever."""
+    own = dataclasses.replace(
+        config,
+        engine=engine,
+        methods=("logreg", "pca", "lda", "ridge", "mlp", "knn", "mean_difference", "sae_k4"),
+    )
+    job = sweep.Execution(sweep.resolve(own, tmp_path / "cache"))
+    monkeypatch.setattr(jax, "local_devices", lambda *_, **__: [jax.config.jax_default_device])
+    units = job.plan.units()
+    one = list(sweep.run_units(job, units, str(tmp_path / "one"), save_probes=True))
+    met, answered = [], meeting._Table.answered
+    spy = lambda self, group, results: met.append(len(group)) or answered(self, group, results)
+    monkeypatch.setattr(meeting._Table, "answered", spy)
+    many = _side_by_side(job, tmp_path / "many", len(TASKS), at_once=1)
+    assert sorted(many) == sorted(one) == sorted(units)
+    _same(job, tmp_path / "one", tmp_path / "many")
+    assert len(met) > 20 and sum(size == len(TASKS) for size in met) > len(met) / 2, met
+
+
+def test_tasks_have_devices_in_turn_and_share_what_is_loaded(config, tmp_path, monkeypatch):
+    """On four devices at once, with methods that have no LAPACK; room for five tasks."""
+    own = dataclasses.replace(config, sae=(), methods=("mean_difference", "knn"))
+    job = sweep.Execution(sweep.resolve(own, tmp_path / "cache"))
+    used, loaded = {}, []
+    run, load = sweep.Execution.run, sweep.Execution._load_model
 
     def watched(self, unit):
         used.setdefault(unit.task, set()).add(jax.config.jax_default_device)
         return run(self, unit)
 
-    one = list(sweep.run_units(job, job.plan.units(), str(tmp_path / "one")))
     monkeypatch.setattr(sweep.Execution, "run", watched)
-    places = jax.local_devices()[1:]
-    many = list(
-        workers._on_devices(job, _groups(job), str(tmp_path / "many"), places, False, False)
-    )
-    assert sorted(many) == sorted(one) == sorted(job.plan.units())
+    monkeypatch.setattr(sweep.Execution, "_load_model", lambda self: loaded.append(1) or load(self))
+    many = _side_by_side(job, tmp_path / "many", 5)
+    assert sorted(many) == sorted(job.plan.units()) and len(loaded) <= 4
     assert all(len(each) == 1 for each in used.values())
-    assert len(set.union(*used.values())) > 1
-    for unit in one:
-        found = [
-            json.dumps(storage.Store(tmp_path / name).read(unit.name)) for name in ("one", "many")
-        ]
-        assert found[0] == found[1]
+    assert set.union(*used.values()) == set(jax.local_devices())
+    monkeypatch.setattr(sweep.Execution, "run", run)
+    list(sweep.run_units(job, job.plan.units(), str(tmp_path / "one"), save_probes=True))
+    _same(job, tmp_path / "one", tmp_path / "many")
 
 
-def test_an_error_on_a_device_is_the_run_s(job, tmp_path, monkeypatch):
+def test_an_error_of_one_task_is_the_run_s(config, tmp_path, monkeypatch):
+    own = dataclasses.replace(config, sae=(), methods=("mean_difference",))
+    job = sweep.Execution(sweep.resolve(own, tmp_path / "cache"))
+
     def broken(self, unit):
         raise ValueError(f"{unit.task} is broken.")
 
     monkeypatch.setattr(sweep.Execution, "run", broken)
     with pytest.raises(ValueError, match=r"own_. is broken"):
-        list(
-            workers._on_devices(job, _groups(job), str(tmp_path), jax.local_devices(), False, False)
-        )
+        _side_by_side(job, tmp_path, 4)

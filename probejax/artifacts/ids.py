@@ -13,7 +13,7 @@ def local_path(text: str) -> Path:
     """Returns the path that a text means on this disk, `~` written out where that is somebody's.
 
     Raises:
-      FileNotFoundError: there is none, and no name on the Hub has characters that cannot be printed.
+      FileNotFoundError: there is none, and it holds a character that no name on the Hub has.
     """
     path = Path(os.path.expanduser(text))
     if not text.isprintable() and not exists(path):

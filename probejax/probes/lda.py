@@ -37,8 +37,8 @@ def fit(
 
 def _solve(x, rows, mask, y):
     def solved(which, dtype):
-        some = lambda which: _discriminants(x[rows[which]].astype(dtype), mask[which], y[which])
-        return each(some, which, width)
+        load = lambda rows, mask, y: (x[rows].astype(dtype), mask, y)
+        return each(_discriminants, (rows[which], mask[which], y[which]), width, load=load)
 
     width = min(max(1, _ROWS // rows.shape[1]), _FITS)
     w, b, off = solved(np.arange(len(rows)), np.float32)

@@ -61,4 +61,4 @@ def fit(
 def _chunked(solve, fits: int, size: int):
     """Solves as many fits at a time as memory allows, each with so many numbers."""
     parts = -(-fits // max(1, _CHUNK_BYTES // (4 * size)))
-    return each(solve, np.arange(fits), -(-fits // parts), spread=False)
+    return each(solve, np.arange(fits), -(-fits // parts))

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from probejax.probes import scale
 from probejax.solvers.engine import distinct, each, once
+from probejax.solvers.spread import over_lanes
 
 _WIDTH = 1024  # rows sought among by one product
 _QUERIES = 512  # rows at a time whose neighbours are sought
@@ -51,12 +52,9 @@ def learn_scales(
       rows: training rows.
       seen: those to learn from.
     """
-
-    def learn(which):
-        with jax.enable_x64(True):
-            return jax.tree.map(np.asarray, _learn(x[rows[which]], seen[which]))
-
-    found, kind = once(learn, (rows, seen), max(1, _WIDTH // rows.shape[1]), spread=False)
+    load = lambda rows, seen: (x[rows], seen)
+    with jax.enable_x64(True):
+        found, kind = once(_learn, (rows, seen), max(1, _WIDTH // rows.shape[1]), load=load)
     return found.mean[kind], found.scale[kind]
 
 
@@ -87,7 +85,7 @@ def nearest(
     chunk = max(1, _WIDTH // len(searches[0].rows))
     # Selecting is numpy's and products are XLA's: with a thread per core neither waits.
     firsts = np.array([group[0] for group in groups])
-    found = each(search, firsts, chunk, os.cpu_count() or 1, spread=False)
+    found = each(search, firsts, chunk, threads=os.cpu_count() or 1)
     for group, positions in zip(groups, found, strict=True):
         for index in group:
             yield index, positions
@@ -184,7 +182,7 @@ def _sort(keys):
     return jnp.sort(keys, axis=-1)
 
 
-@jax.jit
+@over_lanes
 @jax.vmap
 def _learn(own, seen):
     return scale.learn(own, seen)

@@ -89,8 +89,9 @@ def _grid(size: int, width: int) -> Int[np.ndarray, " P"]:
 def _bases(x, rows, seen) -> _Basis:
     """Finds the components of every set of rows, once where sets are equal."""
     count = min(rows.shape[1], x.shape[1], _MOST)
-    find = lambda which: _find(x[rows[which]], seen[which], count)
-    found, kind = once(find, (rows, seen), min(max(1, _ROWS // rows.shape[1]), _SETS))
+    width = min(max(1, _ROWS // rows.shape[1]), _SETS)
+    load = lambda rows, seen: (x[rows], seen)
+    found, kind = once(_find, (rows, seen), width, count, load=load)
     return _Basis(*(leaf[kind] for leaf in found))
 
 
@@ -119,8 +120,8 @@ def _find_one(own, seen, count) -> _Basis:
 
 def _components(x, rows, basis: _Basis) -> Float[np.ndarray, "L n K"]:
     """Returns the components of each lane's rows."""
-    project = lambda rows, basis: _project(x[rows], *basis)
-    return each(project, (rows, basis), max(1, _ROWS // rows.shape[1]))
+    load = lambda rows, *basis: (x[rows], *basis)
+    return each(_project, (rows, *basis), max(1, _ROWS // rows.shape[1]), load=load)
 
 
 @over_lanes

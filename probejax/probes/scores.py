@@ -280,8 +280,8 @@ def fold_auc(
     """Returns the AUC of every prediction of every fit on the rows that its mask counts."""
     fits, candidates, n = predictions.shape
     flat = predictions.reshape(-1, n)
-    judge = lambda which: _auc(flat[which], y[which // candidates], mask[which // candidates])
-    found = each(judge, np.arange(len(flat)), _PREDICTIONS)
+    load = lambda which: (flat[which], y[which // candidates], mask[which // candidates])
+    found = each(_auc, np.arange(len(flat)), _PREDICTIONS, load=load)
     return found.reshape(fits, candidates).astype(np.float64)
 
 

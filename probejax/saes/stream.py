@@ -123,7 +123,7 @@ def columns(
         return _latents(encoder, sae.keep, prepared(sae, x), won, index)
 
     rows = (np.asarray(x),) if won is None else (np.asarray(x), np.asarray(won))
-    return each(some, rows, sizes.BLOCK, spread=False)[:, place]
+    return each(some, rows, sizes.BLOCK)[:, place]
 
 
 def prepared(

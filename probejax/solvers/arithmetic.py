@@ -10,6 +10,7 @@ Whatever proposes, what judges is float64: every certificate is computed on the 
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Literal, cast
@@ -17,11 +18,13 @@ from typing import Literal, cast
 import jax
 
 from probejax.rules import ENGINES
+from probejax.solvers import meeting
 
 Arithmetic = Literal["float32", "float64"]
 
 _OF_BACKEND: dict[str, Arithmetic] = {"cpu": "float64", "gpu": "float64", "tpu": "float32"}
 _asked: ContextVar[Arithmetic | None] = ContextVar("asked", default=None)
+_host = threading.RLock()
 _tally: ContextVar[dict[str, int] | None] = ContextVar("tally", default=None)
 
 
@@ -48,8 +51,13 @@ def using(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_host() -> Iterator[None]:
-    """Has the host solve, in float64."""
-    with using("float64"), jax.default_device(jax.local_devices(backend="cpu")[0]):
+    """Has the host solve, in float64.
+
+    One thread at a time: jaxlib 0.10 factors a batch of matrices in a thread of XLA's pool that
+    waits for others of that pool, and two such programs at once wait for ever.
+    """
+    host = jax.local_devices(backend="cpu")[0]
+    with _host, meeting.alone(), using("float64"), jax.default_device(host):
         yield
 
 

@@ -1,31 +1,61 @@
 """The driver of lanes: whoever has many problems of one form hands them over here.
 
 Lanes go together in batches of a fixed width, so that one program serves any number of them and
-gives a lane the same numbers in whatever company; spare slots of a batch repeat a lane. Where there
-are more of them than a batch holds, all devices that the thread uses take a batch each, side by
-side: what is called must be compiled by `spread.over_lanes`.
+gives a lane the same numbers in whatever company; spare slots of a batch repeat a lane. Programs of
+`spread.over_lanes` go further: where there are more lanes than a batch holds, all devices that the
+thread uses take a batch each, side by side, and lanes of tasks that work side by side go together,
+see `meeting`.
 
 - `each`: one call of a function per batch.
+- `whole`: one call of a function for all lanes.
 - `drive`: problems that end at different times. A slot whose lane has ended takes the next one.
 - `distinct`: lanes that ask for the same thing are worked on once.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Int
 
 from probejax import devices
+from probejax.solvers import meeting
+from probejax.solvers.spread import is_program
 
 _States = TypeVar("_States")
 
 
+class _Source(NamedTuple):
+    """Lanes of one task.
+
+    Attributes:
+      lanes: a pytree of arrays on the host with L lanes first.
+      load: returns, given some of the lanes, what the function is given of them; None is that.
+    """
+
+    lanes: Any
+    load: Callable[..., Any] | None
+
+    def __len__(self) -> int:
+        return len(jax.tree.leaves(self.lanes)[0])
+
+    def some(self, which: np.ndarray) -> Any:
+        lanes = jax.tree.map(lambda leaf: leaf[which], self.lanes)
+        if self.load is None:
+            return lanes
+        return self.load(*lanes) if isinstance(lanes, tuple) else self.load(lanes)
+
+
 def each(
-    function: Callable, lanes: Any, width: int, threads: int = 1, *, spread: bool = True
+    function: Callable,
+    lanes: Any,
+    width: int,
+    *shared: Any,
+    load: Callable[..., Any] | None = None,
+    threads: int = 1,
 ) -> Any:
     """Applies a function to one batch of lanes after the other.
 
@@ -35,26 +65,58 @@ def each(
 
     Args:
         function: is given `lanes` with `width` of them, the leaves as separate arguments if it is a
-            tuple.
+            tuple, then what is shared. Where it is a program of `over_lanes`, devices share the
+            work, and tasks that work side by side do it together.
         lanes: a pytree of arrays on the host with L lanes first.
         width: lanes of a batch on a device.
+        *shared: arguments that are the same for all lanes.
+        load: returns what the function is given of some lanes, where that is not themselves but,
+            for example, the rows whose numbers they are.
         threads: that work.
-        spread: whether devices may share the work; not where the function is no program of lanes.
 
     Returns:
         What the function returns, its leaves as NumPy arrays with L lanes first; a list of lists
         becomes one list.
     """
-    count = len(jax.tree.leaves(lanes)[0])
-    device, share = _shared(count, width) if spread else (_default(), 1)
+    source = _Source(lanes, load)
+
+    def compute(sources: list[_Source]) -> list[Any]:
+        return _split(_in_batches(function, sources, width, shared, threads), sources)
+
+    key = _key(function, width, shared, source)
+    return meeting.ask(key, source, compute)
+
+
+def whole(function: Callable, lanes: tuple, *shared: Any) -> Any:
+    """Applies a function to all lanes at once, those of tasks that work side by side among them.
+
+    Args:
+        function: is given the lanes, then what is shared; gives a lane the same result in any
+            company.
+        lanes: pytrees of arrays on the host with L lanes first.
+        *shared: what is the same for all.
+    """
+    source = _Source(lanes, None)
+
+    def compute(sources: list[_Source]) -> list[Any]:
+        every = source.lanes if len(sources) == 1 else _joined([each.lanes for each in sources])
+        return _split(function(*every, *shared), sources)
+
+    return meeting.ask(_key(function, None, shared, source), source, compute)
+
+
+def _in_batches(function, sources: list[_Source], width: int, shared: tuple, threads: int) -> Any:
+    ends = np.cumsum([len(source) for source in sources])
+    count = int(ends[-1])
+    device, share = _shared(count, width) if is_program(function) else (_default(), 1)
     width *= share
 
     def piece(begin: int):
         which = np.arange(begin, begin + width)
         which[which >= count] = begin
-        some = jax.tree.map(lambda leaf: leaf[which], lanes)
         with jax.default_device(device):
-            found = function(*some) if isinstance(some, tuple) else function(some)
+            some = _joined([source.some(own) for source, own in _owners(sources, ends, which)])
+            found = function(*some, *shared) if isinstance(some, tuple) else function(some, *shared)
         if isinstance(found, list):
             return found[: count - begin]
         return jax.tree.map(lambda leaf: np.asarray(leaf)[: count - begin], found)
@@ -68,6 +130,48 @@ def each(
     if isinstance(pieces[0], list):
         return [entry for part in pieces for entry in part]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+
+
+def _owners(sources: list[_Source], ends, which) -> Iterator[tuple[_Source, np.ndarray]]:
+    """Yields whose some lanes of all are, and their numbers there, in the order of the lanes."""
+    owner = np.searchsorted(ends, which, side="right")
+    for part in np.split(np.arange(len(which)), np.flatnonzero(np.diff(owner)) + 1):
+        source, end = sources[owner[part[0]]], ends[owner[part[0]]]
+        yield source, which[part] - (end - len(source))
+
+
+def _joined(trees: list[Any]) -> Any:
+    """Returns lanes one after the other."""
+    return trees[0] if len(trees) == 1 else jax.tree.map(lambda *leaf: np.concatenate(leaf), *trees)
+
+
+def _split(found: Any, sources: list[_Source]) -> list[Any]:
+    """Returns what was found for the lanes of each source."""
+    if len(sources) == 1:
+        return [found]
+    ends = np.cumsum([len(source) for source in sources])
+    parts = [range(end - len(source), end) for source, end in zip(sources, ends, strict=True)]
+    if isinstance(found, list):
+        return [[found[lane] for lane in part] for part in parts]
+    return [take(found, np.array(part)) for part in parts]
+
+
+def _key(function, width: int | None, shared: tuple, source: _Source) -> Hashable:
+    """Returns what makes work the same, None where it is like no other."""
+    if not meeting.seated() or (width is not None and not is_program(function)):
+        return None
+    settings, form = jax.tree.flatten(shared)
+    if any(isinstance(leaf, jax.Array) for leaf in settings):
+        return None  # on the device of one task
+    values = tuple(
+        (leaf.shape, leaf.dtype, leaf.tobytes())
+        if isinstance(leaf, np.ndarray)
+        else (type(leaf), leaf)
+        for leaf in settings
+    )
+    leaves, tree = jax.tree.flatten(source.some(np.zeros(1, int)))
+    shapes = tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves)
+    return function, width, form, values, tree, shapes
 
 
 def drive(
@@ -127,25 +231,30 @@ def distinct(*fields: Iterable[np.ndarray]) -> list[list[int]]:
 
 
 def once(
-    function: Callable, fields: Sequence[np.ndarray], width: int, *, spread: bool = True
+    function: Callable,
+    lanes: tuple[np.ndarray, ...],
+    width: int,
+    *shared: Any,
+    load: Callable[..., Any] | None = None,
 ) -> tuple[Any, Int[np.ndarray, " L"]]:
     """Applies a function to lanes, once where they are alike.
 
     Args:
-        function: is given the numbers [width] of some lanes that differ.
-        fields: what makes lanes alike, each [L, ...].
+        function: as for `each`.
+        lanes: what makes lanes alike, each [L, ...].
         width: lanes of a batch, see `each`.
-        spread: whether devices may share the work.
+        *shared: as for `each`.
+        load: as for `each`.
 
     Returns:
         What was found for every kind of lane, and the kind of each lane.
     """
-    groups = distinct(*fields)
+    groups = distinct(*lanes)
     kind = np.zeros(sum(map(len, groups)), int)
     for number, group in enumerate(groups):
         kind[group] = number
-    firsts = np.array([group[0] for group in groups])
-    return each(function, firsts, width, spread=spread), kind
+    firsts = tuple(leaf[[group[0] for group in groups]] for leaf in lanes)
+    return each(function, firsts, width, *shared, load=load), kind
 
 
 def take(states: _States, slots: Int[np.ndarray, " w"]) -> _States:

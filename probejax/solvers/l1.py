@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from probejax.solvers import arithmetic, codes, engine
 from probejax.solvers.codes import Solution
-from probejax.solvers.engine import each
+from probejax.solvers.engine import each, whole
 from probejax.solvers.interior_point import Frame, judge, start, trip
 from probejax.solvers.lanes import checked
 from probejax.solvers.spread import over_lanes
@@ -108,8 +108,8 @@ def _in_float64(lanes, tolerance, max_trips, batch_bytes) -> Solution:
     with jax.enable_x64(True):
         frames, states, code, first, width = _begin(lanes, batch_bytes)
         limits = (tolerance, max_trips)
-        states = _walk(lanes[0], frames, states, limits, "float32", width)
-        states = _walk(lanes[0], frames, states, limits, "float64", width)
+        states = whole(_walk, (lanes[0], frames, states), limits, "float32", width)
+        states = whole(_walk, (lanes[0], frames, states), limits, "float64", width)
         return _ended(states.path, frames, code, tolerance, first)
 
 
@@ -117,10 +117,9 @@ def _in_float32(lanes, tolerance, max_trips, batch_bytes) -> Solution:
     """Walks in float32 throughout; the host judges the results in float64."""
     frames, states, code, first, width = _begin(lanes, batch_bytes)
     limits = (_ENOUGH * tolerance, max_trips)
-    states = _walk(lanes[0], frames, states, limits, "float32", width)
+    states = whole(_walk, (lanes[0], frames, states), limits, "float32", width)
     with arithmetic.judging():
-        judged = lambda z, frame, path: _judged(z, frame, path, tolerance)
-        path = each(judged, (lanes[0], frames, states.path), min(width, _LANES))
+        path = each(_judged, (lanes[0], frames, states.path), min(width, _LANES), tolerance)
         return _ended(path, frames, code, tolerance, first)
 
 
@@ -131,8 +130,7 @@ def _begin(lanes, batch_bytes):
     strengths = np.pad(strengths, ((0, 0), (first, 0)), mode="edge").astype(_dtype())
     warm = tuple(np.asarray(part, _dtype()) for part in warm)
     width = _width(z.shape[1], z.shape[2], batch_bytes)
-    prepare = lambda *some: _prepare(*some, first)
-    frames, states, code = each(prepare, (z, mask, y, strengths, warm), width)
+    frames, states, code = each(_prepare, (z, mask, y, strengths, warm), width, first)
     return frames, states, code, first, width
 
 
@@ -142,9 +140,8 @@ def _dtype():
 
 def _ended(path, frames, code, tolerance, first) -> Solution:
     """Returns what the caller gets of the paths that lanes went, from the first strength on."""
-    collect = lambda *some: _collect(*some, tolerance)
     some = ({key: path[key] for key in ("w", "b", "value", "gap", "trips")}, frames.cost, code)
-    found = each(collect, some, _LANES)
+    found = each(_collect, some, _LANES, tolerance)
     return jax.tree.map(lambda leaf: leaf[:, first:], found)
 
 

@@ -7,7 +7,6 @@ Where lanes have fewer rows than columns, all they need of the features is their
 which are computed once for all lanes.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -145,22 +144,19 @@ def _walked(x, shared: Products, lanes: Lanes, strengths, limits: Limits) -> Sol
     form, batch = _form(n, d), limits.batch or sizes.width(n * min(n, d))
     enough = (np.array(limits.tolerances) * _SHARE, limits.max_trips)
     every = (*lanes, strengths)
-
-    def walk(precision, rows, *others):
-        return _walk(form, precision, enough, _data(form, x, shared, rows), *others)
-
-    def collect(rows, *others):
-        return _collect(form, x[rows], *others)
-
+    load = lambda rows, *others: (_data(form, x, shared, rows), *others)
+    walk = lambda lanes, batch, precision: each(
+        _walk, lanes, batch, form, precision, enough, load=load
+    )
     with jax.enable_x64(True):
-        states = each(functools.partial(walk, "float32"), (*every, None), batch)
+        states = walk((*every, None), batch, "float32")
         left = np.flatnonzero(states.stage < strengths.shape[1])
         if len(left):
             rest = jax.tree.map(lambda leaf: leaf[left], (*every, states))
-            few = min(batch, _FEW)
-            rest = each(functools.partial(walk, "float64"), rest, few)
+            rest = walk(rest, min(batch, _FEW), "float64")
             jax.tree.map(lambda leaf, new: leaf.__setitem__(left, new), states, rest)
-        found = each(collect, (*every, states.path), sizes.width(n * d))
+        own = lambda rows, *others: (x[rows], *others)
+        found = each(_collect, (*every, states.path), sizes.width(n * d), form, load=own)
     return jax.tree.map(lambda leaf: leaf[:, limits.keep], found)
 
 
@@ -215,7 +211,7 @@ def _centred_products(gram, mask, y):
 
 
 @over_lanes(static=("form", "precision"), shared=("limits",))
-def _walk(form, precision, limits, data, mask, y, strengths, states):
+def _walk(data, mask, y, strengths, states, form, precision, limits):
     """Advances lanes to the end of their paths; in float32, or as far as that will carry them."""
 
     def lane(data, mask, y, strengths, state):
@@ -242,7 +238,7 @@ def _walk(form, precision, limits, data, mask, y, strengths, states):
 
 
 @over_lanes(static=("form",))
-def _collect(form, x, mask, y, strengths, path) -> Solution:
+def _collect(x, mask, y, strengths, path, form) -> Solution:
     """Returns what the caller gets, and certifies that: weights rounded to float32."""
 
     def lane(x, mask, y, strengths, path):

@@ -92,12 +92,12 @@ def _solve(x, rows, mask, y, C) -> Solution:
     batch = 1 << (min(len(rows), max(1, numbers // (n * min(n, d)))) - 1).bit_length()
     x = jnp.asarray(x, jnp.float32)
     with jax.enable_x64(True):
-        return engine.each(functools.partial(_set, x), (rows, mask, y, C), batch)
+        return engine.each(_set, (rows, mask, y, C), batch, x)
 
 
 @over_lanes(shared=("x",))
-@functools.partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
-def _set(x, rows, mask, y, C) -> Solution:
+@functools.partial(jax.vmap, in_axes=(0, 0, 0, 0, None))
+def _set(rows, mask, y, C, x) -> Solution:
     """Solves one set of rows [n] with g lines of labels [g, n] at P strengths."""
     own = jnp.where(mask[:, None], x[rows].astype(jnp.float64), 0)
     t = jnp.where(mask[None, :], 2.0 * y - 1.0, 0)

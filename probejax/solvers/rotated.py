@@ -169,7 +169,7 @@ def solve(
         np.stack([getattr(lane, name) for lane in on_host]).astype(np.float32)
         for name in ("a", "t", "strengths")
     )
-    u, b, trips = each(functools.partial(_walk, limits), (a, t, low), width)
+    u, b, trips = each(_walk, (a, t, low), width, limits)
     found = [_judged(*each_) for each_ in zip(on_host, u, b, trips, strict=True)]
     kept = np.zeros(strengths.shape, bool)
     kept[:, keep] = True
@@ -190,7 +190,7 @@ def solve(
         bases = Base(*map(np.stack, zip(*(base for _, _, base in started), strict=True)))
         bases = jax.tree.map(lambda leaf: leaf.astype(np.float32), bases)
         some = (a[left], t[left], low[left], bases, _following(todo[left]))
-        moves = each(functools.partial(_refine, limits), some, width)
+        moves = each(_refine, some, width, limits)
         for lane, (u, b, _), *move in zip(left, started, *moves, strict=True):
             found[lane] = _moved(on_host[lane], found[lane], begin[lane], u, b, *move)
     todo = kept & (np.stack([each_.solution.gap for each_ in found]) > np.array(tolerances))
@@ -203,12 +203,12 @@ def solve(
 
 
 @over_lanes(static=("limits",))
-def _walk(limits, a, t, strengths):
+def _walk(a, t, strengths, limits):
     return jax.vmap(functools.partial(rotated_newton.walk, limits=limits))(a, t, strengths)
 
 
 @over_lanes(static=("limits",))
-def _refine(limits, a, t, strengths, bases, following):
+def _refine(a, t, strengths, bases, following, limits):
     refine = functools.partial(rotated_newton.refine, limits=limits)
     return jax.vmap(refine)(a, t, strengths, bases, following)
 

@@ -74,15 +74,13 @@ def solve(
         differ.
     """
     mask, y = checked(mask, y, C, np.shape(z)[:2])
-
-    def piece(z, leading, mask, y):
-        zeros = np.zeros((len(z), z.shape[2]), np.float32)
-        start = (zeros, zeros[:, 0])
-        near, trips = _descend(z, leading, mask, y, start, C, tolerance, max_trips, True)
-        with arithmetic.judging():
-            return _certify(z, leading, mask, y, near, trips, C, tolerance)
-
-    return _in_batches(piece, z, _leading(z, leading), mask, y)
+    z, leading = np.asarray(z), _leading(z, leading)
+    start = np.zeros((len(z), z.shape[2]), np.float32)
+    lanes, width = (z, leading, mask, y), _width(z)
+    limits = (C, tolerance, max_trips, True)
+    near, trips = each(_descend, (*lanes, (start, start[:, 0])), width, *limits)
+    with arithmetic.judging():
+        return each(_certify, (*lanes, near, trips), width, C, tolerance)
 
 
 def approach(
@@ -98,19 +96,17 @@ def approach(
 ) -> Near:
     """Goes from a start (w, b) to where a step gains little; other arguments as for `solve`."""
     mask, y = checked(mask, y, C, np.shape(z)[:2])
-    piece = lambda *lanes: _descend(*lanes, C, tolerance, max_trips, False)[0]
-    return _in_batches(piece, z, _leading(z, leading), mask, y, start)
+    lanes = (np.asarray(z), _leading(z, leading), mask, y, jax.tree.map(np.asarray, start))
+    return each(_descend, lanes, _width(z), C, tolerance, max_trips, False)[0]
 
 
 def _leading(z, leading):
     return np.full(len(z), z.shape[2], np.int32) if leading is None else leading.astype(np.int32)
 
 
-def _in_batches(function, *lanes):
-    """Applies a function of lanes to as many of them at a time as the cache holds."""
-    lanes = jax.tree.map(np.asarray, lanes)
-    _, n, k = lanes[0].shape
-    return each(function, lanes, min(max(1, _NUMBERS // (n * k)), _LANES))
+def _width(z) -> int:
+    """Returns how many lanes go together: as many as the cache holds."""
+    return min(max(1, _NUMBERS // (z.shape[1] * z.shape[2])), _LANES)
 
 
 @over_lanes(shared=("C", "tolerance", "max_trips", "dual"))

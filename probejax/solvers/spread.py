@@ -65,5 +65,11 @@ def over_lanes(
         places = tuple(devices.own())
         return (alone if len(places) == 1 else together(places))(*arguments)
 
+    call.of_lanes = True  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
     call.lower = alone.lower  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
     return call
+
+
+def is_program(function: Callable[..., Any]) -> bool:
+    """Says whether a function was compiled by `over_lanes`."""
+    return getattr(function, "of_lanes", False)

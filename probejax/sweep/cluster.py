@@ -83,7 +83,7 @@ def run(work: Work, groups: Sequence[Sequence[Unit]], address: str | None) -> It
         return
     with _connection(address) as ray:
         needs, cores = _place(ray.nodes())
-        size = max(1, work.workers or cores)
+        size = work.workers or cores or devices.TASKS
         blocks = collections.deque(
             [list(map(list, groups[at : at + size])) for at in range(0, len(groups), size)]
         )
@@ -159,8 +159,14 @@ class Host:
             disk = TokenDisk(job, work.out, work.keep_tokens)
             return processes.serve(self._workers, groups, disk)
         units = [unit for group in groups for unit in group]
-        probes, tokens = work.save_probes, work.keep_tokens
-        return run_units(job, units, work.out, save_probes=probes, keep_tokens=tokens)
+        return run_units(
+            job,
+            units,
+            work.out,
+            workers=work.workers or devices.TASKS,
+            save_probes=work.save_probes,
+            keep_tokens=work.keep_tokens,
+        )
 
     def _check_disk(self, tasks: list[str]) -> None:
         """Raises ValueError where this host's disk cannot hold the tokens, or may not."""

@@ -1,9 +1,10 @@
 """How a unit of a plan is run: one task's data, the fits of its lanes, their numbers."""
 
 import functools
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -46,9 +47,16 @@ class Execution:
         self._harvest = functools.lru_cache(1)(self._harvest_all)
         self._data = functools.lru_cache(1)(self._read_data)
         self._lanes = functools.lru_cache(2)(self._pack_lanes)
-        self._model = functools.lru_cache(1)(self._load_model)
+        self._model = _one_by_one(functools.lru_cache(1)(self._load_model))
         self._selection = functools.lru_cache(16)(self._select)  # batches of a task, site and SAE
-        self._loaded_sae = functools.lru_cache(1)(self._load_sae)
+        self._loaded_sae = _one_by_one(functools.lru_cache(1)(self._load_sae))
+        self._random_sae = functools.lru_cache(1)(self._draw_sae)
+
+    def beside(self) -> "Execution":
+        """Returns one for another task at the same time, on this one's model and SAEs."""
+        other = Execution(self.plan, self.memory_gb, self.model_parallel)
+        other._model, other._loaded_sae = self._model, self._loaded_sae
+        return other
 
     def run(self, unit: Unit) -> Result:
         """Runs one unit.
@@ -253,14 +261,27 @@ class Execution:
 
     def _sae(self, sae_id: str, task: str, site: str) -> saes.SAE | saes.StoredSAE:
         """Returns an SAE; a random one is calibrated on the task's activations, labels unseen."""
-        random = self.plan.saes[sae_id].format == "random"
-        return self._loaded_sae(sae_id, (task, site) if random else None)
+        if self.plan.saes[sae_id].format == "random":
+            return self._random_sae(sae_id, task, site)
+        return self._loaded_sae(sae_id)
 
-    def _load_sae(
-        self, sae_id: str, calibrated_on: tuple[str, str] | None
-    ) -> saes.SAE | saes.StoredSAE:
-        x = None if calibrated_on is None else np.asarray(self._data(*calibrated_on).features)
-        return self.plan.saes[sae_id].load(x)
+    def _load_sae(self, sae_id: str) -> saes.SAE | saes.StoredSAE:
+        return self.plan.saes[sae_id].load()
+
+    def _draw_sae(self, sae_id: str, task: str, site: str) -> saes.SAE | saes.StoredSAE:
+        return self.plan.saes[sae_id].load(np.asarray(self._data(task, site).features))
+
+
+def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets one thread at a time call a function, so that nothing is loaded twice."""
+    lock = threading.Lock()
+
+    @functools.wraps(function)
+    def call(*arguments):
+        with lock:
+            return function(*arguments)
+
+    return call
 
 
 def _standard(condition: tasks.Condition) -> bool:

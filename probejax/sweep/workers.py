@@ -1,17 +1,19 @@
-"""Runs units where they run best: on a CPU in processes, else in one thread per device.
+"""Runs units where they run best: on a CPU in processes, else in threads that share the devices.
 
-Several GPUs or TPU chips of a host work on a task each, harvest included. A unit never spreads over
-devices, so that its numbers do not depend on how many there are.
+On GPUs or TPU chips several tasks are in work, each in a thread with a device of its own, where it
+is harvested and its latents are ranked. When it has lanes to fit it waits for the other tasks, and
+their lanes go over all devices together, in one program (`solvers.meeting`).
 """
 
+import contextlib
 import queue
-import threading
 from collections.abc import Iterator, Sequence
 
 import jax
 from etils import epath
 
 from probejax import storage
+from probejax.solvers import meeting
 from probejax.sweep import processes
 from probejax.sweep.execute import Execution
 from probejax.sweep.token_disk import TokenDisk
@@ -34,8 +36,8 @@ def run_units(
       job: of the run that they belong to.
       units: what to run; those of one task stand together.
       out: folder of the results.
-      workers: processes that fit, or threads with a device each where there is an accelerator; 0
-        is this process, with all its threads.
+      workers: processes that fit, or tasks that are fitted together where there is an accelerator;
+        0 is one task at a time in this process, with all its threads.
       save_probes: whether the final probes are written too, to
         `probes/<task>__<source>__<method>.safetensors`.
       keep_tokens: whether all-token activations that the run has harvested stay in the cache when
@@ -55,9 +57,7 @@ def run_units(
         settings = (plan.config, plan.cache_dir, job.memory_gb, out, save_probes, compiled)
         return processes.run(processes.Work(*settings), groups, workers, disk)
     if workers > 1:
-        return _on_devices(
-            job, groups, out, _places(workers, job.model_parallel), save_probes, keep_tokens
-        )
+        return _side_by_side(job, groups, out, workers, save_probes, keep_tokens)
     return _here(job, groups, out, save_probes, disk)
 
 
@@ -78,37 +78,27 @@ def _here(job: Execution, groups, out: str, save_probes: bool, disk: TokenDisk) 
             yield unit
 
 
-def _places(workers: int, model_parallel: int) -> list:
-    """Returns the device of each worker, the first of those that hold its model."""
-    return jax.local_devices()[::model_parallel][:workers]
-
-
-def _on_devices(
-    job: Execution, groups, out: str, places, save_probes: bool, keep_tokens: bool
+def _side_by_side(
+    job: Execution,
+    groups: list[list[Unit]],
+    out: str,
+    count: int,
+    save_probes: bool,
+    keep_tokens: bool,
+    at_once: int | None = None,
 ) -> Iterator[Unit]:
-    """Runs tasks in a thread per device, each with weights, activations and SAEs of its own."""
-    work: queue.SimpleQueue[list[Unit]] = queue.SimpleQueue()
-    done: queue.SimpleQueue[Unit | Exception] = queue.SimpleQueue()
+    """Runs so many tasks at a time; those on one device share its weights and SAEs."""
+    places = jax.local_devices()[:: job.model_parallel]
+    owners = {place: Execution(job.plan, job.memory_gb, job.model_parallel) for place in places}
+    todo: queue.SimpleQueue[list[Unit]] = queue.SimpleQueue()
     for group in groups:
-        work.put(group)
+        todo.put(group)
 
-    def serve(place) -> None:
-        try:
-            with jax.default_device(place):
-                own = Execution(job.plan, job.memory_gb, job.model_parallel)
-                disk = TokenDisk(own, out, keep_tokens)
-                while True:
-                    for unit in _here(own, [work.get_nowait()], out, save_probes, disk):
-                        done.put(unit)
-        except queue.Empty:
-            pass
-        except Exception as error:  # raised again by the thread that waits
-            done.put(error)
+    def work(place) -> Iterator[Unit]:
+        own = owners[place].beside()
+        disk = TokenDisk(own, out, keep_tokens)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                yield from _here(own, [todo.get_nowait()], out, save_probes, disk)
 
-    for place in places:
-        threading.Thread(target=serve, args=(place,), daemon=True).start()
-    for _ in range(sum(map(len, groups))):
-        message = done.get()
-        if isinstance(message, Exception):
-            raise message
-        yield message
+    return meeting.together([work] * count, places, at_once)

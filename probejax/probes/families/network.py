@@ -52,7 +52,7 @@ class Network(Probe):
             return _logits(x[rows[which]], *own)
 
         width = sizes.width(sizes.BLOCK * x.shape[1])
-        return each(some, np.arange(len(rows)), width, spread=False).reshape(lanes, -1)[:, :m]
+        return each(some, np.arange(len(rows)), width).reshape(lanes, -1)[:, :m]
 
 
 def logits(layers: Layers, x: Float[Array, "n d"]) -> Float[Array, " n"]:
