@@ -2,10 +2,14 @@
 
 import os
 import shutil
+import signal
 import tempfile
 
 # No test may reach the Hub; the pinned archives come through pip and obey PROBEJAX_CACHE.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# What a script starts beside itself ignores Ctrl-C, and so would the commands that are tested.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # LAPACK's own threads and XLA's would wait for each other, as experiments/__init__.py explains;
 # those of PyTorch and scikit-learn spin, and every core has a process of tests already.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
