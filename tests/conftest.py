@@ -64,6 +64,10 @@ def pytest_configure(config):
     What must hold of programs as they are shipped is marked thorough; those run by themselves.
     """
     quick = config.option.markexpr != "thorough"
+    if quick:  # as programs of lanes are compiled, see `spread`
+        os.environ["XLA_FLAGS"] = (
+            f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+        )
     jax.config.update("jax_disable_most_optimizations", quick)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))
 
