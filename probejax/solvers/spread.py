@@ -38,6 +38,7 @@ def over_lanes(
     if function is None:
         return functools.partial(over_lanes, static=static, shared=shared, donated=donated)
     names = tuple(inspect.signature(function).parameters)
+    function = _exactly(function)
     compiled = functools.partial(jax.jit, static_argnames=static, donate_argnames=donated)
 
     @functools.cache
@@ -72,6 +73,17 @@ def over_lanes(
     call.of_lanes = True  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
     call.lower = compiled(function).lower  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
     return call
+
+
+def _exactly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Has every product of float32 be one: a TPU rounds the factors to bfloat16 by itself."""
+
+    @functools.wraps(function)
+    def exact(*arguments):
+        with jax.default_matmul_precision("highest"):
+            return function(*arguments)
+
+    return exact
 
 
 def _options(platform: str) -> dict[str, bool | int]:
