@@ -191,6 +191,7 @@ def test_a_name_leads_to_no_other_folder(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} <= {"v.npz", "in", "cache"}
 
 
+@pytest.mark.thorough
 def test_vectors_of_three_classes_are_three_audits(tmp_path):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(200, 16)), np.arange(200) % 3

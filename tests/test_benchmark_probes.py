@@ -180,6 +180,7 @@ def test_rivals_reach_the_accuracy_that_is_asked_for(tmp_path, a_small_sae, monk
         bench_probes.at_equal_accuracy(bench, method, ["some"])
 
 
+@pytest.mark.thorough
 def test_strengths_that_no_rival_solves_are_left_out_of_theirs(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_probes, "STRENGTHS", STRENGTHS[4:6])
     monkeypatch.setattr("tests.reference.study_probes.GRID", STRENGTHS[4:6])

@@ -138,7 +138,7 @@ def test_the_simulation_is_better_than_bfloat16_and_no_better_than_float32(matri
     assert 1e-7 < off < 1e-4 and matrix_unit[0] == 1
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("noise", [pytest.param(0.0, marks=pytest.mark.thorough), 0.3])
 @pytest.mark.parametrize("d", [24, pytest.param(160, marks=pytest.mark.thorough)])
 def test_the_matrix_unit_will_do_for_the_solvers(d, noise, matrix_unit):
     x, rows, mask, y = problem(100, d, noise)

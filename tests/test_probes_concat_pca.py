@@ -42,7 +42,7 @@ def test_components_are_the_positions_own():
     )
 
 
-@pytest.mark.parametrize("protocol", ["paper", "strict"])
+@pytest.mark.parametrize("protocol", [pytest.param("paper", marks=pytest.mark.thorough), "strict"])
 def test_fit(protocol):
     found = probe_cases.conditions(Y, (40, 140))
     results = probe_cases.run(

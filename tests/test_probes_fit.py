@@ -82,7 +82,10 @@ def test_every_method_fits_is_called_and_comes_back_from_its_file(method, tmp_pa
     assert back.origin == {"method": method, "classes": ["0", "1"], "site": "resid_post.9"}
 
 
-@pytest.mark.parametrize("method", ["mean_pool", "max_pool", "attention", "concat_pca", "ema"])
+_OTHERS = [pytest.param(each, marks=pytest.mark.thorough) for each in ("concat_pca", "ema")]
+
+
+@pytest.mark.parametrize("method", ["mean_pool", "max_pool", "attention", *_OTHERS])
 def test_methods_on_all_tokens_come_back_from_their_file(method, tmp_path):
     y = np.arange(60) % 2
     tokens = token_cases.tokens(2 + np.arange(60) % 7, y)

@@ -167,7 +167,7 @@ def _every_flag_has_a_report(run):
         )
 
 
-@settings(max_examples=12, deadline=None, **ANY)
+@settings(max_examples=5, deadline=None, **ANY)
 @given(flags())
 @example((ISSUE, ("standard",), (42,), TWINS[:1], 2))
 @example((("sae_k16_binarised",), ("standard", "scarcity"), (42,), TWINS, 2))

@@ -88,7 +88,9 @@ def test_an_error_in_a_worker_is_the_command_s(inputs, tmp_path):
     assert process.returncode == 1 and last.startswith("Error: ") and str(damaged) in last
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGKILL, marks=pytest.mark.thorough), signal.SIGINT]
+)
 def test_workers_end_with_the_command(inputs, tmp_path, number):
     process = start(inputs, tmp_path / "out", "--workers=2")
     deadline = time.monotonic() + TIMEOUT
