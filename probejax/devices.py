@@ -31,13 +31,18 @@ _NEVER = 1e9  # seconds that no compilation takes
 _CGROUP_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
 
 
+def default() -> Any:
+    """Returns the device that this thread has been given; threads do not inherit it."""
+    return jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def own() -> list[Any]:
     """Returns the devices that this thread computes on: its default device, else all local ones.
 
     Never those of other processes: they work on other units, and a collective would hang.
     """
-    default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
-    return [default] if isinstance(default, jax.Device) else jax.local_devices()
+    place = default()
+    return [place] if isinstance(place, jax.Device) else jax.local_devices()
 
 
 def mesh(count: int) -> jax.sharding.Mesh | None:

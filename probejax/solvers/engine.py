@@ -108,7 +108,7 @@ def whole(function: Callable, lanes: tuple, *shared: Any) -> Any:
 def _in_batches(function, sources: list[_Source], width: int, shared: tuple, threads: int) -> Any:
     ends = np.cumsum([len(source) for source in sources])
     count = int(ends[-1])
-    device, share = _shared(count, width) if is_program(function) else (_default(), 1)
+    device, share = _shared(count, width) if is_program(function) else (devices.default(), 1)
     width *= share
 
     def piece(begin: int):
@@ -213,13 +213,8 @@ def _shared(count: int, width: int) -> tuple[Any, int]:
     """Returns where so many lanes run, and on how many devices: on one if its batch holds them."""
     places = devices.own()
     if count > width or len(places) == 1:
-        return _default(), len(places)
+        return devices.default(), len(places)
     return places[0], 1
-
-
-def _default() -> Any:
-    """Returns the device that this thread has been given; threads do not inherit it."""
-    return jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def distinct(*fields: Iterable[np.ndarray]) -> list[list[int]]:

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 
+from probejax import devices
+
 T = TypeVar("T")
 
 
@@ -64,7 +66,9 @@ class _Table:
     """Where tasks wait for each other; one thread at a time changes anything here."""
 
     def __init__(self, at_once: int):
-        self.everywhere = _default()  # where work for several tasks is done: the caller's devices
+        self.everywhere = (
+            devices.default()
+        )  # where work for several tasks is done: the caller's devices
         self.changed = threading.Condition()
         self.room = threading.Semaphore(at_once)  # for threads that compute
         self.seats: list[_Seat] = []  # of the tasks that have not ended
@@ -209,8 +213,3 @@ def ask(key: Hashable | None, source: Any, compute: Callable[[list[Any]], list[A
         results = compute([each.asked.source for each in group if each.asked])
     seat.table.answered(group, results)
     return seat.table.wait(seat)[1]
-
-
-def _default() -> Any:
-    """Returns the device that this thread has been given; threads do not inherit it."""
-    return jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
