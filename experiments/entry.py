@@ -4,6 +4,7 @@ A command's file imports only what is fast, so that a mistake in a flag is told 
 slow comes through `import probejax as px`, which imports a room when it is first used.
 """
 
+import contextlib
 import math
 import os
 import sys
@@ -46,9 +47,11 @@ def _leave(message: str, code: int) -> NoReturn:
     A thread may still harvest or fit. Python would take it down in the middle of compiled code,
     which then aborts the process, with a page of its own and exit code 134.
     """
-    sys.stdout.flush()
-    sys.stderr.write(f"{message}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # nobody reads what stdout has
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{message}\n")
+        sys.stderr.flush()
     os._exit(code)
 
 

@@ -204,3 +204,25 @@ def test_a_command_ends_in_its_sentence_whatever_its_threads_do(error, code, sai
         timeout=120,
     )
     assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_a_command_ends_in_its_sentence_when_nobody_reads_its_output():
+    script = """
+from experiments import entry
+def main(_):
+    print("a line")
+    raise ValueError("It is so.")
+entry.run(main)
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
+        cwd=ROOT,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "Error: It is so.\n")

@@ -98,6 +98,21 @@ def test_a_share_is_a_run_that_others_finish(config, place, tmp_path, capsys):
     assert "Complete: 2 units" in capsys.readouterr().out
 
 
+def test_an_interrupt_between_two_units_ends_the_workers(config, place, tmp_path, monkeypatch):
+    began = []
+
+    def interrupted(finished, *_):
+        began.append(finished)
+        next(finished)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("probejax.runs.start._watch", interrupted)
+    # What was raised holds every frame, so nothing ends just because nobody refers to it.
+    with pytest.raises(KeyboardInterrupt):
+        px.run(config, tmp_path, cache_dir=place / "cache", workers=1, show="nothing")
+    assert began[0].gi_frame is None
+
+
 def test_its_pages_of_examples_show_the_prompts_of_the_files(finished, config):
     out, found = finished
     for name in ("own_a", "own_b"):

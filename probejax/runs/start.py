@@ -1,6 +1,7 @@
 """A run from its configuration to its report: what is left to do, by whom, and what is said."""
 
 import collections
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -139,7 +140,8 @@ def run(
             at_once, free = min(workers, len(left)), shutil.disk_usage(root).free
             limits = {"workers": at_once, "keep": keep_tokens, "allowed_gb": disk_gb, "free": free}
             says(sweep.forecast(plan, left, **limits))
-    _watch(finished, ours, done, store, show)
+    with contextlib.closing(finished):  # whatever ends the run ends its workers too
+        _watch(finished, ours, done, store, show)
     if missing := len({unit.name for unit in units} - store.done()):
         says(f"{missing} of {len(units)} units are still missing; other processes run them.")
     else:

@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import queue
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -66,9 +66,8 @@ class _Table:
     """Where tasks wait for each other; one thread at a time changes anything here."""
 
     def __init__(self, at_once: int):
-        self.everywhere = (
-            devices.default()
-        )  # where work for several tasks is done: the caller's devices
+        # Work for several tasks is done on the caller's devices.
+        self.everywhere = devices.default()
         self.changed = threading.Condition()
         self.room = threading.Semaphore(at_once)  # for threads that compute
         self.seats: list[_Seat] = []  # of the tasks that have not ended
@@ -126,7 +125,7 @@ class _Table:
 
 def together(
     works: Sequence[Callable[[Any], Iterator[T]]], places: Sequence[Any], at_once: int | None = None
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """Runs iterators side by side, and yields what they yield.
 
     Args:

@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,7 +64,9 @@ class Work(NamedTuple):
     folder: str = "."
 
 
-def run(work: Work, groups: Sequence[Sequence[Unit]], address: str | None) -> Iterator[Unit]:
+def run(
+    work: Work, groups: Sequence[Sequence[Unit]], address: str | None
+) -> Generator[Unit, None, None]:
     """Runs units on a cluster and yields those of a block when its host has written them.
 
     A task that cannot be run does not keep the others from running; its error comes at the end.

@@ -23,7 +23,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,7 +69,7 @@ class _Worker(NamedTuple):
 
 def run(
     work: Work, groups: Sequence[Sequence[Unit]], count: int, disk: TokenDisk
-) -> Iterator[Unit]:
+) -> Generator[Unit, None, None]:
     """Runs units in so many processes and yields each when it is written.
 
     Args:

@@ -7,7 +7,7 @@ their lanes go over all devices together, in one program (`solvers.meeting`).
 
 import contextlib
 import queue
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import jax
 from etils import epath
@@ -29,7 +29,7 @@ def run_units(
     save_probes: bool = False,
     keep_tokens: bool = False,
     compiled: epath.PathLike | None = None,
-) -> Iterator[Unit]:
+) -> Generator[Unit, None, None]:
     """Runs units, writes each when it is finished, and returns an iterator over them that does it.
 
     Args:
@@ -69,7 +69,9 @@ def by_task(units: Sequence[Unit]) -> list[list[Unit]]:
     return list(groups.values())
 
 
-def _here(job: Execution, groups, out: str, save_probes: bool, disk: TokenDisk) -> Iterator[Unit]:
+def _here(
+    job: Execution, groups, out: str, save_probes: bool, disk: TokenDisk
+) -> Generator[Unit, None, None]:
     for group in groups:
         disk.prepare(group[0].task)
         for unit in job.write_all(group, out, save_probes):
@@ -86,7 +88,7 @@ def _side_by_side(
     save_probes: bool,
     keep_tokens: bool,
     at_once: int | None = None,
-) -> Iterator[Unit]:
+) -> Generator[Unit, None, None]:
     """Runs so many tasks at a time; those on one device share its weights and SAEs."""
     places = jax.local_devices()[:: job.model_parallel]
     owners = {place: Execution(job.plan, job.memory_gb, job.model_parallel) for place in places}
