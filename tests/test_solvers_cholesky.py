@@ -23,11 +23,15 @@ def test_solves_what_was_factored(n):
         np.testing.assert_allclose(cholesky.solve(panels, jnp.asarray(side)), expected, rtol=1e-8)
         inverse = cholesky.inverse(panels)
         np.testing.assert_array_equal(np.triu(inverse, 1), 0)
-        again = cholesky.solve_by_inverse(inverse, jnp.asarray(side))
-        np.testing.assert_allclose(again, expected, rtol=1e-8)
+        in_a_loop = jax.vmap(cholesky.inverse_factor)(jnp.asarray(matrix))
+        for found in (inverse, in_a_loop):
+            again = cholesky.solve_by_inverse(found, jnp.asarray(side))
+            np.testing.assert_allclose(again, expected, rtol=1e-8)
 
 
 def test_what_is_not_positive_definite_comes_out_as_nan():
     with jax.enable_x64(True):
-        panels = cholesky.factor(jnp.asarray(np.diag([1.0, -1.0, 1.0])))
-        assert np.isnan(np.asarray(cholesky.solve(panels, jnp.ones(3)))).any()
+        matrix = jnp.asarray(np.diag([1.0, -1.0, 1.0]))
+        assert np.isnan(np.asarray(cholesky.solve(cholesky.factor(matrix), jnp.ones(3)))).any()
+        inverse = cholesky.inverse_factor(matrix)
+        assert np.isnan(np.asarray(cholesky.solve_by_inverse(inverse, jnp.ones(3)))).all()

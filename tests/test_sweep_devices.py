@@ -1,11 +1,14 @@
 """Tasks side by side on the devices of a host: lanes together, the same bytes as one by one."""
 
 import dataclasses
+import importlib
 import json
+import pkgutil
 
 import jax
 import pytest
 
+import probejax
 from probejax import storage, sweep
 from probejax.solvers import meeting
 from probejax.sweep import workers
@@ -13,6 +16,14 @@ from tests import tiny_models
 from tests.test_sweep import write_sae, write_task
 
 TASKS = ("own_a", "own_b", "own_c", "own_d")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_to_import():
+    """Two threads that parse a file at once can fail in Python 3.11, and annotations are checked
+    by parsing."""
+    for module in pkgutil.walk_packages(probejax.__path__, "probejax."):
+        importlib.import_module(module.name)
 
 
 @pytest.fixture(scope="module")

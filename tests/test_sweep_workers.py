@@ -143,7 +143,9 @@ def test_an_error_survives_the_way_to_the_command(error):
 def test_one_task_left_is_fitted_as_many_are(workers_given, tmp_path, monkeypatch):
     """In a process of one thread: with all threads the last digits are others."""
     began = []
-    monkeypatch.setattr(processes, "run", lambda *given: began.append(given[2]) or iter(()))
+    monkeypatch.setattr(
+        processes, "run", lambda *given: began.append(given[2]) or (unit for unit in ())
+    )
     job = object.__new__(Execution)
     job.plan = SimpleNamespace(reads_tokens=False, config=None, cache_dir=None)
     job.memory_gb = None

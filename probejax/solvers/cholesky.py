@@ -3,6 +3,10 @@
 On a CPU XLA hands its own to LAPACK, one matrix at a time and far below the multiply rate; on an
 accelerator a triangular solve is a chain of dependent steps. Here panels are updated by products,
 and the triangular blocks on the diagonal are inverted, so that solves are products too.
+
+`factor` and `factor_gram` write the panels out and compute half of each matrix, which is what
+counts on a CPU. `inverse_factor` is a loop over panels of whole matrices: three times the products,
+which an accelerator has for little, and a tenth to compile.
 """
 
 from collections.abc import Callable
@@ -93,6 +97,32 @@ def inverse(panels: Panels) -> Float[Array, "*batch n n"]:
     return jnp.concatenate([jnp.pad(r, [*wide, (0, n - r.shape[-1])]) for r in found], -2)
 
 
+def inverse_factor(a: Float[Array, "n n"]) -> Float[Array, "m m"]:
+    """Returns inv(L) of the positive definite a = L L', in one loop.
+
+    The size is padded; `solve_by_inverse` knows.
+    """
+    n = a.shape[-1]
+    size = min(_LEAF, 1 << (n - 1).bit_length())
+    more = -n % size
+    every = jnp.arange(n + more)
+    a = jnp.pad(a, ((0, more), (0, more))) + jnp.diag((every >= n).astype(a.dtype))
+
+    def panel(number, state):
+        a, inverse = state  # L where it is known, else what is left of a; the rows so far
+        at = number * size
+        rows, columns = (jax.lax.dynamic_slice_in_dim(a, at, size, axis) for axis in (0, 1))
+        diagonal = _inverse_factor(jax.lax.dynamic_slice_in_dim(rows, at, size, 1))
+        before = jnp.where(every[None, :] < at, rows, 0)
+        one = (every[None, :] == at + jnp.arange(size)[:, None]).astype(a.dtype)
+        new = _times(diagonal, one - _times(before, inverse))
+        below = jnp.where(every[:, None] >= at + size, _times(columns, diagonal.T), 0)
+        a = jax.lax.dynamic_update_slice_in_dim(a - _times(below, below.T), below, at, 1)
+        return a, jax.lax.dynamic_update_slice_in_dim(inverse, new, at, 0)
+
+    return jax.lax.fori_loop(0, len(a) // size, panel, (a, jnp.zeros_like(a)))[1]
+
+
 def solve_by_inverse(
     inverse: Float[Array, "*batch m m"], r: Float[Array, "*batch n"]
 ) -> Float[Array, "*batch n"]:
@@ -121,13 +151,8 @@ def _inverse_factor(a):
 
 
 def _inverse_triangle(l):
-    """Inverts lower triangles of size 2^k; both halves of the diagonal go down as one batch."""
-    n = l.shape[-1]
-    if n == 1:
-        return 1 / l
-    h = n // 2
-    first, last = _inverse_triangle(jnp.stack([l[..., :h, :h], l[..., h:, h:]]))
-    return _lower(first, -_times(_times(last, l[..., h:, :h]), first), last)
+    one = jnp.broadcast_to(jnp.eye(l.shape[-1], dtype=l.dtype), l.shape)
+    return jax.lax.linalg.triangular_solve(l, one, left_side=True, lower=True)
 
 
 def _lower(first, below, last):

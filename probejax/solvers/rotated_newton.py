@@ -210,8 +210,9 @@ def _step(a, t, C, base: Base, u, b, ridge):
 def _solve(root, side, ridge):
     """Solves (I + root' root) u = side."""
     size = jax.lax.rsqrt(1 + jnp.sum(root * root, axis=0))  # to a unit diagonal
-    panels = cholesky.factor_gram((root * size[None, :]).T, size * size + ridge)
-    inverse = cholesky.inverse(panels)
+    scaled = root * size[None, :]
+    products = jnp.matmul(scaled.T, scaled, precision="highest")
+    inverse = cholesky.inverse_factor(products + jnp.diag(size * size + ridge))
     precondition = lambda r: size * cholesky.solve_by_inverse(inverse, size * r)
 
     z = precondition(side)
