@@ -2,10 +2,10 @@
 
     python -m tests.tpu_programs PROGRAMS.jsonl <flags of experiments.sweep that say what runs>
 
-It needs libtpu (`pip install -e '.[tpu]'`). Every function given to `jax.jit` is compiled once for
-every set of static arguments, with one lane and with several; what is asked of the host is not. A
-line per program says how that went: `name`, `shapes`, `seconds`, `error`, which is null if it
-compiles, and `float64_loops`, whether a loop of it holds a float64, which a TPU emulates.
+It needs libtpu (`pip install -e '.[tpu]'`). Every function given to `jax.jit` is compiled for every
+set of shapes and static arguments; what is asked of the host is not. A line per program says how
+that went: `name`, `shapes`, `seconds`, `error`, which is null if it compiles, and `float64_loops`,
+whether a loop of it holds a float64, which a TPU emulates.
 """
 
 import functools
@@ -74,7 +74,7 @@ def watch(report: str) -> None:
     def compile_once(program, args, kwargs):
         leaves, tree = jax.tree.flatten((args, kwargs))
         arrays = [leaf for leaf in leaves if is_array(leaf)]
-        kinds = tuple((x.dtype, x.ndim, x.shape[:1] == (1,)) if is_array(x) else x for x in leaves)
+        kinds = tuple((x.dtype, x.shape) if is_array(x) else x for x in leaves)
         key = (program, tree, kinds)
         on_host = jax.config.jax_default_device is not None
         if not arrays or key in seen or on_host:

@@ -5,8 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jaxtyping import Array, Float, Int
 
+from probejax import devices
 from probejax.probes import given, scale, scores
 from probejax.probes.closed_form import codes_of
 from probejax.probes.logreg import centred, linear
@@ -91,31 +93,53 @@ def _bases(x, rows, seen) -> _Basis:
     count = min(rows.shape[1], x.shape[1], _MOST)
     width = min(max(1, _ROWS // rows.shape[1]), _SETS)
     load = lambda rows, seen: (x[rows], seen)
-    found, kind = once(_find, (rows, seen), width, count, load=load)
+    found, kind = once(_find, (rows, seen), width, count, load=load, threads=devices.cores())
     return _Basis(*(leaf[kind] for leaf in found))
 
 
-@over_lanes(static=("count",))
-def _find(own, seen, count):
-    return jax.vmap(lambda own, seen: _find_one(own, seen, count))(own, seen)
+def _find(own, seen, count) -> _Basis:
+    """Finds components through the smaller of both products of the standardised rows.
+
+    The host finds the axes of the products: compilers make a page of an eigendecomposition for an
+    accelerator, which would do one set after the other.
+    """
+    z, learnt, products = _standardised(own, seen)
+    axes = [_axes(each_, count) for each_ in np.asarray(products)]
+    variance, vectors = map(np.stack, zip(*axes, strict=True))
+    return _Basis(learnt.mean, learnt.scale, _in_columns(z, variance, vectors))
 
 
-def _find_one(own, seen, count) -> _Basis:
-    """Finds components through the smaller of both products of the standardised rows."""
+@jax.jit
+@jax.vmap
+def _standardised(own, seen):
     z, learnt = scale.standardise(own, seen)
     z = jnp.where(seen[:, None], z, 0)
-    n, d = z.shape
-    if n <= d:
-        _, vectors = jnp.linalg.eigh(_times(z, z.T))
-        vectors = _times(z.T, vectors[:, ::-1][:, :count])
+    return z, learnt, _times(z, z.T) if len(z) <= z.shape[1] else _times(z.T, z)
+
+
+def _axes(products: Float[np.ndarray, "m m"], count: int):
+    """Returns the largest eigenvalues, falling, and their vectors."""
+    m = len(products)
+    if not np.isfinite(products).all():
+        return np.full(count, np.nan, np.float32), np.full((m, count), np.nan, np.float32)
+    if 2 * count < m:
+        values, vectors = scipy.linalg.eigh(products, subset_by_index=(m - count, m - 1))
+    else:
+        values, vectors = np.linalg.eigh(products)
+    return values[::-1][:count], vectors[:, ::-1][:, :count]
+
+
+@jax.jit
+@jax.vmap
+def _in_columns(z, variance, vectors):
+    if len(z) <= z.shape[1]:
+        vectors = _times(z.T, vectors)
         size = jnp.sqrt((vectors * vectors).sum(axis=0))
         vectors = vectors / jnp.where(size > 0, size, 1)[None, :]
     else:
-        variance, vectors = jnp.linalg.eigh(_times(z.T, z))
-        vectors = vectors[:, ::-1][:, :count]
-        size = jnp.sqrt(jnp.maximum(variance[::-1][:count], 0))
+        size = jnp.sqrt(jnp.maximum(variance, 0))
     real = size * size > _RANK * size[0] ** 2
-    return _Basis(learnt.mean, learnt.scale, jnp.where(real[None, :], vectors, 0))
+    return jnp.where(real[None, :], vectors, 0)
 
 
 def _components(x, rows, basis: _Basis) -> Float[np.ndarray, "L n K"]:

@@ -231,6 +231,7 @@ def once(
     width: int,
     *shared: Any,
     load: Callable[..., Any] | None = None,
+    threads: int = 1,
 ) -> tuple[Any, Int[np.ndarray, " L"]]:
     """Applies a function to lanes, once where they are alike.
 
@@ -240,6 +241,7 @@ def once(
         width: lanes of a batch, see `each`.
         *shared: as for `each`.
         load: as for `each`.
+        threads: as for `each`.
 
     Returns:
         What was found for every kind of lane, and the kind of each lane.
@@ -249,7 +251,7 @@ def once(
     for number, group in enumerate(groups):
         kind[group] = number
     firsts = tuple(leaf[[group[0] for group in groups]] for leaf in lanes)
-    return each(function, firsts, width, *shared, load=load), kind
+    return each(function, firsts, width, *shared, load=load, threads=threads), kind
 
 
 def take(states: _States, slots: Int[np.ndarray, " w"]) -> _States:

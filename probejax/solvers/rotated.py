@@ -164,7 +164,7 @@ def solve(
     on_host = [_lane(x, turned, *each_) for each_ in zip(*lanes, strengths, strict=True)]
     n, d = lanes[0].shape[1], x.shape[1]
     width = sizes.width(n * min(n, d))
-    limits = (tuple(_ENOUGH * tolerance for tolerance in tolerances), _STEPS)
+    limits = (np.array(tolerances, np.float32) * _ENOUGH, _STEPS)
     a, t, low = (
         np.stack([getattr(lane, name) for lane in on_host]).astype(np.float32)
         for name in ("a", "t", "strengths")
@@ -202,12 +202,12 @@ def solve(
     return Solution(*leaves), left
 
 
-@over_lanes(static=("limits",))
+@over_lanes(shared=("limits",))
 def _walk(a, t, strengths, limits):
     return jax.vmap(functools.partial(rotated_newton.walk, limits=limits))(a, t, strengths)
 
 
-@over_lanes(static=("limits",))
+@over_lanes(shared=("limits",))
 def _refine(a, t, strengths, bases, following, limits):
     refine = functools.partial(rotated_newton.refine, limits=limits)
     return jax.vmap(refine)(a, t, strengths, bases, following)

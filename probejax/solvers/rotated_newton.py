@@ -62,7 +62,7 @@ def walk(
     a: Float[Array, "n r"],
     t: Float[Array, " n"],
     strengths: Float[Array, " P"],
-    limits: tuple[tuple[float, ...], int],
+    limits: tuple[Float[Array, " P"], Int[Array, ""]],
 ) -> tuple[Array, ...]:
     """Returns the solutions (u, b) along a path of rising strengths, and the steps they took.
 
@@ -98,7 +98,7 @@ def refine(
     strengths: Float[Array, " P"],
     bases: Base,
     following: Int[Array, " P1"],
-    limits: tuple[tuple[float, ...], int],
+    limits: tuple[Float[Array, " P"], Int[Array, ""]],
 ) -> tuple[Array, ...]:
     """Returns how far the solutions are from their bases, (u, b), and the steps it took.
 
@@ -148,7 +148,7 @@ def _advance(a, t, strengths, state: State, base: Base, u, b, limits, after, wal
     stalled = (state.share == 1) & (share == 1) & (gain > _STALLED * state.gain)
     idle = ~broken & (share == 0)
     steps = state.steps + 1
-    over = (slope <= jnp.asarray(enough, a.dtype)[here] * value) | stalled | idle | (steps >= most)
+    over = (slope <= enough[here] * value) | stalled | idle | (steps >= most)
     over = over | (state.ridge > _HOPELESS)
     slot = jnp.where(over, here, count)  # past the end: dropped
     path = tuple(
