@@ -14,8 +14,7 @@ from probejax.probes.closed_form import codes_of
 from probejax.probes.logreg import centred, linear
 from probejax.probes.rows import Rows
 from probejax.solvers import codes, small_logreg
-from probejax.solvers.engine import each, once
-from probejax.solvers.spread import over_lanes
+from probejax.solvers.engine import once
 
 _MOST = 100  # components at most, as the study has it
 _CANDIDATES = 10  # numbers of components at most
@@ -28,6 +27,7 @@ C = 1.0  # scikit-learn's default, which the study leaves
 class _Basis(NamedTuple):
     """Principal components of S sets of rows: those of row x are ((x - mean) / scale) @ vectors."""
 
+    rows: np.ndarray | Array  # [S, n, K], components of all rows of the set
     mean: np.ndarray | Array  # [S, d]
     scale: np.ndarray | Array  # [S, d]
     vectors: np.ndarray | Array  # [S, d, K], by falling variance; zero beyond the rank
@@ -59,12 +59,10 @@ def fit(
     of_lanes, of_folds = _split(_bases(known, *sets), len(train))
 
     def path(folds):
-        z = _components(known, train[folds.lane], of_folds)
-        return _search(z, folds, y, grids[folds.lane])
+        return _search(of_folds.rows, folds, y, grids[folds.lane])
 
     def refit(number):
-        z = _components(known, train, of_lanes)
-        solution = small_logreg.solve(z, mask, y, C, leading=number)
+        solution = small_logreg.solve(of_lanes.rows, mask, y, C, leading=number)
         code = codes_of(usable, train, mask, y)
         code = np.where(code == codes.CONVERGED, solution.code, code)
         w, b = _in_features(solution.w, solution.b, of_lanes)
@@ -105,16 +103,17 @@ def _find(own, seen, count) -> _Basis:
     """
     z, learnt, products = _standardised(own, seen)
     axes = [_axes(each_, count) for each_ in np.asarray(products)]
-    variance, vectors = map(np.stack, zip(*axes, strict=True))
-    return _Basis(learnt.mean, learnt.scale, _in_columns(z, variance, vectors))
+    vectors, components = _in_columns(z, seen, *map(np.stack, zip(*axes, strict=True)))
+    return _Basis(components, learnt.mean, learnt.scale, vectors)
 
 
 @jax.jit
 @jax.vmap
 def _standardised(own, seen):
     z, learnt = scale.standardise(own, seen)
-    z = jnp.where(seen[:, None], z, 0)
-    return z, learnt, _times(z, z.T) if len(z) <= z.shape[1] else _times(z.T, z)
+    known = jnp.where(seen[:, None], z, 0)
+    products = _times(known, known.T) if len(z) <= z.shape[1] else _times(known.T, known)
+    return z, learnt, products
 
 
 def _axes(products: Float[np.ndarray, "m m"], count: int):
@@ -131,27 +130,17 @@ def _axes(products: Float[np.ndarray, "m m"], count: int):
 
 @jax.jit
 @jax.vmap
-def _in_columns(z, variance, vectors):
+def _in_columns(z, seen, variance, vectors):
+    """Returns the vectors whose products with columns are components, and these of every row."""
     if len(z) <= z.shape[1]:
-        vectors = _times(z.T, vectors)
+        vectors = _times(jnp.where(seen[:, None], z, 0).T, vectors)
         size = jnp.sqrt((vectors * vectors).sum(axis=0))
         vectors = vectors / jnp.where(size > 0, size, 1)[None, :]
     else:
         size = jnp.sqrt(jnp.maximum(variance, 0))
     real = size * size > _RANK * size[0] ** 2
-    return jnp.where(real[None, :], vectors, 0)
-
-
-def _components(x, rows, basis: _Basis) -> Float[np.ndarray, "L n K"]:
-    """Returns the components of each lane's rows."""
-    load = lambda rows, *basis: (x[rows], *basis)
-    return each(_project, (rows, *basis), max(1, _ROWS // rows.shape[1]), load=load)
-
-
-@over_lanes
-@jax.vmap
-def _project(own, mean, scale, vectors):
-    return _times((own - mean[None, :]) / scale[None, :], vectors)
+    vectors = jnp.where(real[None, :], vectors, 0)
+    return vectors, _times(z, vectors)
 
 
 def _search(z, folds: scores.Folds, y, numbers) -> Float[np.ndarray, "Q P n"]:
@@ -172,7 +161,7 @@ def _search(z, folds: scores.Folds, y, numbers) -> Float[np.ndarray, "Q P n"]:
 
 def _in_features(w, b, basis: _Basis):
     """Returns the weights and intercepts as they act on features."""
-    mean, scale, vectors = map(np.asarray, basis)
+    _, mean, scale, vectors = map(np.asarray, basis)
     w = (vectors[:, :, : w.shape[1]] @ w[:, :, None])[:, :, 0] / scale
     return w, b - (w * mean).sum(axis=1)
 
