@@ -43,7 +43,7 @@ def test_two_devices_give_the_activations_of_one(config, tmp_path):
 def test_each_worker_has_devices_of_its_own(config, tmp_path, monkeypatch):
     """Two models on four devices, and two tasks at each of them."""
     places = []
-    together = lambda works, given, _: iter(places.append((works, given)) or ())
+    together = lambda works, given, _: (each for each in places.append((works, given)) or ())
     monkeypatch.setattr(sweep.workers.meeting, "together", together)
     job = sweep.Execution(sweep.resolve(config, tmp_path), model_parallel=2)
     sweep.workers._side_by_side(job, [], str(tmp_path), 4, False, False)

@@ -17,7 +17,7 @@ from probejax.foreign import DamagedFile
 from probejax.saes import gemma_scope, registry
 
 GOLDEN = Path(__file__).parent / "golden" / "saes"
-SHIPPED_FOR = "gemma-3-270m"
+SHIPPED_FOR = {"gemma-3-270m": (9, 640), "smollm2-135m": (14, 576)}  # layer, width
 
 
 def write(folder, record=None, d_model=4, d_sae=6):
@@ -279,16 +279,17 @@ def test_the_fingerprint_follows_the_content(shelf):
     assert len(before) == 16 and found.fingerprint() != before
 
 
-def test_the_sae_that_ships_is_as_good_as_promised():
-    found = saes.shipped(SHIPPED_FOR)
-    assert found, f"no SAE ships for {SHIPPED_FOR}"
-    folder = registry._SHIPPED
-    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 12e6
+@pytest.mark.parametrize("model", SHIPPED_FOR)
+def test_the_sae_that_ships_is_as_good_as_promised(model):
+    found = saes.shipped(model)
+    assert found, f"no SAE ships for {model}"
+    layer, width = SHIPPED_FOR[model]
     for file in found:
-        assert file.layer == 9
+        assert file.layer == layer
+        assert sum(path.stat().st_size for path in file.path.parent.iterdir()) <= 12e6
         sae = file.load()
         d_model, d_sae = sae.W_enc.shape
-        assert d_model == 640 and d_sae >= 4096
+        assert d_model == width and d_sae >= 4096
         for array in jax.tree.leaves(sae):
             assert np.isfinite(array).all()
         norms = np.linalg.norm(np.asarray(sae.W_dec, np.float64), axis=1)
