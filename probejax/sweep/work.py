@@ -107,7 +107,7 @@ def _logreg(size: Size, d: int, _k: int) -> Work:
     fits = size.lanes + size.folds
     products = _STEPS * _ITERATIONS * 2.0 * m * m
     path = _FACTORS * m**3 / 3 + products + _STEPS * 4.0 * n * m + _STRENGTHS * 2.0 * n * d
-    kernels = _STEPS * (_ITERATIONS * 15 + 55) + _FACTORS * 315
+    kernels = _STEPS * (_ITERATIONS * 15 + 55) + _FACTORS * 114
     return Work(fits * path, fits * _STEPS * _ITERATIONS * 4.0 * m * m, _batches(size) * kernels)
 
 
@@ -123,7 +123,7 @@ def _pca(size: Size, d: int, _k: int) -> Work:
     fits = size.lanes + size.folds
     basis = 2.0 * n * d * m + _EIGEN * m**3 + 2.0 * n * d * most
     path = 2 * _PCA_TRIPS * (2.0 * n * most * most + most**3 / 3)
-    kernels = fits * 100 + _batches(size) * _STRENGTHS * _PCA_TRIPS * 20
+    kernels = fits * 8 + _batches(size) * _STRENGTHS * _PCA_TRIPS * 20
     return Work(fits * (basis + path), fits * 12.0 * n * d, kernels)
 
 
@@ -156,7 +156,7 @@ def _sae(size: Size, _d: int, k: int) -> Work:
     fits = size.lanes + size.folds
     trips = _STRENGTHS * _TRIPS
     trip = 2.0 * size.n * k * k + k**3 / 3 + 12.0 * size.n * k
-    return Work(fits * trips * trip, fits * trips * 8.0 * size.n * k, _batches(size) * trips * 83)
+    return Work(fits * trips * trip, fits * trips * 8.0 * size.n * k, _batches(size) * trips * 80)
 
 
 _ONE = {
