@@ -70,10 +70,11 @@ def _figures(case: _Case, sample: list[str], seconds, cache) -> Iterator[dict]:
     assert worst < 1e-4, f"the two harvests of {case.name} differ by {worst:.1e}"
     rate = count / seconds(lambda: ours(model, ids, middle))
     batched = count / seconds(lambda: torch_harvest.in_batches(theirs, ids, case.layer))
-    single = seconds(lambda: torch_harvest.one_by_one(theirs, few, case.layer))
+    single = len(np.concatenate(few)) / seconds(
+        lambda: torch_harvest.one_by_one(theirs, few, case.layer)
+    )
     name = f"harvest {case.name}"
     yield _figure(f"{name} vs batches of 32, all hidden states", rate, batched, 3.0)
-    single = len(np.concatenate(few)) / single
     yield _figure(f"{name} vs one prompt at a time, with logits", rate, single, 8.0)
     deep = models.load(case.name, case.layers, cache_dir=cache)
     alone = count / seconds(lambda: ours(deep, ids, case.layers[-1:]))

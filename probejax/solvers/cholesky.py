@@ -103,8 +103,8 @@ def inverse_factor(a: Float[Array, "n n"]) -> Float[Array, "m m"]:
     The size is padded; `solve_by_inverse` knows.
     """
     n = a.shape[-1]
-    size = min(_LEAF, 1 << (n - 1).bit_length())
-    more = -n % size
+    more = _padding(n)
+    size = min(_LEAF, n + more)
     every = jnp.arange(n + more)
     a = jnp.pad(a, ((0, more), (0, more))) + jnp.diag((every >= n).astype(a.dtype))
 

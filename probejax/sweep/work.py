@@ -123,6 +123,7 @@ def _pca(size: Size, d: int, _k: int) -> Work:
     fits = size.lanes + size.folds
     basis = 2.0 * n * d * m + _EIGEN * m**3 + 2.0 * n * d * most
     path = 2 * _PCA_TRIPS * (2.0 * n * most * most + most**3 / 3)
+    # The axes are the host's, so a basis is a few products.
     kernels = fits * 8 + _batches(size) * _STRENGTHS * _PCA_TRIPS * 20
     return Work(fits * (basis + path), fits * 12.0 * n * d, kernels)
 
