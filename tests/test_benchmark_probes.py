@@ -227,8 +227,48 @@ def test_growth_is_told_against_as_many_single_runs(tmp_path, monkeypatch):
         return Timing(0.0, seconds, seconds)
 
     monkeypatch.setattr(bench_costs, "measure", measure)
-    found = bench_probes.growth(Bench(Inline(), str(tmp_path), problem, 1, 1), ["some"], 3)
+    bench = Bench(Inline(), str(tmp_path), problem, 1, 1)
+    found = bench_probes.growth_with_seeds(bench, ["some"], 3)
     assert (found["ours"], found["theirs"], found["ratio"]) == (20.0, 24.0, 1.2)
+
+
+def test_growth_with_tasks_is_told_against_the_sum_of_sweeps_over_each(tmp_path, monkeypatch):
+    prepared = []
+
+    class Job:
+        def __init__(self, config):
+            self.config, self.plan = config, self
+
+        def prepare(self, name):
+            prepared.append(name)
+
+        def units(self):
+            return [(task, method) for task in self.config.tasks for method in self.config.methods]
+
+        def run(self, unit):
+            seconds[0] += 1.0
+
+    seconds = [0.0]
+    monkeypatch.setattr(probe_pieces.sweep, "resolve", lambda config, cache_dir: config)
+    monkeypatch.setattr(probe_pieces.sweep, "Execution", Job)
+    monkeypatch.setattr(probe_pieces.time, "perf_counter", lambda: seconds[0] + 10.0)
+    bench = Bench(Inline(), str(tmp_path), problem, 1, 1)
+    found = bench_probes.growth_with_tasks(bench, ["5_hist_fig_ismale", "87_glue_cola"], None)
+    assert prepared == ["5_hist_fig_ismale", "87_glue_cola"]
+    assert (found["ours"], found["theirs"], found["ratio"]) == (6.0, 6.0, 1.0)
+
+
+def test_what_is_compiled_counts_where_the_sweep_is_cold(tmp_path, monkeypatch):
+    def measure(piece, repeats):
+        ours = piece.side == "ours"
+        return Timing(5.0 if ours else 0.0, [2.0 if ours else 30.0], [2.0 if ours else 30.0])
+
+    monkeypatch.setattr(bench_costs, "measure", measure)
+    monkeypatch.setattr(bench_probes.methods, "DEFAULT", ("logreg",))
+    bench = Bench(Inline(), str(tmp_path), problem, 1, 0)
+    warm, cold = (bench_probes.whole(bench, ["some"], cold=cold) for cold in (False, True))
+    assert (warm["ours"], cold["ours"]) == (4.0, 10.0)  # the fits, and what chooses latents
+    assert warm["theirs"] == cold["theirs"]
 
 
 RIVALS = {"l2": ["newton-cholesky float64", "lbfgs float64"], "l1": ["liblinear 1e4", "saga"]}
@@ -275,6 +315,6 @@ def test_missing_references_are_one_sentence(monkeypatch):
 
 
 def test_records_can_be_named():
-    names = list(bench_probes.records(("a",), ("a", "b")))
-    assert len(names) == 30 and len(set(names)) == 30
-    assert {"fits/sae_k128/640/equal_accuracy", "growth/seeds/9"} < set(names)
+    names = list(bench_probes.records(("a",), ("a", "b"), None))
+    assert len(names) == 33 and names[0] == "sweep/cold"  # before anything is compiled
+    assert {"fits/sae_k128/640/equal_accuracy", "growth/seeds/9", "growth/tasks/16"} < set(names)

@@ -15,8 +15,10 @@ from experiments.benchmarks.probe_pieces import (
     Workers,
     is_batched,
     measure,
+    measure_sweep,
 )
 from probejax import sizes
+from probejax.sweep import Config
 from probejax.tasks import Condition
 
 Problems = Callable[[str], Problem]
@@ -36,6 +38,10 @@ class Costs(NamedTuple):
     def times(self, count: int) -> "Costs":
         """Returns the costs of doing it so many times, compiled once."""
         return Costs(self.wall * count, self.cpu * count, self.compile)
+
+    def cold(self) -> "Costs":
+        """Returns the costs of doing it with nothing compiled before."""
+        return Costs(self.wall + self.compile, self.cpu + self.compile, self.compile)
 
 
 class Bench:
@@ -68,11 +74,13 @@ class Bench:
         if key not in self._costs:
             piece = Piece(side, self.problem(name)[0], method, tuple(which), choices)
             jobs = [(piece, self.repeats)] * self.workers.count
-            found: list[Timing] = self.workers.run(measure, jobs)
-            wall, cpu = (np.mean([getattr(t, f) for t in found], axis=0) for f in ("wall", "cpu"))
-            first = float(np.mean([timing.first for timing in found]))
-            self._costs[key] = Costs(wall, cpu, max(0.0, first - float(np.median(wall))))
+            self._costs[key] = _mean(self.workers.run(measure, jobs))
         return self._costs[key]
+
+    def sweep(self, config: Config, cache_dir: str | None) -> Costs:
+        """Measures all units of a sweep, every worker the same at the same time."""
+        jobs = [(config, cache_dir, self.repeats)] * self.workers.count
+        return _mean(self.workers.run(measure_sweep, jobs))
 
     def every(self, side: str, method: str, name: str) -> Costs:
         """Measures all conditions of a problem: in one call, or from a sample if not batched."""
@@ -98,6 +106,13 @@ class Bench:
         conditions = self.problem(name)[1]
         count = len(drawing(conditions, self.sample, 0))
         return f"{count} of {len(conditions)} conditions, other ones in every repeat"
+
+
+def _mean(timings: Sequence[Timing]) -> Costs:
+    """Returns the costs of what workers did at the same time."""
+    wall, cpu = (np.mean([getattr(t, field) for t in timings], axis=0) for field in ("wall", "cpu"))
+    first = float(np.mean([timing.first for timing in timings]))
+    return Costs(wall, cpu, max(0.0, first - float(np.median(wall))))
 
 
 def _scaled(timing: Timing, weight: float) -> tuple[float, float]:

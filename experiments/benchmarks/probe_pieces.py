@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from probejax import devices, probes, saes
+from probejax import devices, probes, saes, sweep
 from probejax.probes.logreg import STRENGTHS
 from probejax.solvers import l1, l2
 from probejax.sweep import data as task_data
@@ -72,9 +72,23 @@ def is_batched(side: str, method: str) -> bool:
 
 def measure(piece: Piece, repeats: int) -> Timing:
     """Times a piece; what is compiled for it has run once before."""
-    work = prepare(piece)
+    return _timed(prepare(piece), is_batched(piece.side, piece.method), repeats)
+
+
+def measure_sweep(config: sweep.Config, cache_dir: str | None, repeats: int) -> Timing:
+    """Times all units of a sweep, from activations on the disk to results in memory."""
+
+    def work():
+        job = sweep.Execution(sweep.resolve(config, cache_dir))
+        for unit in job.plan.units():
+            job.run(unit)
+
+    return _timed(work, True, repeats)
+
+
+def _timed(work: Callable[[], Any], compiles: bool, repeats: int) -> Timing:
     first, wall, cpu = 0.0, [], []
-    if is_batched(piece.side, piece.method):
+    if compiles:
         began = time.perf_counter()
         work()
         first = time.perf_counter() - began
