@@ -77,7 +77,7 @@ MAY_BE_SKIPPED = {
     "test_tpu.py": "libtpu, and it is slow",
 }
 
-NOT_TIMED_BUT_TIMING = {"tpu_programs.py"}  # reports how long compiling took, and asserts nothing
+NOT_TIMED_BUT_TIMING = {"ahead_of_time.py"}  # reports how long compiling took, and asserts nothing
 
 
 def parse(path):
