@@ -27,7 +27,9 @@ def matrix(x: Any, what: str = "activations") -> Any:
         x = np.asarray(x)
     if x.ndim != 2:
         raise ValueError(f"the {what} are {x.shape}; expected one row per prompt, [rows, width]")
-    if x.dtype.kind not in "fiuV":  # V: bfloat16 and its like
+    if not x.shape[1]:
+        raise ValueError(f"the {what} have no column: {x.shape}; expected [rows, width]")
+    if x.dtype.kind not in "fiuV" or x.dtype.names:  # V: bfloat16 and its like
         raise ValueError(f"the {what} are {x.dtype}; expected numbers")
     return x.astype(np.float32)
 

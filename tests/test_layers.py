@@ -74,7 +74,7 @@ MAY_BE_SKIPPED = {
     "test_saes_live.py": "sae_lens, dictionary_learning, sparsify",
     "test_report_browser.py": "a browser and playwright",
     "test_saes_sae.py": "sae_lens",
-    "test_tpu.py": "libtpu, and it is slow",
+    "test_ahead_of_time.py": "libtpu and the CUDA compiler, and it is slow",
 }
 
 NOT_TIMED_BUT_TIMING = {"ahead_of_time.py"}  # reports how long compiling took, and asserts nothing

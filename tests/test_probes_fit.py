@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 import torch
 from sklearn.linear_model import RidgeClassifier
 
-from probejax import probes
+from probejax import probes, saes
+from probejax.probes import logreg
 from probejax.probes.fit import fit, fit_lanes
 from probejax.probes.folds import stratified_folds
 from probejax.probes.methods import LAST_TOKEN
@@ -17,6 +19,12 @@ N, D = 150, 12
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(N, D)).astype(np.float32)
 Y = (X[:, 0] + 0.5 * RNG.normal(size=N) > 0).astype(int)
+
+
+def narrow():
+    """An SAE that reads activations three wide."""
+    zeros = jnp.zeros(4)
+    return saes.SAE(jnp.ones((3, 4)), zeros, None, jnp.zeros(3), zeros)
 
 
 class Rectified:
@@ -119,6 +127,39 @@ def test_lanes_are_what_single_fits_are():
         np.testing.assert_array_equal(listed[lane].probe.w, many[lane].probe.w)
 
 
+@pytest.mark.parametrize("kind", [list, np.asarray, jnp.asarray, torch.tensor, pandas.Series])
+def test_labels_of_rows_come_in_any_kind(kind):
+    rows = [np.arange(40), np.arange(20, 90)]
+    found = fit_lanes(X, rows, kind(Y), "ridge", mask=[np.ones(40, bool), np.arange(70) < 60])
+    expected = fit_lanes(X, [rows[0], rows[1][:60]], [Y[:40], Y[20:80]], "ridge")
+    np.testing.assert_array_equal(found.probe.w, expected.probe.w)
+
+
+@pytest.mark.parametrize("method", ["ridge", "knn", "mlp"])
+def test_no_rows_have_no_logits_and_a_single_probe_no_lanes(method):
+    found = fit(X, Y, method)
+    assert found.probe(X[:0]).shape == (0,)
+    assert fit_lanes(X, np.arange(N)[None], Y, method).probe(X[:0]).shape == (1, 0)
+    with pytest.raises(IndexError, match="a single probe"):
+        found.probe[0]
+
+
+def test_more_rows_than_an_auc_counts():
+    x = np.random.default_rng(1).normal(size=(70_000, 2)).astype(np.float32)
+    found = fit(x, x[:, 0] > 0, "mean_difference")
+    assert found.val_auc > 0.99 and found.probe(x[:3]).shape == (3,)
+
+
+def test_the_search_reads_no_row_but_those_that_validate():
+    """So that few rows of a large matrix take no more memory than they need."""
+    x = np.full((50_000, 3), np.nan, np.float32)
+    x[:4] = np.arange(12).reshape(4, 3)
+    rows, val = np.array([[0, 1, 2, 9], [2, 3, 9, 9]]), np.array([[1, 0, 1, 0], [0, 1, 0, 0]], bool)
+    w, b = np.ones((2, 2, 3), np.float32), np.array([[0, 1], [0, 10]], np.float32)
+    expected = [[[3, 0, 21, 0], [4, 0, 22, 0]], [[0, 30, 0, 0], [0, 40, 0, 0]]]
+    np.testing.assert_array_equal(logreg.predict_path(x, rows, val, w, b), expected)
+
+
 def test_more_rows_than_the_study_has():
     x = np.random.default_rng(1).normal(size=(2500, 5)).astype(np.float32)
     y = (x[:, 0] > 0.5).astype(int)
@@ -158,6 +199,11 @@ def test_the_fifth_that_validates_has_both_classes(n, positives):
         ({"method": "logreg_shuffled"}, "is a control"),
         ({"method": "sae_k99", "sae": Rectified()}, "only 24"),
         ({"protocol": "lax"}, "no protocol 'lax'"),
+        ({"seed": -1}, "seed is -1; expected"),
+        ({"seed": 2**31}, "seed is 2147483648; expected"),
+        ({"x": X[:, :0]}, r"have no column: \(150, 0\)"),
+        ({"x": np.zeros(N, [("a", "f4"), ("b", "f4")])[:, None]}, "expected numbers"),
+        ({"method": "sae_k4", "sae": narrow()}, "are 12 wide and the SAE reads 3"),
     ],
 )
 def test_what_will_not_do_is_said(change, message):
@@ -174,6 +220,7 @@ def test_what_will_not_do_is_said(change, message):
         (np.array([[0.0, 1.0]]), [[0, 1]], "expected"),
         (np.array([[0, 1]]), [[0, 1, 1]], "another shape"),
         ([np.array([], int), np.array([0, 1])], [[], [0, 1]], "problem 0 has no row"),
+        (np.array([[0, 1]]), [0, 1], "2 labels and x 150 rows"),
     ],
 )
 def test_problems_that_will_not_do_are_said(rows, y, message):

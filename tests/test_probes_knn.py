@@ -114,7 +114,7 @@ def test_lanes_that_differ_in_labels_share_a_search(monkeypatch):
     (noisy,) = probe_cases.conditions(y, sizes=(140,), noise=0.3)
     asked = []
     true_search = nearest._search
-    monkeypatch.setattr(nearest, "_search", lambda *a: asked.append(len(a[2])) or true_search(*a))
+    monkeypatch.setattr(nearest, "_search", lambda *a: asked.append(len(a[1])) or true_search(*a))
     together = probe_cases.run(lambda rows: knn.fit(jnp.asarray(x), rows), [clean, noisy])
     assert asked == [1, 1]  # one for the fold that both have, one for the test rows
     alone = probe_cases.run(lambda rows: knn.fit(jnp.asarray(x), rows), [noisy])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from probejax import probes
+from probejax.probes.fit import fit_lanes
 from probejax.solvers import codes
 from tests import probe_cases
 
@@ -109,3 +110,16 @@ def test_every_device_finds_the_same(method):
             results.append(probes.BASELINES[method](jnp.asarray(x), rows).scores)
     for name, values in results[0]._asdict().items():
         np.testing.assert_array_equal(values, getattr(results[1], name), err_msg=name)
+
+
+@pytest.mark.parametrize("method", ["mean_difference", "ridge"])
+def test_a_lane_has_the_same_bits_in_any_company(method):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 40)).astype(np.float32), np.arange(300) % 2
+    rows = np.stack([rng.permutation(300)[:100] for _ in range(7)])
+    together = fit_lanes(x, rows, y, method)
+    for lane in (0, 3, 6):
+        for company in ([lane], [lane, 1, 5]):
+            found = fit_lanes(x, rows[company], y, method)
+            np.testing.assert_array_equal(found.probe.w[0], together.probe.w[lane])
+            assert found.val_auc[0] == together.val_auc[lane]

@@ -3,8 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from probejax.probes import batches, pca
+from probejax.probes.fit import fit_lanes
 from probejax.solvers import codes
 from tests import probe_cases
 from tests.reference import study_pca
@@ -103,3 +105,31 @@ def test_components_beyond_the_rank_are_zero(n):
     rank = min(n // 4 - 1, 20)
     np.testing.assert_allclose(sizes[:rank], 1, rtol=1e-5)
     np.testing.assert_array_equal(sizes[rank:], 0)
+
+
+@pytest.mark.parametrize("far, spread", [(0, 1), (7000, 1), (100, 0.01), (1000, 0.01)])
+def test_the_gap_is_that_of_the_weights_that_are_returned(far, spread):
+    """Against Newton's method in float64 on components by a decomposition of its own."""
+    rng = np.random.default_rng(0)
+    x = spread * rng.normal(size=(200, 30))
+    y = x[:, :3].sum(axis=1) / spread + 0.5 * rng.normal(size=200) > 0
+    x[:100] += far
+    x[100:] -= far  # rows of another source, which the lane does not take
+    x = x.astype(np.float32)
+    found = fit_lanes(x, np.arange(100)[None], y, "pca")
+    own, t = x[:100].astype(float), np.where(y[:100], 1.0, -1.0)
+    mean, scale = own.mean(axis=0), own.std(axis=0)
+    standard = (own - mean) / scale
+    v = np.linalg.svd(standard, full_matrices=False)[2][: int(found.hyperparameter[0])]
+    best = LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-12).fit(standard @ v.T, t)
+
+    def objective(w, logits):
+        return 0.5 * w @ w + np.logaddexp(0, -t * logits).sum()
+
+    least = objective(best.coef_[0], best.decision_function(standard @ v.T))
+    w, b = (np.asarray(leaf[0], float) for leaf in (found.probe.w, found.probe.b))
+    logits = (own - np.asarray(found.probe.mean, float)) @ w + b
+    excess = objective(v @ (w * scale), logits) / least - 1
+    assert excess <= 2 * found.gap[0] + 2e-7  # rounding of the components apart
+    assert found.code[0] == (codes.CONVERGED if found.gap[0] <= 1e-6 else codes.MAX_TRIPS)
+    assert (found.gap[0] > 1e-6) == (far / spread > 1e4)  # float32 has no more digits

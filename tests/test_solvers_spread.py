@@ -58,7 +58,6 @@ def a_lane_each(monkeypatch):
     settings = {
         "solvers.small_logreg": ("_LANES",),
         "solvers.l1": ("_LANES",),
-        "solvers.ridge": ("_NUMBERS",),
         "probes.pca": ("_SETS", "_ROWS"),
         "probes.lda": ("_FITS",),
         "sizes": ("_IN_CACHE",),
@@ -70,7 +69,7 @@ def a_lane_each(monkeypatch):
 
 
 # Fake devices share the threads of a CPU too, so that some products are cut in another way.
-_SLOW = [("logreg", 1e-9), ("logreg_l1", 1e-9), ("ridge", 1e-9), ("pca", 1e-3), ("mlp", 1e-4)]
+_SLOW = [("logreg", 1e-9), ("logreg_l1", 1e-9), ("pca", 1e-3), ("mlp", 1e-4)]
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def fit(
       ValueError: the features or the rows will not do, see `given.features_of`.
     """
     rows = given.features_of(features, rows, protocol)
-    known, mean, usable = centred(features)
+    known, middle, usable = centred(features)
     train, mask, y = rows.train, rows.train_mask, rows.y_train
 
     def solved(train, mask, y):
@@ -40,7 +40,7 @@ def fit(
         finite = np.isfinite(w).all(axis=1) & np.isfinite(b)
         code = np.where((code == codes.CONVERGED) & ~finite, codes.NON_FINITE, code)
         good = code == codes.CONVERGED
-        return linear(np.where(good[:, None], w, 0), np.where(good, b, 0), mean), code
+        return linear(np.where(good[:, None], w, 0), np.where(good, b, 0), middle), code
 
     def path(folds):
         probe, _ = solved(train[folds.lane], folds.train, y[folds.lane])

@@ -14,6 +14,7 @@ from probejax.probes.families.probe import joined
 from probejax.probes.folds import stratified_folds
 from probejax.probes.rows import Rows, batches
 from probejax.probes.scores import PROTOCOLS, Fit, Protocol, Scores
+from probejax.saes import part
 from probejax.saes.named import NamedSAE
 from probejax.saes.stream import Dictionary
 from probejax.tasks import Condition
@@ -52,7 +53,7 @@ def fit(
       method: `logreg`, `ridge`, `pca`, `knn`, `mlp`, `mean_difference`, `lda`, `logreg_l1`,
         `xgboost`; `sae_k<k>` with an SAE; or one that reads all tokens, such as `attention`.
       sae: for `sae_k<k>`: an SAE, or anything with `encode(x)`.
-      seed: of the shuffle, the folds and what a method draws.
+      seed: of the shuffle, the folds and what a method draws; from 0 to 2,147,483,647.
       protocol: `strict` learns scalers and rankings inside each fold; `paper`, as the study does,
         on all rows.
 
@@ -63,6 +64,7 @@ def fit(
     Raises:
       ValueError: the arrays, the labels, the method or the SAE will not do; the message says why.
     """
+    _check_seed(seed)
     found, classes = inputs.two_classes(y)
     tokens = x if isinstance(x, Activations) else None
     count = len(inputs.matrix(x)) if tokens is None else len(tokens.counts)
@@ -104,8 +106,8 @@ def fit_lanes(
       x: [N, d] activations that the problems share, as for `fit`.
       rows: [L, n] row numbers into `x`, one line per problem; their order decides which validate,
         so shuffle them. Or a list of L arrays of different lengths.
-      y: the label of each of these, in the same shape: two values over all problems; or [N], one
-        label per row of `x`.
+      y: the label of each of these, in the same shape: two values over all problems; or one label
+        for each row of `x`, [N]. Arrays of NumPy, JAX or torch, or lists.
       method: as for `fit`.
       mask: [L, n], False where a line is shorter and the rest of it is padding.
       sae: as for `fit`.
@@ -119,6 +121,7 @@ def fit_lanes(
     Raises:
       ValueError: as for `fit`; or a problem has no row, or one that does not exist.
     """
+    _check_seed(seed)
     rules = methods.parse(method)
     if protocol not in PROTOCOLS:
         raise ValueError(f"there is no protocol {protocol!r}; expected {' or '.join(PROTOCOLS)}")
@@ -139,10 +142,15 @@ def fit_lanes(
     features = jnp.asarray(inputs.matrix(x) if tokens is None else tokens.last())
     source = tokens if rules.reads_tokens else features
     sae = sae.sae if isinstance(sae, NamedSAE) else sae
+    if sae is not None and part.width(sae) not in (None, features.shape[1]):
+        raise ValueError(
+            f"the activations are {features.shape[1]} wide and the SAE reads {part.width(sae)}; "
+            "give an SAE of the same model and place"
+        )
     conditions, classes = _problems(rows, y, mask, len(features), seed)
     found = [
-        (lanes, _fit(method, source, part, sae, cast(Protocol, protocol)))
-        for lanes, part in batches(conditions, most_rows=_TOGETHER, folds=stratified_folds)
+        (lanes, _fit(method, source, some, sae, cast(Protocol, protocol)))
+        for lanes, some in batches(conditions, most_rows=_TOGETHER, folds=stratified_folds)
     ]
     back = np.argsort(np.concatenate([lanes for lanes, _ in found]))
     together = joined([each.probe for _, each in found])[back]
@@ -150,6 +158,11 @@ def fit_lanes(
     scores = Scores(*(np.concatenate(leaf)[back] for leaf in leaves))
     trained = sum(len(condition.train) for condition in conditions)
     return _named(Fit(together, scores), method, trained, classes)
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"the seed is {seed}; expected a whole number from 0 to {2**31 - 1:,}")
 
 
 def _named(found: Fit, method: str, rows: int, classes: tuple[Any, Any]) -> Fit:
@@ -165,15 +178,20 @@ def _problems(rows, y, mask, count: int, seed: int) -> tuple[list[Condition], tu
         if line.ndim != 1 or line.dtype.kind not in "iu":
             raise ValueError(f"rows of problem {lane} are {line.dtype}{line.shape}; expected [n]")
     sizes = [len(line) for line in lines]
-    own = np.shape(y)[:1] if isinstance(y, np.ndarray) and y.ndim == 1 else None
-    if own == (count,):
+    y = y.detach().to("cpu").numpy() if hasattr(y, "detach") else y
+    found = list(np.asarray(y)) if hasattr(y, "__array__") else list(y)
+    if found and all(np.ndim(label) == 0 for label in found):  # a label for each row of x
         inputs.within(np.concatenate(lines), np.ones(sum(sizes), bool), count)
-        found = [np.asarray(y)[line] for line in lines]
-    else:
-        found = [np.asarray(line) for line in y]
+        if len(found) != count:
+            raise ValueError(
+                f"y holds {len(found):,} labels and x {count:,} rows; expected a label for each "
+                "row of x, or one for each row number in rows"
+            )
+        found = [np.asarray(found)[line] for line in lines]
+    found = [np.asarray(line) for line in found]
     if [each.shape for each in found] != [(size,) for size in sizes]:
         raise ValueError("y has another shape than rows; expected one label for each row number")
-    masks = [np.ones(size, bool) for size in sizes] if mask is None else list(np.asarray(mask))
+    masks = [np.ones(size, bool) for size in sizes] if mask is None else [*map(np.asarray, mask)]
     if [np.shape(each) for each in masks] != [(size,) for size in sizes]:
         raise ValueError("the mask has another shape than rows; expected True or False for each")
     kept = [inputs.binary(each, what="values of mask").astype(bool) for each in masks]

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from probejax.probes import given, scores
+from probejax.probes import given, scale, scores
 from probejax.probes.closed_form import codes_of
 from probejax.probes.families import Neighbours
 from probejax.probes.nearest import Search, learn_scales, nearest
@@ -32,9 +32,9 @@ def fit(
       ValueError: the features or the rows will not do, see `given.features_of`.
     """
     rows = given.features_of(features, rows, protocol)
-    usable = np.array(np.isfinite(np.asarray(features)).all(axis=1))
+    usable = given.finite(np.asarray(features))
     x = np.where(usable[:, None], features, 0).astype(np.float64)
-    x -= x.mean(axis=0)
+    x -= scale.middle(x[usable])
     train, mask, y = rows.train, rows.train_mask, rows.y_train
     folds, lanes = scores.folds(rows, protocol), len(train)
     grids = _grids(mask, folds)

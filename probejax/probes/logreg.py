@@ -1,11 +1,10 @@
 """L2 logistic regression on the raw features (`find_best_reg` of the study's code)."""
 
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from probejax.probes import given, scores
+from probejax.probes import given, scale, scores
 from probejax.probes.families import Linear
-from probejax.probes.families.linear import products
 from probejax.probes.rows import Rows
 from probejax.solvers import l2
 
@@ -31,17 +30,17 @@ def fit(
       ValueError: the features or the rows will not do, see `given.features_of`.
     """
     rows = given.features_of(features, rows, protocol)
-    x, mean, _ = centred(features)
+    x, middle, _ = centred(features)
     train, mask, y = rows.train, rows.train_mask, rows.y_train
     shared = l2.share(x, train, mask)
 
     def path(folds):
         found = l2.solve_path(shared, train[folds.lane], folds.train, y[folds.lane], STRENGTHS)
-        return predict_path(x, train[folds.lane], found.w, found.b)
+        return predict_path(x, train[folds.lane], folds.val, found.w, found.b)
 
     def refit(C):
         found = l2.solve(shared, train, mask, y, C)
-        return linear(found.w, found.b, mean), found.gap, found.code
+        return linear(found.w, found.b, middle), found.gap, found.code
 
     return scores.search_and_refit(features, rows, protocol, STRENGTHS, path, refit, DEFAULT_C)
 
@@ -49,23 +48,31 @@ def fit(
 def centred(
     features: Float[Array | np.ndarray, "N d"],
 ) -> tuple[Float[np.ndarray, "N d"], Float[np.ndarray, " d"], Bool[np.ndarray, " N"]]:
-    """Returns the features, float32, without their mean; the mean; and which rows are finite.
+    """Returns the features, float32, without their middle; the middle; and which rows are finite.
 
-    The mean is that of the finite rows, if any; the others become zero.
+    Rows that are not finite become zero.
     """
     x = np.asarray(features, np.float32)
     usable = given.finite(x)
-    x = np.where(usable[:, None], x, 0)
-    mean = (x.sum(axis=0, dtype=np.float64) / max(usable.sum(), 1)).astype(np.float32)
-    return np.where(usable[:, None], x - mean[None, :], 0), mean, usable
+    middle = scale.middle(x[usable])
+    return np.where(usable[:, None], x - middle[None, :], 0), middle, usable
 
 
-def linear(w, b, mean) -> Linear:
-    """Returns probes whose weights act on features without their mean."""
-    return Linear(np.asarray(w), np.asarray(b), np.asarray(mean))
+def linear(w, b, middle) -> Linear:
+    """Returns probes whose weights act on features without their middle."""
+    return Linear(np.asarray(w), np.asarray(b), np.asarray(middle))
 
 
-def predict_path(x, rows, w, b) -> Float[np.ndarray, "L P n"]:
-    """Returns the logits of each lane's rows at every strength."""
-    every = products(np.asarray(w).reshape(-1, x.shape[1]), x).reshape(*np.shape(b), -1)
-    return np.take_along_axis(every, rows[:, None, :], axis=2) + np.asarray(b)[:, :, None]
+def predict_path(
+    x: Float[np.ndarray, "N d"],
+    rows: Int[np.ndarray, "Q n"],
+    val: Bool[np.ndarray, "Q n"],
+    w: Float[Array | np.ndarray, "Q P d"],
+    b: Float[Array | np.ndarray, "Q P"],
+) -> Float[np.ndarray, "Q P n"]:
+    """Returns the logits at every strength on the rows that validate; zeros on the others."""
+    w, b = np.asarray(w), np.asarray(b)
+    logits = np.zeros((*b.shape, rows.shape[1]), np.float32)
+    for fit, (line, own) in enumerate(zip(rows, val, strict=True)):
+        logits[fit][:, own] = w[fit] @ x[line[own]].T + b[fit][:, None]
+    return logits

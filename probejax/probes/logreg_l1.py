@@ -36,7 +36,7 @@ def fit(
       ValueError: the features or the rows will not do, see `given.features_of`.
     """
     rows = given.features_of(features, rows, protocol)
-    x, mean, _ = centred(features)
+    x, middle, _ = centred(features)
     train, mask, y = rows.train, rows.train_mask, rows.y_train
     size = train.shape[1] * x.shape[1]
 
@@ -46,14 +46,14 @@ def fit(
             return l1.solve_path(x[train[folds.lane[part]]], *map(jnp.asarray, (*own, STRENGTHS)))
 
         found = _chunked(solve, len(folds.lane), size)
-        return predict_path(x, train[folds.lane], found.w, found.b)
+        return predict_path(x, train[folds.lane], folds.val, found.w, found.b)
 
     def refit(C):
         def solve(part):
             return l1.solve(x[train[part]], *map(jnp.asarray, (mask[part], y[part], C[part])))
 
         found = _chunked(solve, len(train), size)
-        return linear(found.w, found.b, mean), found.gap, found.code
+        return linear(found.w, found.b, middle), found.gap, found.code
 
     return scores.search_and_refit(features, rows, protocol, STRENGTHS, path, refit, DEFAULT_C)
 

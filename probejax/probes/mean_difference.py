@@ -24,13 +24,10 @@ def fit(
 
 
 def _solve(x, rows, mask, y):
-    lanes = np.arange(len(rows))[:, None]
-
-    def mean(mask):  # [Q, d]; a product with all rows moves less than a gather of each fit's own
-        weights = mask / np.maximum(mask.sum(axis=1, keepdims=True), 1)
-        share = np.zeros((len(rows), len(x)), np.float32)
-        np.add.at(share, (lanes, rows), weights.astype(np.float32))
-        return share @ x
+    def mean(mask):  # [Q, d]; fit by fit, so that none depends on the others
+        own = (x[line[real]] for line, real in zip(rows, mask, strict=True))
+        sums = [each.sum(axis=0, dtype=np.float64) / max(len(each), 1) for each in own]
+        return np.array(sums, np.float32).reshape(len(rows), x.shape[1])
 
     positive, negative = mean(mask & (y == 1)), mean(mask & (y == 0))
     w = positive - negative

@@ -71,7 +71,6 @@ def nearest(
       The index of a search and, for its queries, the positions in `rows` of the nearest ones. For
       each k that matters the first k are the nearest k; equally near ones go by position.
     """
-    rough = x.astype(np.float32)
     groups = distinct(*list(zip(*searches, strict=True))[:4])
     k = {group[0]: np.unique(np.concatenate([searches[i].k for i in group])) for group in groups}
     weights = np.stack([searches[i].scale ** -2.0 for i in k], axis=1)
@@ -80,7 +79,7 @@ def nearest(
     def search(which):
         some = list(dict.fromkeys(which.tolist()))  # a spare slot repeats one
         chosen = [searches[i]._replace(k=k[i]) for i in some]
-        return _search(x, rough, chosen, np.stack([lengths[i] for i in some], axis=1), chunk)
+        return _search(x, chosen, np.stack([lengths[i] for i in some], axis=1), chunk)
 
     chunk = max(1, _WIDTH // len(searches[0].rows))
     # Selecting is numpy's and products are XLA's: with a thread per core neither waits.
@@ -91,12 +90,11 @@ def nearest(
             yield index, positions
 
 
-def _search(x, rough, chosen: Sequence[Search], lengths, chunk: int) -> list[np.ndarray]:
+def _search(x, chosen: Sequence[Search], lengths, chunk: int) -> list[np.ndarray]:
     """Returns the nearest of each of a few searches, which share their products.
 
     Args:
       x: all features, float64.
-      rough: the same in float32.
       chosen: the searches.
       lengths: [N, S], squared length of every row in the scale of each search.
       chunk: how many searches the products are made for.
@@ -109,11 +107,15 @@ def _search(x, rough, chosen: Sequence[Search], lengths, chunk: int) -> list[np.
     most = max(int(search.k[-1]) for search in chosen)
     parts = [np.zeros((0, len(chosen), most), np.int32)]
     with jax.enable_x64(True):
-        weight = np.stack([chosen[i].scale ** -2.0 for i in fill]).astype(np.float32)
-        own = rough[rows]
+        # What float32 multiplies is near one in size, however large or small a feature is.
+        scales = np.stack([chosen[i].scale for i in fill])
+        size = np.sqrt(scales.min(axis=0)) * np.sqrt(scales.max(axis=0))
+        weight = ((size / scales) ** 2).astype(np.float32)
+        own = (x[rows] / size).astype(np.float32)
         for start in range(0, len(queries), _QUERIES):
             block = queries[start : start + _QUERIES]
-            keys = _keys(rough[np.resize(block, _QUERIES)], own, weight, norm.astype(np.float32))
+            asked = (x[np.resize(block, _QUERIES)] / size).astype(np.float32)
+            keys = _keys(asked, own, weight, norm.astype(np.float32))
             length = np.sqrt(lengths[block])
             doubt = _ROUNDING * longest[: len(chosen)] * (length + longest[: len(chosen)])
             for count in (min(most + _SPARE, rows.shape[1]), rows.shape[1]):

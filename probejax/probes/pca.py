@@ -21,6 +21,7 @@ _CANDIDATES = 10  # numbers of components at most
 _NARROW = 16  # columns that the fits of up to so many components are given
 _ROWS, _SETS = 2048, 16  # whose components are found together, at most
 _RANK = 1e-6  # of the largest variance; below it float32 knows no direction
+_TOLERANCE, _TINY = 1e-6, 1e-30
 C = 1.0  # scikit-learn's default, which the study leaves
 
 
@@ -38,7 +39,8 @@ def fit(
 ) -> scores.Fit:
     """Fits one probe per lane: standard scaler, components, and L2 logistic regression with C = 1.
 
-    The components are exact; the study's come from a randomised method that is not seeded. Of
+    The components are exact; the study's come from a randomised method that is not seeded. The gap
+    is that of the weights as they act on features, what their basis is rounded by included. Of
     numbers of components that validate equally well the smallest is chosen, and up to three rows
     are fitted on all that they have.
 
@@ -62,15 +64,18 @@ def fit(
         return _search(of_folds.rows, folds, y, grids[folds.lane])
 
     def refit(number):
-        solution = small_logreg.solve(of_lanes.rows, mask, y, C, leading=number)
+        exact = _components(known, train, of_lanes)
+        solution = small_logreg.solve(exact, mask, y, C, leading=number)
         code = codes_of(usable, train, mask, y)
         code = np.where(code == codes.CONVERGED, solution.code, code)
         w, b = _in_features(solution.w, solution.b, of_lanes)
         good = code <= codes.MAX_TRIPS
-        probe = linear(np.where(good[:, None], w, 0), np.where(good, b, 0), centre)
-        return probe, np.where(code <= codes.MAX_TRIPS, solution.gap, np.nan), code
+        w, b = np.where(good[:, None], w, 0), np.where(good, b, 0)
+        gap = np.where(good, _gap_in_features(known, rows, w, b, solution), np.nan)
+        late = (code == codes.CONVERGED) & ~(gap <= _TOLERANCE)
+        return linear(w, b, centre), gap, np.where(late, codes.MAX_TRIPS, code)
 
-    most = np.minimum(sizes, known.shape[1])
+    most = np.minimum(sizes, min(known.shape[1], _MOST))
     return scores.search_and_refit(features, rows, protocol, grids, path, refit, most)
 
 
@@ -159,11 +164,38 @@ def _search(z, folds: scores.Folds, y, numbers) -> Float[np.ndarray, "Q P n"]:
     return logits
 
 
+def _components(x, rows, basis: _Basis) -> Float[np.ndarray, "L n K"]:
+    """Returns the components of every lane's rows, not rounded before the last step."""
+    _, mean, scale, vectors = (np.asarray(part, np.float64) for part in basis)
+    z = [((x[rows[i]] - mean[i]) / scale[i]) @ vectors[i] for i in range(len(rows))]
+    return np.stack(z).astype(np.float32)
+
+
 def _in_features(w, b, basis: _Basis):
     """Returns the weights and intercepts as they act on features."""
-    _, mean, scale, vectors = map(np.asarray, basis)
-    w = (vectors[:, :, : w.shape[1]] @ w[:, :, None])[:, :, 0] / scale
-    return w, b - (w * mean).sum(axis=1)
+    mean, scale, vectors, w, b = (np.asarray(part, np.float64) for part in (*basis[1:], w, b))
+    w = ((vectors[:, :, : w.shape[1]] @ w[:, :, None])[:, :, 0] / scale).astype(np.float32)
+    return w, (b - (w * mean).sum(axis=1)).astype(np.float32)
+
+
+def _gap_in_features(x, rows: Rows, w, b, solution) -> Float[np.ndarray, " L"]:
+    """Returns the relative gaps of probes as they act on features.
+
+    Args:
+      x: the features.
+      rows: the lanes.
+      w: weights of features.
+      b: intercepts beside them.
+      solution: the same probes on components, with the objective and its bound there.
+    """
+    gaps = np.asarray(solution.gap, np.float64).copy()
+    for lane, real in enumerate(rows.train_mask):
+        own, t = x[rows.train[lane][real]].astype(np.float64), 2.0 * rows.y_train[lane][real] - 1.0
+        losses = np.logaddexp(0, -t * (own @ w[lane] + b[lane])).sum()
+        value = 0.5 * (np.asarray(solution.w[lane], np.float64) ** 2).sum() + C * losses
+        bound = solution.objective[lane] * (1 - gaps[lane])
+        gaps[lane] = max(gaps[lane], (value - bound) / max(value, _TINY))
+    return gaps
 
 
 def _times(a, b):

@@ -27,15 +27,15 @@ def fit(
       ValueError: the features or the rows will not do, see `given.features_of`.
     """
     rows = given.features_of(features, rows, protocol)
-    x, mean, _ = centred(features)
+    x, middle, _ = centred(features)
     train, mask, y = rows.train, rows.train_mask, rows.y_train
 
     def path(folds):
         found = ridge.solve_path(x, train[folds.lane], folds.train, y[folds.lane], STRENGTHS)
-        return predict_path(x, train[folds.lane], found.w, found.b)
+        return predict_path(x, train[folds.lane], folds.val, found.w, found.b)
 
     def refit(C):
         found = ridge.solve(x, train, mask, y, C)
-        return linear(found.w, found.b, mean), found.gap, found.code
+        return linear(found.w, found.b, middle), found.gap, found.code
 
     return scores.search_and_refit(features, rows, protocol, STRENGTHS, path, refit, DEFAULT_C)

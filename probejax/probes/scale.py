@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
+_SAMPLE = 512  # rows
 _EPS = float(np.finfo(np.float64).eps)  # scikit-learn's bound, whatever the precision here
 
 
@@ -57,6 +58,16 @@ def learn(x: Float[Array, "n d"], mask: Bool[Array, " n"]) -> Scale:
     mean = first + (mean + error)
     constant = var <= count * _EPS * var + (count * mean * _EPS) ** 2
     return Scale(mean, jnp.where(constant, 1, jnp.sqrt(jnp.maximum(var, 0))))
+
+
+def middle(x: Shaped[np.ndarray, "n d"]) -> Shaped[np.ndarray, " d"]:
+    """Returns where rows lie, roughly: the median of some, spread evenly over all.
+
+    Unlike a mean it stays where most rows are, so those that no lane names may hold anything. Rows
+    must be finite; without any it is zero.
+    """
+    some = x[:: max(1, len(x) // _SAMPLE)]
+    return np.median(some, axis=0).astype(x.dtype) if len(some) else np.zeros(x.shape[1], x.dtype)
 
 
 def apply(scale: Scale, x: Float[Array, "n d"]) -> Float[Array, "n d"]:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from probejax import metrics
+from probejax import metrics, sizes
 from probejax.probes import methods
 from probejax.probes.families import Probe
 from probejax.probes.rows import Rows
@@ -183,7 +183,8 @@ def choose(
     mean = np.zeros((lanes, auc.shape[1]))
     np.add.at(mean, which.lane, auc)
     mean /= count[:, None]
-    best = mean.argmax(axis=1)
+    # A candidate without an AUC never wins; where none has one, the first stands for all.
+    best = np.where(np.isnan(mean), -np.inf, mean).argmax(axis=1)
     best[~searched(rows)] = default
     return mean[np.arange(lanes), best], best
 
@@ -278,10 +279,18 @@ def fold_auc(
     mask: Bool[np.ndarray, "Q n"],
 ) -> Float[np.ndarray, "Q P"]:
     """Returns the AUC of every prediction of every fit on the rows that its mask counts."""
-    fits, candidates, n = predictions.shape
-    flat = predictions.reshape(-1, n)
-    load = lambda which: (flat[which], y[which // candidates], mask[which // candidates])
-    found = each(_auc, np.arange(len(flat)), _PREDICTIONS, load=load)
+    fits, candidates, _ = predictions.shape
+    size = sizes.up(int(mask.sum(axis=1).max(initial=0)), sizes.TRAIN)
+    first = np.argsort(~mask, axis=1, kind="stable")[:, :size]  # those that count
+    first = np.pad(first, ((0, 0), (0, size - first.shape[1])))
+    counts = np.arange(size)[None, :] < mask.sum(axis=1)[:, None]
+
+    def load(which):
+        fit, own = which // candidates, first[which // candidates]
+        flat = predictions[fit, which % candidates]
+        return np.take_along_axis(flat, own, axis=1), y[fit[:, None], own], counts[fit]
+
+    found = each(_auc, np.arange(fits * candidates), _PREDICTIONS, load=load)
     return found.reshape(fits, candidates).astype(np.float64)
 
 

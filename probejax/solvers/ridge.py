@@ -5,29 +5,32 @@ A lane is one problem:
     minimise  0.5 |w|^2 + 0.5 C sum_i (t_i - x_i.w - b)^2,   t_i = +-1,  b unpenalised.
 
 That is scikit-learn's RidgeClassifier with alpha = 1 / C. Centred, it is a linear system: in the
-space of features X' X + I / C, in that of samples X X' + I / C; the smaller decides. Lanes with the
-same rows differ in their labels alone, so one factor per strength serves them all.
+space of features X' X + I / C, in that of samples X X' + I / C; the smaller decides. The host finds
+its eigenvectors, once for all strengths and for all lanes that have the same rows. A factor for
+each strength would be no faster, and breaks down where C times the features squared outgrows the
+precision; eigenvectors show which directions are there at all.
 
-The objective is 1-strongly convex in w once b is optimal, so it lies at most |g|^2 / 2 above its
-minimum, g the gradient there (Boyd and Vandenberghe 2004, section 9.1.2). That is taken at the
-float64 solution, and what its rounding to float32 costs is measured.
+With r_i = t_i - x_i.w - b, any a whose sum is zero is a point of the dual, and the objective lies
+at most 0.5 |w - X' a|^2 + 0.5 C |r - a / C|^2 above its minimum (the Fenchel gap of squares; Boyd
+and Vandenberghe 2004, section 5.1). The better of two such points counts: a = C r, and in the space
+of samples the solution itself. That is taken in float64, and what rounding to float32 costs is
+measured.
 """
 
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jaxtyping import Array, Bool, Float, Int
 
 from probejax import inputs
-from probejax.solvers import cholesky, codes, engine
+from probejax.solvers import codes, engine
 from probejax.solvers.codes import Solution
 from probejax.solvers.lanes import checked
-from probejax.solvers.spread import over_lanes
 
-_NUMBERS = 2**19  # in the matrices that are factored together, on a CPU
 _TOLERANCE = 1e-6
+_EPS = float(np.finfo(np.float64).eps)
 
 
 def solve_path(
@@ -55,20 +58,7 @@ def solve_path(
     """
     mask, y = checked(mask, y, C, np.shape(rows))
     rows = inputs.within(rows, mask, len(x))
-    of_size: dict[int, list[list[int]]] = {}  # few numbers of labels compile
-    for group in engine.distinct(rows, mask):
-        of_size.setdefault(1 << (len(group) - 1).bit_length(), []).append(group)
-    lanes, parts = [], []
-    for size, some in of_size.items():
-        first = [group[0] for group in some]
-        labels = np.stack([y[np.resize(group, size)] for group in some])
-        strengths = np.tile(np.asarray(C, np.float64), (len(some), 1))
-        found = _solve(x, rows[first], mask[first], labels, strengths)
-        for number, group in enumerate(some):
-            lanes += group
-            parts.append(Solution(*(leaf[number, : len(group)] for leaf in found)))
-    back = np.argsort(lanes)
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[back], *parts)
+    return _solve(x, rows, mask, y, np.tile(np.asarray(C, np.float64), (len(rows), 1)))
 
 
 def solve(
@@ -81,70 +71,87 @@ def solve(
     """Solves every lane at its own C; arguments as for `solve_path`."""
     mask, y = checked(mask, y, C, np.shape(rows))
     rows = inputs.within(rows, mask, len(x))
-    found = _solve(x, rows, mask, y[:, None], np.asarray(C, np.float64)[:, None])
-    return jax.tree.map(lambda leaf: leaf[:, 0, 0], found)
+    found = _solve(x, rows, mask, y, np.asarray(C, np.float64)[:, None])
+    return jax.tree.map(lambda leaf: leaf[:, 0], found)
 
 
 def _solve(x, rows, mask, y, C) -> Solution:
-    """Solves G sets of rows with labels y [G, g, n] at C [G, P]; axes [G, g, P, ...]."""
-    n, d = rows.shape[1], x.shape[1]
-    numbers = _NUMBERS if jax.default_backend() == "cpu" else 512 * _NUMBERS
-    batch = 1 << (min(len(rows), max(1, numbers // (n * min(n, d)))) - 1).bit_length()
-    x = jnp.asarray(x, jnp.float32)
-    with jax.enable_x64(True):
-        return engine.each(_set, (rows, mask, y, C), batch, x)
+    x, lanes, parts = np.asarray(x, np.float32), [], []
+    for group in engine.distinct(rows, mask):
+        line, real = rows[group[0]], mask[group[0]]
+        system = _System(x[line[real]].astype(np.float64))
+        lanes += group
+        parts += [system.at(y[lane][real], C[lane]) for lane in group]
+    back = np.argsort(lanes)
+    return jax.tree.map(lambda *leaves: np.stack(leaves)[back], *parts)
 
 
-@over_lanes(shared=("x",))
-@functools.partial(jax.vmap, in_axes=(0, 0, 0, 0, None))
-def _set(rows, mask, y, C, x) -> Solution:
-    """Solves one set of rows [n] with g lines of labels [g, n] at P strengths."""
-    own = jnp.where(mask[:, None], x[rows].astype(jnp.float64), 0)
-    t = jnp.where(mask[None, :], 2.0 * y - 1.0, 0)
-    count = jnp.maximum(mask.sum(), 1)
-    mean = own.sum(axis=0) / count
-    finite = jnp.isfinite(mean).all()
-    z = jnp.where(mask[:, None] & finite, own - mean[None, :], 0)
-    middle = t.sum(axis=1) / count
-    centred = jnp.where(mask[None, :], t - middle[:, None], 0)
-    wide = z.shape[0] <= z.shape[1]  # then the system is that of samples
-    products = z @ z.T if wide else z.T @ z
-    right = centred if wide else centred @ z  # [g, r]
+class _System:
+    """A set of rows, and the directions in which they differ."""
 
-    def at(c):
-        system = products + jnp.eye(len(products)) / c
-        factor = cholesky.factor(system)
-        solved = lambda v: jax.vmap(lambda one: cholesky.solve(factor, one))(v)
+    def __init__(self, own: Float[np.ndarray, "n d"]):
+        self.finite = bool(np.isfinite(own).all())
+        own = own if self.finite else np.zeros_like(own)
+        self.mean = own.mean(axis=0)
+        self.z = own - self.mean
+        self.of_samples = len(own) <= own.shape[1]
+
+    @functools.cached_property
+    def products(self) -> Float[np.ndarray, "m m"]:
+        return self.z @ self.z.T if self.of_samples else self.z.T @ self.z
+
+    @functools.cached_property
+    def directions(self) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, "m r"]]:
+        """Eigenvalues and eigenvectors, of those that rounding does not make."""
+        values, vectors = scipy.linalg.eigh(self.products)
+        real = values > len(values) * _EPS * values[-1]
+        return values[real], vectors[:, real]
+
+    def at(self, y: Int[np.ndarray, " n"], C: Float[np.ndarray, " P"]) -> Solution:
+        """Returns the solutions for one line of labels at P strengths."""
+        z, d = self.z, self.z.shape[1]
+        if not self.finite or y.min() == y.max():
+            code = codes.DEGENERATE if self.finite else codes.NON_FINITE
+            none = np.zeros(len(C), np.float32)
+            w, gap = np.zeros((len(C), d), np.float32), np.full(len(C), np.nan, np.float32)
+            return Solution(w, none, none, gap, np.full(len(C), code, np.int32), none.astype(int))
+        t = 2.0 * y - 1.0
+        middle, c = t.mean(), C[:, None]
+        right = t - middle if self.of_samples else (t - middle) @ z
+        values, vectors = self.directions
+        solved = lambda side: (side @ vectors / (values + 1 / c)) @ vectors.T
         u = solved(right)
-        u = u + solved(right - u @ system)  # what rounding left
-        exact = u @ z if wide else u
-        rest, value = objective(c, exact)
-        gradient = exact - c * (rest @ z)
-        least = value - 0.5 * (gradient * gradient).sum(axis=1)
-        w = exact.astype(jnp.float32).astype(jnp.float64)
-        best = middle - w @ mean
-        b = best.astype(jnp.float32).astype(jnp.float64)
-        value = objective(c, w)[1] + 0.5 * c * count * (b - best) ** 2
-        return w, b, value, value - least
+        u = u + solved(right - u @ self.products - u / c)  # what rounding left
+        w = u @ z if self.of_samples else u
 
-    def objective(c, w):
-        """Returns the residuals under the best intercept, and the objective there."""
-        rest = jnp.where(mask[None, :], centred - w @ z.T, 0)
-        return rest, 0.5 * (w * w).sum(axis=1) + 0.5 * c * (rest * rest).sum(axis=1)
+        value, rest = self._objective(t - middle, w, c)
+        above = _above(z, w, rest, c, c * rest)
+        if self.of_samples:
+            above = np.minimum(above, _above(z, w, rest, c, u - u.mean(axis=1, keepdims=True)))
+        low = w.astype(np.float32)
+        best = middle - low.astype(np.float64) @ self.mean
+        b = best.astype(np.float32)
+        final, _ = self._objective(t - middle, low.astype(np.float64), c)
+        final = final + 0.5 * C * len(t) * (b - best) ** 2
+        gap = np.maximum(final - (value - above), 0) / final
+        sound = np.isfinite(low).all(axis=1) & np.isfinite(b) & np.isfinite(gap)
+        code = np.where(gap <= _TOLERANCE, codes.CONVERGED, codes.MAX_TRIPS)
+        return Solution(
+            w=np.where(sound[:, None], low, 0),
+            b=np.where(sound, b, 0).astype(np.float32),
+            objective=np.where(sound, final, 0).astype(np.float32),
+            gap=np.where(sound, gap, np.nan).astype(np.float32),
+            code=np.where(sound, code, codes.NON_FINITE).astype(np.int32),
+            trips=np.zeros(len(C), int),
+        )
 
-    w, b, value, above = (jnp.moveaxis(leaf, 0, 1) for leaf in jax.lax.map(at, C))  # [g, P, ...]
-    two = (t > 0).any(axis=1) & (t < 0).any(axis=1)
-    code = jnp.where(finite, jnp.where(two, codes.CONVERGED, codes.DEGENERATE), codes.NON_FINITE)
-    code = jnp.broadcast_to(code[:, None], value.shape)
-    usable = code == codes.CONVERGED
-    gap = jnp.where(usable, above / jnp.where(usable, value, 1), jnp.nan)
-    late = usable & (gap > _TOLERANCE)
-    f32 = lambda leaf: jnp.where(usable, leaf, 0).astype(jnp.float32)
-    return Solution(
-        w=jnp.where(usable[:, :, None], w, 0).astype(jnp.float32),
-        b=f32(b),
-        objective=f32(value),
-        gap=gap.astype(jnp.float32),
-        code=jnp.where(late, codes.MAX_TRIPS, code).astype(jnp.int32),
-        trips=jnp.zeros(value.shape, jnp.int32),
-    )
+    def _objective(self, t, w, c):
+        """Returns the objective at weights [P, d] under the best intercept, and the residuals."""
+        rest = t[None, :] - w @ self.z.T
+        return 0.5 * (w * w).sum(axis=1) + 0.5 * c[:, 0] * (rest * rest).sum(axis=1), rest
+
+
+def _above(z, w, rest, c, a) -> Float[np.ndarray, " P"]:
+    """Returns how far the objective may lie above its minimum, by points a of the dual [P, n]."""
+    apart, rest = w - a @ z, rest - a / c
+    return 0.5 * (apart * apart).sum(axis=1) + 0.5 * c[:, 0] * (rest * rest).sum(axis=1)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from probejax.probes import scale
 from probejax.probes.families.probe import Probe, shared
 from probejax.probes.nearest import Search, nearest
 
@@ -51,11 +52,11 @@ class Neighbours(Probe):
             x, moved = np.concatenate([known, np.asarray(source, np.float64)]), rows + len(known)
         fine = np.asarray(np.isfinite(x).all(axis=1))
         x = np.where(fine[:, None], x, 0)
-        x = x - x[: len(known)].mean(axis=0)
+        x = x - scale.middle(x[: len(known)])
         lanes = zip(self.train, self.mask, self.scale, moved, mask, self.k, strict=True)
         searches = [
-            Search(train, among, scale, own[asked], np.array([k]))
-            for train, among, scale, own, asked, k in lanes
+            Search(train, among, spread, own[asked], np.array([k]))
+            for train, among, spread, own, asked, k in lanes
         ]
         found = np.zeros(rows.shape, np.float32)
         for lane, near in nearest(x, searches):

@@ -66,8 +66,9 @@ class OnLatents(Probe):
     def source(self, x: Any) -> Latents:
         if self.sae is None:
             raise ValueError(
-                "the latents that this probe reads compete with others for the right to be "
-                "active, so it needs the whole SAE: give it as px.load_probe(path, sae=...)"
+                "the file of this probe does not hold the latents that it reads: they compete with "
+                "others for the right to be active, or are no SAE's of probejax; give the whole "
+                "SAE, as px.load_probe(path, sae=...)"
             )
         union, columns = np.unique(self.latents, return_inverse=True)
         sae, wanted = part.within(self.sae, union)

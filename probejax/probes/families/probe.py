@@ -82,6 +82,9 @@ class Probe:
         count = len(self.rows(x)) if tokens is None else len(tokens.counts)
         if tokens is None:
             fine = jnp.isfinite(self.rows(x)).all(axis=1)
+        if not count:
+            logits = np.zeros((cast(int, stack.lanes), 0), np.float32)
+            return logits if self.lanes is not None else logits[0]
         rows = np.broadcast_to(np.arange(count), (cast(int, stack.lanes), count))
         logits = stack.of_rows(source, rows, np.ones(rows.shape, bool))
         if fine is not None:
@@ -89,7 +92,13 @@ class Probe:
         return logits if self.lanes is not None else logits[0]
 
     def __getitem__(self, lane: Any) -> "Probe":
-        """Returns a probe of a stack, or with a slice or a list a smaller stack."""
+        """Returns a probe of a stack, or with a slice or a list a smaller stack.
+
+        Raises:
+          IndexError: it is a single probe, which has no lanes.
+        """
+        if self.lanes is None and lane is not None:
+            raise IndexError("this is a single probe, not a stack of them: call it as it is")
         return self.over_lanes(lambda leaf: np.asarray(np.asarray(leaf)[lane]))
 
     def over_lanes(self, change: Callable[[Any], Any]) -> "Probe":
