@@ -198,6 +198,23 @@ IDLE = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        (name, field)
+        for name in CONFIGS
+        for field in ("added_scale", "metadata.added_scale", "trainer.added_scale", "a.b.rescale")
+    ]
+    + [("sae_lens_topk", "metadata.hook_head_index"), ("saebench_topk", "trainer.normalize_inputs")]
+    + [("saebench_topk", "buffer.io"), ("sae_lens_old", "hook_point_head_index")],
+)
+def test_a_field_that_is_null_is_absent_however_deep_it_stands(edit, name, field):
+    path = edit(name, {field: None})
+    plain = GOLDEN / name / Path(CONFIGS[name]).parent
+    for ours, theirs in zip(latents(path.parent), latents(plain), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("name", IDLE)
 def test_what_steered_the_training_changes_nothing(edit, name):
     path = edit(name, IDLE[name])

@@ -187,9 +187,13 @@ def _v6(architecture, **fields):
     return dict(
         d_in=D, d_sae=M, dtype="float32", device="cpu", apply_b_dec_to_input=True,
         normalize_activations="none", reshape_activations="none", architecture=architecture,
-        metadata=dict(
-            sae_lens_version="6.54.12", model_name="gemma-2-2b",
-            hook_name="blocks.12.hook_resid_post",
+        metadata=dict(  # all that its training runner writes
+            sae_lens_version="6.54.12", sae_lens_training_version="6.54.12", dataset_path="x",
+            hook_name="blocks.12.hook_resid_post", model_name="gemma-2-2b",
+            model_class_name="HookedTransformer", hook_head_index=None, context_size=1024,
+            seqpos_slice=[None], model_from_pretrained_kwargs={"center_writing_weights": False},
+            prepend_bos=True, exclude_special_tokens=False, sequence_separator_token="bos",
+            disable_concat_sequences=False,
         ), **fields,
     )  # fmt: skip
 

@@ -122,12 +122,8 @@ def _settings(files: Files) -> _Trainer:
       ValueError: it is damaged, or asks for what is not implemented.
     """
     config = files.settings(_Config)
-    settings.settle(files.config, _not_null(config.buffer), _Buffer)
-    return settings.settle(files.config, _not_null(config.trainer), _Trainer)
-
-
-def _not_null(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in found.items() if value is not None}
+    settings.settle(files.config, config.buffer, _Buffer)
+    return settings.settle(files.config, config.trainer, _Trainer)
 
 
 def _describe(files: Files) -> Description:

@@ -48,7 +48,10 @@ Kind = TypeVar("Kind", bound=Settings)
 
 
 def read(path: Path | None) -> dict[str, Any]:
-    """Returns the fields of a JSON object that are not null; none where there is no file.
+    """Returns the fields of a JSON object that are not null, nor are in the objects inside it.
+
+    Args:
+      path: the file; None, where there is none, has no fields.
 
     Raises:
       DamagedFile: it is no JSON object.
@@ -56,7 +59,16 @@ def read(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     found = foreign.read_json(path, dict[str, Any], ADVICE, _MOST)
-    return {name: value for name, value in found.items() if value is not None}
+    with foreign.parsing(path, ADVICE):  # it may be nested too deeply
+        return _not_null(found)
+
+
+def _not_null(fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _not_null(value) if isinstance(value, dict) else value
+        for name, value in fields.items()
+        if value is not None
+    }
 
 
 def settle(path: Path | None, found: dict[str, Any], kind: type[Kind]) -> Kind:
