@@ -42,8 +42,8 @@ ORDER = {
         "tokens", "checkpoint",
     ),
     "saes": (
-        "winners", "sae", "stored", "part", "formats", "absent", "stream", "select", "quality",
-        "describe", "sae_lens_list", "releases", "suites", "random_sae", "registry",
+        "model_names", "winners", "sae", "stored", "part", "formats", "absent", "stream", "select",
+        "quality", "describe", "sae_lens_list", "releases", "suites", "random_sae", "registry",
         "named", "top", "architectures", "train", "fit",
     ),
     "solvers": (

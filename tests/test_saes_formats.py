@@ -88,7 +88,7 @@ def test_what_is_known_before_loading(tmp_path):
     assert known["llama_scope"] == ("llama_scope", None, 15, "resid_post", 50)
     assert known["llama_scope_r1"] == ("openmoss", None, 11, "resid_post", None)
     assert known["openmoss_topk"] == ("openmoss", None, 12, "resid_post", 5)
-    assert known["sae_lens_old"] == ("sae_lens", "gpt2-small", 7, "resid_post", None)
+    assert known["sae_lens_old"] == ("sae_lens", "gpt2", 7, "resid_post", None)
     assert known["sae_lens_topk"] == ("sae_lens", "gemma-2-2b", 12, "resid_post", 5)
     assert known["saebench_topk"] == ("dictionary_learning", "gemma-2-2b", 12, "resid_post", 5)
     assert known["sparsify_topk"] == ("sparsify", None, 10, "resid_post", 5)
@@ -123,26 +123,6 @@ def test_hooks_are_layers_and_kinds(hook, expected):
     from probejax.saes.formats.format import place as read
 
     assert read(hook) == expected
-
-
-@pytest.mark.parametrize(
-    "text, expected",
-    [
-        ("google/gemma-3-1b-it", "gemma-3-1b-it"),
-        ("google/gemma-v3-1b-it", "gemma-3-1b-it"),
-        ("gemma-v3-4b-pt", "gemma-3-4b-pt"),
-        ("gemma-v3-270m-pt", "gemma-3-270m"),
-        ("google/gemma-3-270m-pt", "gemma-3-270m"),
-        ("google/gemma-3-270m-it/", "gemma-3-270m-it"),
-        ("gemma-2-2b", "gemma-2-2b"),
-        ("", None),
-        (None, None),
-    ],
-)
-def test_one_model_has_one_name(text, expected):
-    from probejax.saes.formats.format import model_name
-
-    assert model_name(text) == expected
 
 
 def test_gemma_scope_2_of_a_model_that_sees_pictures(tmp_path):

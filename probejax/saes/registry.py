@@ -14,16 +14,15 @@ from jaxtyping import Float
 
 from probejax import foreign, sites
 from probejax.artifacts import did_you_mean, exists, is_path, local_path, no_such_path
-from probejax.saes import absent, formats, random_sae, releases, suites
+from probejax.saes import absent, formats, model_names, random_sae, releases, suites
 from probejax.saes.formats import Files, Format
+from probejax.saes.model_names import comparable, usual
 from probejax.saes.sae import SAE
 from probejax.saes.stored import StoredSAE
 from probejax.sites import KINDS, LAYERS, Site
 
 _SHIPPED = Path(__file__).parent / "shipped"
 _RANDOM = "random"
-_BASE = re.compile(r"(.+?)(?:-pt|-base)?", re.IGNORECASE)
-_TUNED = re.compile(r"(.+)-(?:it|instruct|chat)", re.IGNORECASE)
 _WHOLE = 1 << 30  # bytes of a file that are hashed whole
 _IN_MEMORY = 1 << 31  # bytes of float32 matrices that are loaded; larger SAEs stay in their file
 
@@ -196,12 +195,13 @@ class SaeFile:
           ValueError: it reads another model, site or width; both sides are named.
         """
         note = None
-        if self.model not in (None, model) and _instructed(self.model, model):
+        same = self.model is None or comparable(self.model) == comparable(model)
+        if not same and model_names.instructed(self.model, model):
             note = (
                 f"note: {self.sae_id} was trained on the base model {self.model}, the run is on "
                 f"{model}; reconstructions may be worse there."
             )
-        elif self.model not in (None, model) and model in releases.MODELS:
+        elif not same and model_names.is_known(model):
             raise ValueError(
                 f"{self.sae_id} was trained on {self.model}, the run is on {model}; give an SAE of "
                 "this model."
@@ -221,13 +221,6 @@ class SaeFile:
                 f"{model} have {width}; give an SAE of this model and site."
             )
         return note
-
-
-def _instructed(base: str | None, model: str) -> bool:
-    """Says whether a model is what instructions made of a base model."""
-    family, tuning = _BASE.fullmatch(base or ""), _TUNED.fullmatch(model)
-    same = family is not None and tuning is not None and family[1].lower() == tuning[1].lower()
-    return same and not _TUNED.fullmatch(base or "")
 
 
 def _record(weights: Path, kind: Any) -> Any:
@@ -252,7 +245,7 @@ def _hash(path: Path, digest) -> None:
 
 def shipped(model: str) -> tuple[SaeFile, ...]:
     """Returns the SAEs that come with the package for a model."""
-    return tuple(sae for sae in _all_shipped() if sae.model == model)
+    return tuple(sae for sae in _all_shipped() if comparable(sae.model) == comparable(model))
 
 
 def _all_shipped() -> list[SaeFile]:
@@ -350,7 +343,7 @@ def find(spec: str, *, cache_dir: str | Path | None = None) -> SaeFile:
     if not is_path(where) and (release := releases.find(where)):
         folder = releases.fetch(release, cache_dir)
         if found := _describe(folder, variant, f"{release.repository}/{release.folder}"):
-            return dataclasses.replace(found, model=found.model or release.model)
+            return dataclasses.replace(found, model=found.model or usual(release.model))
     first = where.partition("/")[0]
     if is_path(where) or os.path.isdir(first):
         raise FileNotFoundError(f"--sae={spec}: {no_such_path(where)}")

@@ -137,21 +137,6 @@ FAMILIES = (
 )
 
 
-# Models by the names under which SAEs of theirs are known; other names are the user's own.
-MODELS = frozenset(
-    (
-        *(f"gemma-2-{size}{tuning}" for size in ("2b", "9b", "27b") for tuning in ("", "-it")),
-        *(
-            f"gemma-3-{size}-{tuning}"
-            for size in ("1b", "4b", "12b", "27b")
-            for tuning in ("pt", "it")
-        ),
-        *("gemma-3-270m", "gemma-3-270m-it", "gpt2", "pythia-160m-deduped"),
-        *("Llama-3.1-8B", "Llama-3.1-8B-Instruct", "DeepSeek-R1-Distill-Llama-8B"),
-    )
-)
-
-
 class Release(NamedTuple):
     """One SAE on the Hub.
 

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 
+from probejax.saes import model_names
 from probejax.saes.formats import settings, torch_zip
 from probejax.saes.formats.format import (
     Description,
     Files,
     Format,
-    model_name,
     nothing_else,
     place,
     scalar,
@@ -142,7 +142,7 @@ def _describe(files: Files) -> Description:
         l0 = l0 if found is None else found
     return Description(
         *sizes(files.weights, W_enc),
-        model_name(trainer.lm_name),
+        model_names.usual(trainer.lm_name),
         layer,
         kind,
         l0,

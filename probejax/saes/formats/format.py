@@ -129,17 +129,6 @@ def place(hook: str | None) -> tuple[int | None, str | None]:
     return None, hook
 
 
-def model_name(text: str | None) -> str | None:
-    """Returns the last part of a model's id, `gemma-2-2b` for `google/gemma-2-2b`.
-
-    Some makers write `gemma-v3-1b-it`, and give the one base model of Gemma 3 without a suffix one.
-    """
-    if not text:
-        return None
-    name = re.sub(r"^gemma-v(?=\d)", "gemma-", text.rstrip("/").rsplit("/", 1)[-1])
-    return "gemma-3-270m" if name == "gemma-3-270m-pt" else name
-
-
 def take(path: Path, tensors: dict[str, Any], *names: str) -> list[FileArray]:
     """Returns the tensors of these names.
 

@@ -3,12 +3,12 @@
 import re
 from typing import ClassVar
 
+from probejax.saes import model_names
 from probejax.saes.formats import safetensors_file, settings
 from probejax.saes.formats.format import (
     Description,
     Files,
     Format,
-    model_name,
     nothing_else,
     place,
     refuse_transcoder,
@@ -39,14 +39,14 @@ def _describe(files: Files) -> Description:
     (w_enc,) = take(files.weights, safetensors_file.read(files.weights), "w_enc")
     config = files.settings(_Config)
     layer, kind = place(config.hf_hook_point_in)
-    model, l0 = model_name(config.model_name), config.l0
+    model, l0 = model_names.usual(config.model_name), config.l0
     path = "/".join(files.weights.parts)
     if layer is None and (found := re.search(r"layer_(\d+)_width_\w+_l0_", path)):
         layer = int(found[1])
     if kind is None and (found := re.search(r"/(resid_post|attn_out|mlp_out)(_all)?/", path)):
         kind = _KINDS[found[1]]
     if model is None and (found := re.search(r"gemma-scope-2-(\d+[mb])-(pt|it)", path)):
-        model = model_name(f"gemma-3-{found[1]}-{found[2]}")
+        model = model_names.usual(f"gemma-3-{found[1]}-{found[2]}")
     return Description(*sizes(files.weights, w_enc), model, layer, kind, l0, "jumprelu")
 
 

@@ -13,12 +13,12 @@ import numpy as np
 from safetensors.numpy import save
 
 from probejax import foreign
+from probejax.saes import model_names
 from probejax.saes.formats import safetensors_file, settings
 from probejax.saes.formats.format import (
     Description,
     Files,
     Format,
-    model_name,
     nothing_else,
     place,
     refuse_transcoder,
@@ -134,7 +134,7 @@ def _describe(files: Files) -> Description:
     trained = config.training_architecture or config.architecture
     return Description(
         *sizes(files.weights, W_dec.T),
-        model_name(config.model_name),
+        model_names.usual(config.model_name),
         layer,
         kind,
         l0,
