@@ -59,7 +59,8 @@ def test_a_random_sae_s_fingerprint_is_stable():
 # ---- quality ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["gemma_scope", "saebench_topk", "sae_lens_layer_norm"])
+@pytest.mark.parametrize("name", ["gemma_scope", "saebench_topk", "sae_lens_layer_norm",
+                                  "sae_lens_centred"])  # fmt: skip
 @pytest.mark.parametrize("block, width", [(4096, 16384), (7, 9)])
 def test_quality_is_that_of_the_golden_reconstruction(name, block, width):
     with np.load(GOLDEN / name / "expected.npz") as expected:
@@ -130,22 +131,40 @@ def test_an_sae_of_the_base_model_is_noted_on_the_instructed_one(base, model):
         dataclasses.replace(FITS, model=base).check(model, Site("mlp_out", 11), 2304)
 
 
+@pytest.mark.parametrize(
+    "trained, run, said",
+    [
+        (None, True, None),
+        (True, True, None),
+        (False, False, None),
+        (True, False, "with BOS before them, the run reads them without; --bos=always reads"),
+        (False, True, "without BOS before them, the run reads them with; --bos=never reads"),
+    ],
+)
+def test_another_use_of_bos_than_the_sae_knows_is_said(trained, run, said):
+    note = dataclasses.replace(FITS, prepends_bos=trained).note_on_bos(run)
+    assert note is None if said is None else (said in note and "\n" not in note)
+
+
 def test_a_run_keeps_the_notes_on_its_saes():
     from probejax.sweep.plan import Plan, _check_saes
 
     plan = object.__new__(Plan)  # as `resolve` has it when it asks
     plan.__dict__.update(
         checkpoint=types.SimpleNamespace(
-            name="gemma-2-2b-it", config=types.SimpleNamespace(width=lambda site: 2304)
+            name="gemma-2-2b-it",
+            config=types.SimpleNamespace(width=lambda site: 2304),
+            bos_token=lambda rule: "<bos>",
         ),
+        config=types.SimpleNamespace(bos="auto"),
         sites=(HERE,),
         places={"a": (HERE,), "b": (HERE,)},
         source=None,
         methods=("sae_k4",),
-        saes={"a": FITS, "b": dataclasses.replace(FITS, model="gemma-2-2b-it")},
+        saes={"a": FITS, "b": dataclasses.replace(FITS, model=None, prepends_bos=False)},
     )
-    (note,) = _check_saes(plan)
-    assert "base model gemma-2-2b" in note
+    model, bos = _check_saes(plan)
+    assert "base model gemma-2-2b" in model and "without BOS" in bos
 
 
 @pytest.mark.parametrize(

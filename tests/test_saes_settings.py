@@ -311,3 +311,85 @@ def test_old_hooks_name_their_layer_apart(edit, name):
     path = edit("sae_lens_old", {name: "blocks.{layer}.hook_resid_post", "hook_point_layer": 5})
     found = saes.find(str(path.parent))
     assert (found.layer, found.kind) == (5, "resid_post")
+
+
+# ---- how the model was loaded that an SAE read ---------------------------------------------------
+
+CENTRING = {"center_writing_weights": True}
+KWARGS = "metadata.model_from_pretrained_kwargs"
+MODEL, HOOK = "metadata.model_name", "metadata.hook_name"
+
+
+@pytest.mark.parametrize(
+    ("fields", "centred"),
+    [
+        ({}, False),
+        ({KWARGS: {"fold_ln": True, "center_unembed": True, "dtype": "float16"}}, False),
+        ({KWARGS: {"center_writing_weights": False}}, False),
+        ({KWARGS: CENTRING}, False),  # of Gemma, whose norms take no mean off
+        ({KWARGS: CENTRING, MODEL: "meta-llama/Meta-Llama-3.1-8B-Instruct"}, False),
+        ({KWARGS: CENTRING, MODEL: "gpt2-small"}, True),
+        ({KWARGS: CENTRING, MODEL: "EleutherAI/pythia-70m-deduped"}, True),
+        ({KWARGS: CENTRING, MODEL: "gpt2", HOOK: "blocks.3.hook_mlp_out"}, True),
+        ({KWARGS: CENTRING, MODEL: "gpt2", HOOK: "blocks.3.attn.hook_z"}, False),
+    ],
+)
+def test_writing_weights_that_were_centred_centre_what_is_read(edit, fields, centred):
+    folder = edit("sae_lens_jumprelu", fields).parent
+    found, plain = saes.find(str(folder)), saes.find(str(GOLDEN / "sae_lens_jumprelu"))
+    assert (found.centred, found.load().normalise) == (centred, "zero_mean" if centred else "none")
+    x = np.random.default_rng(0).normal(2.0, size=(9, 12)).astype(np.float32)
+    read = x - x.mean(axis=1, keepdims=True) if centred else x
+    np.testing.assert_allclose(
+        saes.encode(found.load(), x), saes.encode(plain.load(), read), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "repository",
+    [
+        "jbloom/GPT2-Small-SAEs-Reformatted",
+        "models--jbloom--GPT2-Small-SAEs-Reformatted/snapshots/0",
+        "jbloom/GPT2-Small-Feature-Splitting-Experiment-Layer-8",
+        "tommmcgrath/gpt2-small-mlp-out-saes",
+    ],
+)
+def test_repositories_that_do_not_say_so_are_known_to_read_what_is_centred(tmp_path, repository):
+    plain = saes.find(str(GOLDEN / "sae_lens_old"))
+    folder = tmp_path / repository / "blocks.8.hook_resid_pre"
+    shutil.copytree(GOLDEN / "sae_lens_old", folder)
+    found = saes.find(str(folder))
+    assert not plain.centred and found.centred and found.load().normalise == "zero_mean"
+    assert found.fingerprint() != plain.fingerprint()
+    x = np.random.default_rng(0).normal(2.0, size=(9, 12)).astype(np.float32)
+    centred = saes.encode(plain.load(), x - x.mean(axis=1, keepdims=True))
+    np.testing.assert_allclose(saes.encode(found.load(), x), centred, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({KWARGS: {"center_writing_weights": "yes"}}, "center_writing_weights=yes; expected true"),
+        (
+            {KWARGS: {"fold_value_biases": True}, HOOK: "blocks.3.attn.hook_z"},
+            "fold_value_biases=true; expected false",
+        ),
+        (
+            {KWARGS: {"refactor_factored_attn_matrices": True}, HOOK: "blocks.3.attn.hook_z"},
+            "refactor_factored_attn_matrices=true; expected false",
+        ),
+        (
+            {KWARGS: CENTRING, MODEL: "gpt2", "normalize_activations": "constant_norm_rescale"},
+            "constant_norm_rescale, which probejax does not do together",
+        ),
+    ],
+)
+def test_other_weights_that_are_not_implemented_are_refused(edit, fields, said):
+    assert said in refused(edit("sae_lens_jumprelu", fields))
+
+
+@pytest.mark.parametrize("said", [True, False, None])
+def test_settings_say_whether_bos_stood_before_the_texts(edit, said):
+    for name, field in (("sae_lens_old", "prepend_bos"), ("sae_lens_topk", "metadata.prepend_bos")):
+        path = edit(name, {field: said})
+        assert saes.find(str(path.parent)).prepends_bos is said

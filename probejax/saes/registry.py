@@ -63,6 +63,8 @@ class SaeFile:
       neuronpedia: id of its pages, such as `gemma-2-9b/20-gemmascope-res-16k`.
       architecture: what was trained, see `formats.Description` and `suites`.
       released: ISO date on which that was published, of SAEs in a known suite.
+      centred: whether it reads vectors without their mean over d_model.
+      prepends_bos: whether BOS stood before the texts that it was trained on.
     """
 
     sae_id: str
@@ -78,6 +80,8 @@ class SaeFile:
     neuronpedia: str | None = None
     architecture: str | None = None
     released: str | None = None
+    centred: bool = False
+    prepends_bos: bool | None = None
 
     def __repr__(self) -> str:
         """Says on one line what it is."""
@@ -125,7 +129,8 @@ class SaeFile:
 
     def fingerprint(self) -> str:
         """Returns a hash of what decides its latents."""
-        digest = hashlib.sha256(f"{self.format}@{self.variant};".encode())
+        how = f"{self.format}@{self.variant};{'centred;' if self.centred else ''}"
+        digest = hashlib.sha256(how.encode())
         for path in () if self.format == _RANDOM else self._files():
             if path is not None:
                 _hash(path, digest)
@@ -221,6 +226,20 @@ class SaeFile:
                 f"{model} have {width}; give an SAE of this model and site."
             )
         return note
+
+    def note_on_bos(self, prepended: bool) -> str | None:
+        """Returns a line on a run that puts BOS before texts and an SAE that knows none, or not.
+
+        Args:
+          prepended: whether the run puts BOS there.
+        """
+        if self.prepends_bos in (None, prepended):
+            return None
+        with_bos, rule = ("with", "always") if self.prepends_bos else ("without", "never")
+        return (
+            f"note: {self.sae_id} was trained on texts {with_bos} BOS before them, the run reads "
+            f"them {'with' if prepended else 'without'}; --bos={rule} reads them as there."
+        )
 
 
 def _record(weights: Path, kind: Any) -> Any:

@@ -20,7 +20,7 @@ from probejax.saes import winners
 from probejax.saes.winners import ALL, Keep
 
 Matrix = TypeVar("Matrix")
-Normalise = Literal["none", "constant_norm", "layer_norm"]
+Normalise = Literal["none", "constant_norm", "layer_norm", "zero_mean"]
 
 
 class Encoder(NamedTuple):
@@ -54,7 +54,8 @@ class SAE:
       weight: see `Encoder`.
       keep: who may be active.
       normalise: what is done to each vector first: scale it to the norm sqrt(d_model), or centre it
-        and divide by its standard deviation (SAELens' `constant_norm_rescale` and `layer_norm`).
+        and divide by its standard deviation (SAELens' `constant_norm_rescale` and `layer_norm`), or
+        centre it alone (`zero_mean`).
     """
 
     W_enc: Float[Array, "d_model d_sae"]
@@ -166,7 +167,10 @@ def _statistics(normalise: Normalise, x: Array) -> tuple[Array, Array]:
     if normalise == "constant_norm":
         norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
         return jnp.zeros_like(norm), norm / jnp.sqrt(jnp.asarray(x.shape[-1], x.dtype))
-    return jnp.mean(x, axis=-1, keepdims=True), jnp.std(x, axis=-1, ddof=1, keepdims=True)
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    if normalise == "zero_mean":
+        return mean, jnp.ones_like(mean)
+    return mean, jnp.std(x, axis=-1, ddof=1, keepdims=True)
 
 
 def pre_activations(encoder: Encoder, inputs: Float[Array, "n d_model"]) -> Float[Array, "n b"]:

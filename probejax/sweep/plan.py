@@ -223,7 +223,10 @@ def _check_saes(plan: Plan) -> Iterator[str]:
         for site in plan.places[sae_id] or (first,):
             if isinstance(plan.source, Vectors):
                 plan.source.check(sae)
-            elif note := sae.check(plan.checkpoint.name, site, plan.width(site), others):
+                continue
+            if note := sae.check(plan.checkpoint.name, site, plan.width(site), others):
+                yield note
+            if note := sae.note_on_bos(plan.bos == PREPENDED):
                 yield note
         if plan.most_latents > sae.d_sae:
             raise ValueError(

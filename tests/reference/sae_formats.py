@@ -214,8 +214,8 @@ def sae_lens_old(folder):
     return folder, lambda x: (f := relu((x - c) @ we + b), (f * factor) @ wd + c)
 
 
-def sae_lens(folder, architecture, normalise="none", **fields):
-    """Version 6, every architecture and normalisation."""
+def sae_lens(folder, architecture, normalise="none", *, centred=False, **fields):
+    """Version 6, every architecture and normalisation; `centred` of a residual without its mean."""
     draw = Weights(7)
     We, we = draw.encoder(D, M)
     be, b = draw.normal(M)
@@ -234,6 +234,9 @@ def sae_lens(folder, architecture, normalise="none", **fields):
     if architecture == "batchtopk":
         tensors |= dict(topk_threshold=torch.tensor(0.7, dtype=torch.float64))
     config = _v6(architecture, **fields) | {"normalize_activations": normalise}
+    if centred:
+        options = {"center_writing_weights": True, "fold_ln": True}
+        config["metadata"] |= {"model_name": "gpt2-small", "model_from_pretrained_kwargs": options}
     _sae_lens(folder, config, tensors)
     n = np.linalg.norm(wd, axis=1)
     s = fields.get("norm_scaling_factor", 1.0)
@@ -258,6 +261,8 @@ def sae_lens(folder, architecture, normalise="none", **fields):
             scale = np.linalg.norm(x, axis=1, keepdims=True) / np.sqrt(D)
         if normalise == "expected_average_only_in":
             scale = 1 / s
+        if centred:
+            shift = x.mean(axis=1, keepdims=True)
         if normalise == "layer_norm":
             shift, scale = x.mean(axis=1, keepdims=True), x.std(axis=1, ddof=1, keepdims=True)
         epsilon = 1e-5 if normalise == "layer_norm" else 0.0
@@ -439,6 +444,13 @@ CASES = {
     "sae_lens_batchtopk": ("", lambda f: sae_lens(f, "batchtopk", k=K)),
     "sae_lens_constant_norm": ("", lambda f: sae_lens(f, "jumprelu", "constant_norm_rescale")),
     "sae_lens_layer_norm": ("", lambda f: sae_lens(f, "jumprelu", "layer_norm")),
+    "sae_lens_centred": ("", lambda f: sae_lens(f, "jumprelu", centred=True)),
+    "sae_lens_centred_average": (
+        "",
+        lambda f: sae_lens(
+            f, "gated", "expected_average_only_in", centred=True, norm_scaling_factor=_SCALE
+        ),
+    ),
     "sae_lens_expected_average": (
         "",
         lambda f: sae_lens(f, "jumprelu", "expected_average_only_in", norm_scaling_factor=_SCALE),

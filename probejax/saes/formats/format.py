@@ -45,6 +45,8 @@ class Description(NamedTuple):
       kind: where in it, one of `sites.KINDS`, or what the file calls it.
       l0: advertised mean number of active latents.
       architecture: what was trained, one of `rules.ARCHITECTURES` where it is one.
+      centred: whether it reads vectors without their mean over d_model.
+      prepends_bos: whether BOS stood before the texts that it was trained on.
     """
 
     d_model: int
@@ -54,6 +56,8 @@ class Description(NamedTuple):
     kind: str | None = None
     l0: float | None = None
     architecture: str | None = None
+    centred: bool = False
+    prepends_bos: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)

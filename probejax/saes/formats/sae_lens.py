@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from probejax import foreign
 from probejax.saes import model_names
-from probejax.saes.formats import safetensors_file, settings
+from probejax.saes.formats import sae_lens_model, safetensors_file, settings
 from probejax.saes.formats.format import (
     Description,
     Files,
@@ -64,6 +64,8 @@ class _Config(Settings, frozen=True):
     hook_point: str | None = None  # its name until version 2
     hook_point_layer: Layer | None = None
     model_name: str | None = None
+    model_from_pretrained_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
+    prepend_bos: bool | None = None
     l0: Amount | None = None
     training_architecture: str | None = None
 
@@ -139,12 +141,22 @@ def _describe(files: Files) -> Description:
         kind,
         l0,
         _TRAINED.get(trained, trained),
+        _reads_centred(files, config),
+        config.prepend_bos,
     )
+
+
+def _reads_centred(files: Files, config: _Config) -> bool:
+    model, (_, kind) = model_names.usual(config.model_name), place(config.hook_name)
+    options = config.model_from_pretrained_kwargs
+    return sae_lens_model.reads_centred(files.config, files.weights, options, model, kind)
 
 
 def _load(files: Files, variant: str) -> StoredSAE:
     config, tensors = _settings(files), safetensors_file.read(files.weights)
-    architecture, normalise = config.architecture, config.normalize_activations
+    architecture, normalise = config.architecture, _NORMALISE[str(config.normalize_activations)]
+    if _reads_centred(files, config):
+        normalise = sae_lens_model.centred(files.config, normalise)
     if architecture in _BATCH_TOP_K:
         architecture = "batchtopk"
     W_enc, W_dec = take(files.weights, tensors, "W_enc", "W_dec")
@@ -184,7 +196,7 @@ def _load(files: Files, variant: str) -> StoredSAE:
         gain, back, b_enc, threshold = gain * norm, back / norm, b_enc * norm, threshold * norm
     (b_dec,) = vectors(files.weights, tensors, d_model, "b_dec")
     center = b_dec if config.apply_b_dec_to_input else None
-    if normalise == "expected_average_only_in":
+    if config.normalize_activations == "expected_average_only_in":
         scale = _scale(files, config, d_model)
         gain, back, b_dec = gain * scale, back / scale, b_dec / scale
         center = None if center is None else center / scale
@@ -204,7 +216,7 @@ def _load(files: Files, variant: str) -> StoredSAE:
         encoder_gain=gain,
         decoder_gain=back,
         keep=keep,
-        normalise=_NORMALISE[str(normalise)],
+        normalise=normalise,
     )
 
 
