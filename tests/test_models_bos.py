@@ -80,6 +80,34 @@ def test_a_folder(tmp_path, settings, found, expected):
     assert bos.of_folder(tmp_path, read) == expected
 
 
+@pytest.mark.parametrize(
+    "settings, found, number, expected",
+    [
+        ({"model_max_length": 1024}, tokenizer(["a", END]), 1, (END, False)),  # GPT-2
+        (None, tokenizer(["a", END]), 1, (END, False)),
+        ({"add_bos_token": True}, tokenizer(["a", END]), 1, (END, True)),
+        ({}, tokenizer(["a", END]), None, (None, False)),
+        ({}, tokenizer(["a", END]), [0, 1], (None, False)),
+        *(({}, tokenizer(["a", END]), wrong, (None, False)) for wrong in (-1, 2, 1 << 40)),
+        ({}, tokenizer(["a", END, "<s>"]), 1, ("<s>", True)),
+        ({}, tokenizer(["a", END, "b"], front="b"), 1, ("b", True)),
+        ({"bos_token": None, "add_bos_token": False}, None, 1, (None, False)),  # Qwen
+        ({"bos_token": "a"}, tokenizer(["a", END]), 1, ("a", False)),
+    ],
+)
+def test_config_json_names_bos_where_no_file_of_the_tokenizer_does(
+    tmp_path, settings, found, number, expected
+):
+    (tmp_path / "config.json").write_text(json.dumps({"bos_token_id": number, "n_embd": 8}))
+    test_a_folder(tmp_path, settings, found, expected)
+
+
+def test_the_number_of_bos_must_be_one(tmp_path):
+    (tmp_path / "config.json").write_text('{"bos_token_id": "<s>"}')
+    with pytest.raises(ValueError, match=r"config\.json is damaged .*; download it again\."):
+        bos.of_folder(tmp_path, lambda: tokenizer(["a"]))
+
+
 def test_a_damaged_tokenizer_config(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"bos_token": 7}')
     with pytest.raises(ValueError, match=r"tokenizer_config\.json is damaged .*bos_token"):

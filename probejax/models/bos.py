@@ -55,14 +55,15 @@ def of_folder(folder: Path, tokenizer: Callable[[], tokenizers.Tokenizer]) -> Bo
     """Returns what the files of a folder say; where they are silent, the family's convention.
 
     First of all tokenizer_config.json is believed, then the tokenizer itself, which may put a token
-    before what it reads.
+    before what it reads. Where both name none, config.json may (GPT-2's does): a token that can be
+    put before texts, and is not by convention.
 
     Args:
       folder: of a model.
       tokenizer: reads its tokenizer; called if tokenizer_config.json is silent.
 
     Raises:
-      DamagedFile: tokenizer_config.json is.
+      DamagedFile: tokenizer_config.json or config.json is.
     """
     path, said = folder / "tokenizer_config.json", _Settings()
     if path.exists():
@@ -76,9 +77,26 @@ def of_folder(folder: Path, tokenizer: Callable[[], tokenizers.Tokenizer]) -> Bo
     front = put.tokens[0] if any(put.special_tokens_mask[:1]) else None
     if named is msgspec.UNSET:
         known = (each for each in _USUAL if found.token_to_id(each) is not None)
-        token = front or next(known, None)
+        token = front or next(known, None) or _of_config(folder, found)
     put_by_itself = front is not None and front == token
     return _bos(token, True if said.add_bos_token is None and put_by_itself else said.add_bos_token)
+
+
+class _Config(msgspec.Struct):
+    """The part of a config.json that is about BOS."""
+
+    bos_token_id: int | list[int] | None = None
+
+
+def _of_config(folder: Path, tokenizer: tokenizers.Tokenizer) -> str | None:
+    """Returns the text of the token whose number config.json gives as BOS, None without one."""
+    path = folder / "config.json"
+    if not path.exists():
+        return None
+    number = read_json(path, _Config, "download it again", most=_MOST).bos_token_id
+    if not isinstance(number, int) or not 0 <= number < tokenizer.get_vocab_size():
+        return None
+    return tokenizer.id_to_token(number)
 
 
 def _bos(token: str | None, said: bool | None) -> Bos:
