@@ -132,7 +132,7 @@ def model_case(hub: Hub, cache: str, name: str) -> None:
         )
 
 
-def the_fingerprint_follows_config_and_weights_only(hub: Hub, cache: str) -> None:
+def the_fingerprint_follows_config_weights_and_tokenizer_only(hub: Hub, cache: str) -> None:
     files = gemma3()
     find = lambda: models.find("me/gemma", cache_dir=cache).fingerprint
     hub.add("me/gemma", files)
@@ -145,6 +145,9 @@ def the_fingerprint_follows_config_and_weights_only(hub: Hub, cache: str) -> Non
     assert find() != first
     hub.add("me/gemma", files | {"model.safetensors": multimodal()["model.safetensors"]})
     assert find() != first
+    for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json"):
+        hub.add("me/gemma", files | {name: files.get(name, b"{}") + b" "})
+        assert find() != first, name
 
 
 def weights_that_never_came_are_missed(hub: Hub, cache: str) -> None:
@@ -434,7 +437,7 @@ CASES = {
     **{
         case.__name__.replace("_", " "): case
         for case in (
-            the_fingerprint_follows_config_and_weights_only,
+            the_fingerprint_follows_config_weights_and_tokenizer_only,
             weights_that_never_came_are_missed,
             a_name_of_sae_lens,
             repositories_that_do_not_exist,

@@ -154,6 +154,48 @@ def test_a_gguf_file_in_parts(tmp_path, arrays, expected):
         models.find(str(parts[0]))
 
 
+@pytest.mark.parametrize(
+    "name, follows",
+    [
+        ("config.json", True),
+        ("model.safetensors", True),
+        ("tokenizer.json", True),
+        ("tokenizer.model", True),
+        ("tokenizer_config.json", True),
+        ("special_tokens_map.json", True),
+        ("added_tokens.json", True),
+        ("generation_config.json", False),
+        ("README.md", False),
+    ],
+)
+def test_the_fingerprint_of_a_folder_follows_all_that_decides_its_numbers(
+    tmp_path, arrays, monkeypatch, name, follows
+):
+    folder = write(tmp_path / "x", arrays)
+    monkeypatch.setitem(models.checkpoint.PINNED, "pinned", lambda cache_dir: folder)
+    find = lambda: tuple(models.find(spec).fingerprint for spec in (str(folder), "pinned"))
+    seen = [find()]
+    for end in (b" ", b"\n"):
+        with (folder / name).open("ab") as file:
+            file.write(end)
+        seen.append(find())
+    mine, pinned = map(set, zip(*seen, strict=True))
+    assert len(mine) == (3 if follows else 1)
+    assert len(pinned) == (3 if name in ("config.json", "model.safetensors") else 1)
+    assert not mine & pinned  # of an archive with a known hash the tokenizer is no part of it
+
+
+def test_the_fingerprint_of_a_gguf_file_follows_every_token(tmp_path):
+    words = [f"token {number}" for number in range(400_000)]
+    path = gguf_files.header(tmp_path / "x.gguf", "llama", lambda w: w.add_token_list(words))
+    before, data = models.find(str(path)).fingerprint, bytearray(path.read_bytes())
+    at = (len(data) - (1 << 16)) // 63 - 9  # where no block is looked at for the weights
+    assert at > 1 << 16
+    data[at] ^= 1
+    path.write_bytes(data)
+    assert models.find(str(path)).fingerprint != before
+
+
 def test_parts_that_do_not_belong_together(tmp_path, arrays):
     parts = split(tmp_path / "parts", arrays)
     shutil.copy(parts[0], parts[1])

@@ -51,7 +51,7 @@ class Checkpoint:
     Attributes:
       name: label in results, e.g. `gemma-3-270m`.
       path: a GGUF file or a folder of safetensors.
-      fingerprint: hash that changes when the weights or the config do.
+      fingerprint: hash that changes when the weights, the config or the tokenizer do.
       fetch_weights: brings those that are still on the Hub.
     """
 
@@ -179,7 +179,9 @@ def find(spec: str, *, cache_dir: str | Path | None = None) -> Checkpoint:
         require_regular(path)
     else:
         return _find_on_hub(spec, cache_dir)
-    return Checkpoint(_name(spec), path, _fingerprint(path))
+    # An archive with a known hash has one tokenizer, and what was harvested of it still counts.
+    cutting = "" if spec in PINNED else tokens.fingerprint(path)
+    return Checkpoint(_name(spec), path, _fingerprint(path, cutting))
 
 
 def _name(spec: str) -> str:
@@ -204,6 +206,7 @@ def _find_on_hub(spec: str, cache_dir: str | Path | None) -> Checkpoint:
         ) from error
     digest = hashlib.sha256((model.folder / "config.json").read_bytes())
     digest.update("".join(f"{file}:{etag};" for file, etag in model.weights.items()).encode())
+    digest.update(tokens.fingerprint(model.folder).encode())
     fetch = functools.partial(artifacts.hub_weights, model, cache_dir)
     return Checkpoint(_name(spec), model.folder, digest.hexdigest()[:16], fetch)
 
@@ -239,8 +242,17 @@ def load(
     return LoadedModel(checkpoint.config, transformer, *texts)
 
 
-def _fingerprint(path: Path, samples: int = 64, block: int = 1 << 16) -> str:
-    """Hashes sizes and evenly spaced blocks of the weights; whole files would take minutes."""
+def _fingerprint(path: Path, cutting: str, samples: int = 64, block: int = 1 << 16) -> str:
+    """Hashes the config, and sizes and evenly spaced blocks of the weights, not all of them.
+
+    Whole files would take minutes.
+
+    Args:
+      path: a GGUF file or a folder.
+      cutting: hash of what cuts text into tokens, if it may change.
+      samples: blocks of a file.
+      block: bytes of one.
+    """
     digest = hashlib.sha256()
     one_file = path.is_file()
     for file in parts(path) if one_file else [path / "config.json", *safetensors.files(path)]:
@@ -250,4 +262,5 @@ def _fingerprint(path: Path, samples: int = 64, block: int = 1 << 16) -> str:
             for i in range(samples):
                 stream.seek(i * max(size - block, 0) // max(samples - 1, 1))
                 digest.update(stream.read(block))
+    digest.update(cutting.encode())
     return digest.hexdigest()[:16]

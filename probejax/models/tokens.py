@@ -1,16 +1,22 @@
 """Text to token ids: a tokenizer from a GGUF header or a folder, and the study's rule."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import tokenizers
 
-from probejax.foreign import parsing, read_bytes
+from probejax.foreign import open_regular, parsing, read_bytes
 from probejax.models import byte_bpe, ggml_vocabulary, sentencepiece_bpe
 from probejax.models.bos import GEMMA as BOS
 from probejax.models.gguf_header import parts, read_header
 
+_FILES = (  # what may say how text is cut
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json"),
+)
+_HEADER = 1 << 25  # bytes of a GGUF file, more than any header has
 _MOST_BYTES = 1 << 28  # of a tokenizer.json; Gemma's has 33 million
 _CHUNK = 256  # prompts per call
 _CHARACTERS = 1 << 22  # per call: an encoding takes 70 bytes for each, of rare scripts 300
@@ -84,6 +90,22 @@ def _from_sentencepiece(file: Path) -> tokenizers.Tokenizer:
         raise ValueError(
             f"transformers cannot read {file} ({error}); put the model's tokenizer.json beside it."
         ) from error
+
+
+def fingerprint(path: Path) -> str:
+    """Returns a hash that changes when the files do that cut a model's text into tokens.
+
+    Args:
+      path: a GGUF file, of which the header counts, or a folder.
+    """
+    digest = hashlib.sha256()
+    files = parts(path)[:1] if path.is_file() else [path / name for name in _FILES]
+    for file in files:
+        if file.exists():
+            digest.update(f"{'' if path.is_file() else file.name};".encode())
+            with open_regular(file) as stream:
+                digest.update(stream.read(_HEADER if path.is_file() else -1))
+    return digest.hexdigest()[:16]
 
 
 def encode(
