@@ -59,7 +59,8 @@ GEMMA2 = Family(
     architecture="gemma2",
     gguf=GGUF._replace(whole_gain=True),
     only={"use_bidirectional_attention": (False,)},
-    idle=frozenset({"hidden_act"}),
+    # The first files have the second beside sliding_window; transformers does not read it.
+    idle=frozenset({"hidden_act", "sliding_window_size"}),
     scales_embedding=True,
     leaves_out=True,
 )  # fmt: skip
@@ -109,7 +110,7 @@ LLAMA = Family(
     gguf=GGUF._replace(paired=True),
     only={"rope_interleaved": (False,)},
     # The first splits a product into parts and adds them up, which changes no more than rounding.
-    idle=frozenset({"pretraining_tp", "is_llama_config"}),
+    idle=frozenset({"pretraining_tp", "is_llama_config", "max_sequence_length"}),
     divides_angles=True,
 )  # fmt: skip
 MISTRAL = LLAMA._replace(
@@ -241,10 +242,11 @@ GPT2 = Family(
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
         "reorder_and_upcast_attn": (False,),
+        "n_special": (0,),  # rows of the embedding behind the vocabulary, in 2019
     },
     # Dropout in training, and what a classifier on top would have.
     idle=frozenset(
-        {"n_ctx", "attn_pdrop", "embd_pdrop", "resid_pdrop"}
+        {"n_ctx", "attn_pdrop", "embd_pdrop", "resid_pdrop", "predict_special_tokens"}
         | {f"summary_{x}" for x in (
             "activation", "first_dropout", "proj_to_labels", "type", "use_proj",
         )}

@@ -67,7 +67,7 @@ _IDLE = frozenset(
     bad_words_ids num_return_sequences forced_bos_token_id forced_eos_token_id
     remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
     cross_attention_hidden_size is_decoder unsloth_version unsloth_fixed transformers.js_config
-    neftune_noise_alpha custom_pipelines
+    neftune_noise_alpha custom_pipelines output_past eos_token_ids xla_device
     """.split()
 )
 _ONLY = {
