@@ -150,6 +150,18 @@ def the_fingerprint_follows_config_weights_and_tokenizer_only(hub: Hub, cache: s
         assert find() != first, name
 
 
+def a_chat_template_comes_from_wherever_it_is(hub: Hub, cache: str) -> None:
+    files, inside = gemma3(), {"tokenizer_config.json": b'{"chat_template": "old"}'}
+    for name, more, template in (
+        ("me/none", {}, None),
+        ("me/inside", inside, "old"),
+        ("me/beside", {"chat_template.jinja": b"new"}, "new"),
+        ("me/both", inside | {"chat_template.jinja": b"new"}, "new"),
+    ):
+        hub.add(name, files | more)
+        assert models.find(name, cache_dir=cache).chat_template == template, name
+
+
 def weights_that_never_came_are_missed(hub: Hub, cache: str) -> None:
     """Without a network the small files are there, and the sentence says what is not."""
     hub.add("me/gemma", gemma3())
@@ -438,6 +450,7 @@ CASES = {
         case.__name__.replace("_", " "): case
         for case in (
             the_fingerprint_follows_config_weights_and_tokenizer_only,
+            a_chat_template_comes_from_wherever_it_is,
             weights_that_never_came_are_missed,
             a_name_of_sae_lens,
             repositories_that_do_not_exist,

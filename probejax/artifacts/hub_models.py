@@ -11,7 +11,10 @@ from probejax.artifacts.hub import hub_etag, hub_file, hub_file_if_any
 from probejax.foreign import read_json
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
-_TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_TOKENIZER_SETTINGS = (
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    "chat_template.jinja",
+)
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 
