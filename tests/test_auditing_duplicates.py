@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from probejax.auditing.by_group import by_group, clusters
 from probejax.auditing.dataset import dataset
 from probejax.auditing.duplicates import duplicates, near_pairs
-from probejax.auditing.out_of_fold import Judged, permutation
+from probejax.auditing.out_of_fold import Judged
 from tests.audit_cases import D, N
 
 LONG = "A harbour master wrote that the lamp on pier {} had failed in the storm of that night."
@@ -77,7 +77,7 @@ def judged(data, wrong):
     p = np.clip(np.where(wrong, 1 - p, p), 0, 1)
     chance = np.random.default_rng(3).random(N)
     own = roc_auc_score(data.y, p)
-    return Judged("logreg", p, own, chance, roc_auc_score(permutation(data), chance), 0)
+    return Judged("logreg", p, own, chance, roc_auc_score(data.permuted(), chance), 0)
 
 
 def test_the_worst_group_comes_first(data):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 
 from probejax.auditing.dataset import dataset
 from probejax.auditing.latents import latents, marked
@@ -52,10 +53,29 @@ def test_a_rule_is_as_sure_as_its_rows_are_many():
     few, many = np.zeros(100), np.zeros(100)
     few[np.flatnonzero(y)[:12]] = 1
     many[np.flatnonzero(y)[:30]] = 1
-    first, second, *rest = choose(np.stack([few, many], axis=1), y)
+    first, second, *rest = choose(np.stack([few, many], axis=1), y, np.ones(100))
     assert (first.column, second.column) == (1, 0) and first.says == second.says == 1
     assert 0 < first.threshold < 1 and first.limit > second.limit and not rest
-    assert choose(np.zeros((100, 2)), y) == []  # what never fires says nothing
+    assert choose(np.zeros((100, 2)), y, np.ones(100)) == []  # what never fires says nothing
+
+
+def test_copies_of_a_prompt_are_one_witness():
+    y, z = np.arange(120) % 2, np.zeros((120, 1))
+    on = np.flatnonzero(y)[:40]
+    z[on, 0] = 2 + np.repeat(np.arange(20), 2)  # twenty prompts, twice each
+    weight = np.ones(120)
+    weight[on] = 1 / 2
+    (rule,) = choose(z, y, weight)
+    assert rule.says == 1 and rule.limit == pytest.approx(beta.ppf(0.05, 20, 1) - 40 / 100)
+    weight[on] = 1 / 5  # eight prompts, five times each: fewer than a rule needs
+    assert choose(z, y, weight) == []
+
+
+def test_a_rule_is_found_below_rows_of_the_other_class():
+    z, y = np.arange(100.0)[:, None], np.arange(100) >= 60
+    y[-11:] = False
+    first, *_ = choose(z, y.astype(int), np.ones(100))
+    assert first.says == 1 and 58 < first.threshold < 65
 
 
 def test_the_latents_are_shown_with_what_makes_them_fire(data):
@@ -75,3 +95,9 @@ def test_the_end_of_a_prompt_is_marked():
     assert marked("a cat sat") == "a cat ⟦sat⟧"
     assert marked("a cat ") == "a cat⟦ ⟧"
     assert marked("x" * 100 + " y").startswith("…") and marked("") == ""
+
+
+@pytest.mark.parametrize("rows", [1, 9, 10, 11, 12])
+def test_of_few_rows_there_are_few_rules_and_no_error(rows):
+    z, y = np.arange(1.0, rows + 1)[:, None], np.arange(rows) > 0
+    assert len(choose(z, y.astype(int), np.ones(rows))) <= 1

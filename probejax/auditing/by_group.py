@@ -10,7 +10,7 @@ from probejax import metrics
 from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
 from probejax.auditing.neighbours import unit_rows
-from probejax.auditing.out_of_fold import Judged, permutation
+from probejax.auditing.out_of_fold import Judged
 
 _CLUSTERS = 12
 _PER_CLUSTER = 20  # rows at least, in the mean
@@ -29,7 +29,7 @@ def by_group(data: Dataset, judged: Judged, *, seed: int = 0) -> Finding:
     named = data.groups is not None
     groups = np.array(data.groups, dtype=object) if named else clusters(data, seed)
     table = _table(data, groups, judged.probability, data.y)
-    chance = _table(data, groups, judged.permuted, permutation(data, seed))
+    chance = _table(data, groups, judged.permuted, data.permuted(seed))
     large = lambda rows: rows[(rows["rows"] >= FEWEST) & rows["auc"].notna()]["auc"]
     worst = lambda rows: float(large(rows).min()) if len(large(rows)) else np.nan
     notes = []

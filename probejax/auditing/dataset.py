@@ -1,6 +1,5 @@
 """The dataset that is audited: activations, labels, and what else is known of each row."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ from jaxtyping import Float, Int
 
 from probejax import inputs
 from probejax.activations.ragged import Activations
+from probejax.auditing import units
 from probejax.saes import stream
 from probejax.saes.named import NamedSAE, reading
 from probejax.saes.stream import Dictionary
@@ -40,6 +40,14 @@ class Dataset(NamedTuple):
     sae: Dictionary | None = None
     page: str | None = None
     name: str = "arrays"
+
+    def labellings(self, count: int, seed: int = 0) -> Int[np.ndarray, "q n"]:
+        """Returns the labels, and behind them permutations of them that keep prompts whole."""
+        return np.stack([self.y, *units.shuffled(self.y, self.same, count, seed)])
+
+    def permuted(self, seed: int = 0) -> Int[np.ndarray, " n"]:
+        """Returns the permuted labels with which everything is compared."""
+        return self.labellings(1, seed)[1]
 
     @property
     def labels(self) -> np.ndarray:
@@ -91,7 +99,7 @@ def dataset(
     inner = None if sae is None else reading(sae, features.shape[1])
     if inner is not None:
         stream.width(inner, features[:1])  # tells what is no SAE
-    same = equal(features if own is None else own)
+    same = units.equal(features if own is None else own)
     check(labels, same)
     return Dataset(
         features,
@@ -104,15 +112,6 @@ def dataset(
         page,
         name,
     )
-
-
-def equal(rows: Sequence[str] | np.ndarray) -> Int[np.ndarray, " n"]:
-    """Returns a number for each text, or row of a matrix, the same for equal ones."""
-    keys = rows
-    if isinstance(rows, np.ndarray):
-        keys = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
-    numbers: dict[Any, int] = {}
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], int)
 
 
 def check(y: Int[np.ndarray, " n"], same: Int[np.ndarray, " n"]) -> None:

@@ -9,7 +9,6 @@ import pandas as pd
 
 from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
-from probejax.auditing.out_of_fold import permutation
 
 LIMIT = 0.8  # share of the shingles of two texts together that both have (Jaccard)
 _SHINGLE = 5  # characters
@@ -51,7 +50,7 @@ def duplicates(data: Dataset, *, seed: int = 0) -> Finding:
         }
     )
     table = table.sort_values(["conflict", "likeness"], ascending=False, kind="stable")
-    shuffled = permutation(data, seed)
+    shuffled = np.random.RandomState(seed).permutation(data.y)  # of rows, not of prompts
     copies, same = len(data.y) - len(rows), len(near)
     conflicts = lambda y: float(sum(y[p.first] != y[p.second] for p in pairs))
     how = f"at least {LIMIT:.0%} of their {_SHINGLE}-character pieces".replace("%", " %")

@@ -37,17 +37,6 @@ class Judged(NamedTuple):
     unconverged: int
 
 
-def permutation(data: Dataset, seed: int = 0) -> np.ndarray:
-    """Returns the permuted labels with which everything is compared."""
-    return labellings(data.y, 1, seed)[1]
-
-
-def labellings(y: Int[np.ndarray, " n"], count: int, seed: int = 0) -> Int[np.ndarray, "q n"]:
-    """Returns labels, and behind them so many permutations of them."""
-    rng = np.random.RandomState(seed)
-    return np.stack([y, *(rng.permutation(y) for _ in range(count))])
-
-
 def judge(data: Dataset, method: str, *, repeats: int = REPEATS, seed: int = 0) -> Judged:
     """Fits a method on all folds of all repeats, and on those of permuted labels, in one batch.
 
@@ -60,7 +49,7 @@ def judge(data: Dataset, method: str, *, repeats: int = REPEATS, seed: int = 0) 
       repeats: how often each row is judged.
       seed: of the folds and the permutation.
     """
-    shuffled = permutation(data, seed)
+    shuffled = data.permuted(seed)
     cuts = folds(data.y, data.same, repeats, seed)
     cuts += folds(shuffled, data.same, 1, seed)
     count = FOLDS * repeats

@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from probejax.auditing.dataset import Dataset
-from probejax.auditing.out_of_fold import labellings
 from probejax.saes import stream
 from probejax.saes.select import encode_columns, top_latents
 
@@ -42,7 +41,7 @@ def ranked(
       count: how many.
     """
     assert data.sae is not None, "there is an SAE"
-    labels = labellings(data.y, count, seed)
+    labels = data.labellings(count, seed)
     k = min(k, stream.width(data.sae, data.x[:1]))
     train = np.tile(rows, (len(labels), 1))
     latents = top_latents(data.sae, data.x, train, np.ones(train.shape, bool), labels[:, rows], k)

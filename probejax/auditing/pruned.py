@@ -6,10 +6,9 @@ from typing import NamedTuple, cast
 import numpy as np
 from jaxtyping import Float, Int
 
-from probejax.auditing import shifted
-from probejax.auditing.dataset import Dataset, equal
+from probejax.auditing import shifted, units
+from probejax.auditing.dataset import Dataset
 from probejax.auditing.orders import Order, moves, orders
-from probejax.auditing.out_of_fold import labellings
 from probejax.auditing.resampled import Resampled, resampled
 from probejax.auditing.shifted import Shifted
 from probejax.probes import logreg, scores
@@ -80,7 +79,8 @@ def prune(
     assert data.sae is not None, "there is an SAE"
     cut = shifted.split(data, other, seed)
     x, y = np.concatenate([data.x[cut.train], other.x[cut.test]]), data.y[cut.train]
-    n, labels = len(y), labellings(y, 1, seed)
+    n, shuffled = len(y), units.shuffled(y, data.same[cut.train], 1, seed)
+    labels = np.concatenate([y[None], shuffled])
     k = min(k, stream.width(data.sae, x[:1]))
     train = np.tile(np.arange(n), (2, 1))
     best = top_latents(data.sae, x, train, np.ones(train.shape, bool), labels, k)
@@ -105,7 +105,7 @@ def prune(
     lanes = [np.array(columns) for _, columns in keys]
     _, logits, more = _fit(values, lanes, labels[[which for which, _ in keys]], width, seed)
     every = np.concatenate([_logreg(x, labels, seed), logits])
-    same = equal(other.x if other.texts is None else other.texts)[cut.test]
+    same = units.equal(other.x if other.texts is None else other.texts)[cut.test]
     return Pruned(
         latents=latents,
         values=values,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from probejax import models, saes, sweep, tasks
-from probejax.auditing import dataset, neutral_texts
+from probejax.auditing import dataset, neutral_texts, units
 from probejax.auditing import keep as keep_file
 from probejax.auditing.shifted import draw
 from probejax.sweep.config import Config
@@ -61,7 +61,7 @@ def ready(
     wanted = [plan.source.whole(name) for name in plan.source.names()]
     for task in wanted:
         try:
-            dataset.check(task.labels, dataset.equal(task.prompts))
+            dataset.check(task.labels, units.equal(task.prompts))
         except ValueError as error:
             raise ValueError(f"{task.name}: {error}.") from None
     others, missing = _shifted(plan, wanted)

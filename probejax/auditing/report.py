@@ -10,6 +10,7 @@ from etils import epath
 from probejax import spreadsheet, storage
 from probejax.analysis.drawing import encoded
 from probejax.auditing import keep as keep_file
+from probejax.auditing import units
 from probejax.auditing.by_group import by_group
 from probejax.auditing.corpus import Corpus
 from probejax.auditing.dataset import Dataset, dataset
@@ -168,6 +169,11 @@ def examine(
         ),
         "judged by": " and ".join(methods),
     }
+    if stuck := int(units.stuck(data.y, data.same).sum()):
+        known["labels permuted"] = (
+            f"{stuck:,} rows keep their label in every permutation, since no prompt that stands "
+            "there as often has another: what they alone tell counts as chance"
+        )
     return Audit(data.name, findings, known | (facts or {}))
 
 

@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 
 from probejax import inputs, tasks
 from probejax.activations.ragged import Activations
-from probejax.auditing.dataset import Dataset, equal
+from probejax.auditing import units
+from probejax.auditing.dataset import Dataset
 from probejax.tasks import Task
 
 REGIME = "covariate_shift"
@@ -74,9 +75,9 @@ def shifted_set(data: Dataset, x: Any, y: Any, texts: Sequence[str] | None = Non
 def split(data: Dataset, shifted: Shifted, seed: int) -> Split:
     """Draws the rows of `draw` from arrays; prompts are equal by text, or by activations."""
     if data.texts is not None and shifted.texts is not None:
-        same = equal((*data.texts, *shifted.texts))
+        same = units.equal((*data.texts, *shifted.texts))
     else:
-        same = equal(np.concatenate([data.x, shifted.x]))
+        same = units.equal(np.concatenate([data.x, shifted.x]))
     names = tuple(map(str, same.tolist()))
     n = len(data.y)
     make = lambda prompts, y: Task(data.name, prompts, y, False, class_names=data.classes)

@@ -14,7 +14,6 @@ from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
 from probejax.auditing.folds import Fold, folds
 from probejax.auditing.latents import Latents
-from probejax.auditing.out_of_fold import labellings, permutation
 from probejax.auditing.surface import Family, families
 from probejax.auditing.tokens import Tokens
 from probejax.metrics import host_auc, host_aucs
@@ -48,10 +47,11 @@ def shortcuts(
       seed: of the folds and permutations.
     """
     assert data.texts is not None, "there are texts"
-    shuffled = permutation(data, seed)
+    shuffled = data.permuted(seed)
+    labels = data.labellings(_DRAWS, seed).T
     cuts = folds(data.y, data.same, 1, seed)
     found = families(data.texts)
-    scored = [_score(family, data.y, shuffled, cuts, seed) for family in found]
+    scored = [_score(family, labels, shuffled, cuts) for family in found]
     every = sparse.hstack([family.x for family in found]).tocsr()
     together = [_out_of_fold(every, y, cuts) for y in (data.y, shuffled)]
     table = _table(data, scored)
@@ -80,8 +80,8 @@ def shortcuts(
     )  # fmt: skip
 
 
-def _score(family: Family, y, shuffled, cuts: list[Fold], seed: int) -> Scored:
-    labels = labellings(y, _DRAWS, seed).T
+def _score(family: Family, labels, shuffled, cuts: list[Fold]) -> Scored:
+    y = labels[:, 0]
     if family.binary:
         rates = family.x.T @ labels / labels.sum(axis=0)
         rest = family.x.T @ (1 - labels) / (1 - labels).sum(axis=0)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from scipy.stats import beta
 from sklearn.model_selection import StratifiedGroupKFold
 
+from probejax.auditing import units
 from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
 from probejax.auditing.permuted import ranked
@@ -16,7 +17,7 @@ from probejax.saes.describe import page
 
 _CANDIDATES = 32  # latents of which the rules are made
 _RULES = 5  # of each half
-_FEWEST = 10  # rows above a threshold
+_FEWEST = 10  # prompts above a threshold
 _THRESHOLDS = 40
 _DOUBT = 0.05  # a rule is as good as the 5 % lower limit of its share
 _SURE = 0.05  # by which that limit must exceed the share of the class
@@ -50,13 +51,14 @@ def single_latents(data: Dataset, *, seed: int = 0) -> Finding:
     """
     halves = [test for _, test in StratifiedGroupKFold(2, shuffle=True, random_state=seed).split(
         data.y, data.y, data.same)]  # fmt: skip
+    share_of_unit = 1 / units.multiplicity(data.same)
     rules, suspects, best, chance = [], [], [], []
     for number, (chosen_on, other) in enumerate((halves, halves[::-1])):
         known = ranked(data, chosen_on, _CANDIDATES, seed)
         for lane, labels in enumerate(known.labels):
             columns, y = known.columns[lane], labels[other]
             z = known.values[:, columns]
-            found = choose(z[chosen_on], labels[chosen_on])
+            found = choose(z[chosen_on], labels[chosen_on], share_of_unit[chosen_on])
             told = [_told(rule, z[other], y) for rule in found]
             (chance if lane else best).append(_judged(found, told, z[other], y))
             if lane == 0:
@@ -83,27 +85,38 @@ def single_latents(data: Dataset, *, seed: int = 0) -> Finding:
     return _finding(data, rules, suspects, np.array(best), np.array(chance))
 
 
-def choose(z: Float[np.ndarray, "n m"], y: Int[np.ndarray, " n"]) -> list[Rule]:
+def choose(
+    z: Float[np.ndarray, "n m"], y: Int[np.ndarray, " n"], weight: Float[np.ndarray, " n"]
+) -> list[Rule]:
     """Chooses the rules that are surest, each of a latent of its own.
 
     Args:
       z: latents of the rows that it is chosen on.
       y: labels, 0 or 1.
+      weight: which part of a prompt each row is: a prompt that stands there 20 times is one witness
+        of what lies above a threshold, and not 20.
     """
     most = max(_FEWEST + 1, len(y) // 2)
-    counts = np.unique(np.geomspace(_FEWEST, most, _THRESHOLDS).astype(int))
+    wanted = np.unique(np.geomspace(_FEWEST, most, _THRESHOLDS).astype(int))
+    share = [np.average(y == says, weights=weight) for says in (0, 1)]
     found = []
     for column, values in enumerate(z.T):
         order = np.argsort(-values, kind="stable")
-        ones = np.cumsum(y[order])[counts - 1]
-        # A threshold lies below the last row that is above it, and above zero.
-        last, after = values[order][counts - 1], values[order][np.minimum(counts, len(y) - 1)]
-        for says in (0, 1):
+        values = values[order]
+        # A threshold lies between two rows that differ, and above zero.
+        ends = 1 + np.flatnonzero((values[:-1] > values[1:]) & (values[:-1] > 0))
+        place = np.searchsorted(ends, wanted)
+        above = ends[place[place < len(ends)]]
+        counts, ones = (np.cumsum(each[order])[above - 1] for each in (weight, weight * y))
+        enough = counts > _FEWEST - 1e-9
+        above, counts, ones = above[enough], counts[enough], ones[enough]
+        for says in (0, 1) if len(above) else ():
             right = ones if says else counts - ones
-            limit = beta.ppf(_DOUBT, right, counts - right + 1) - (y == says).mean()
-            limit = np.where((last > after) & (last > 0), limit, -np.inf)
+            # Of none the limit is 0, where the distribution has no quantile.
+            limit = np.nan_to_num(beta.ppf(_DOUBT, right, counts - right + 1)) - share[says]
             at = int(np.argmax(limit))
-            found.append(Rule(column, says, float((last[at] + after[at]) / 2), float(limit[at])))
+            threshold = float(values[above[at] - 1] + values[above[at]]) / 2
+            found.append(Rule(column, says, threshold, float(limit[at])))
     found = [rule for rule in found if rule.limit > _SURE]
     return sorted(found, key=lambda rule: -rule.limit)[:_RULES]
 

@@ -11,7 +11,7 @@ from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
 from probejax.auditing.firing import firing
 from probejax.auditing.neighbours import NEIGHBOURS, share_alike
-from probejax.auditing.out_of_fold import Judged, permutation
+from probejax.auditing.out_of_fold import Judged
 
 LOOKED = 1000  # rows whose neighbours and latents are told
 
@@ -31,7 +31,7 @@ def suspect_labels(data: Dataset, judged: list[Judged], *, seed: int = 0) -> Fin
     Raises:
       ValueError: cleanlab is not installed.
     """
-    shuffled = permutation(data, seed)
+    shuffled = data.permuted(seed)
     wrong = np.array([issues(data.y, each.probability) for each in judged])
     by_chance = np.array([issues(shuffled, each.permuted) for each in judged])
     confident = {f"p_{each.method}": confidence(data.y, each.probability) for each in judged}

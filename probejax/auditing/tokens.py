@@ -14,7 +14,7 @@ from jaxtyping import Float
 from probejax.auditing.corpus import Corpus
 from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
-from probejax.auditing.out_of_fold import direction, labellings
+from probejax.auditing.out_of_fold import direction
 
 FEWEST = 10  # occurrences of a token
 PERMUTATIONS = 39  # of the labels
@@ -46,7 +46,7 @@ def tokens(data: Dataset, corpus: Corpus, *, seed: int = 0) -> tuple[Finding, To
       corpus: of the same model and site.
       seed: of the permutations.
     """
-    found = score(direction(data, labellings(data.y, PERMUTATIONS, seed), seed), corpus)
+    found = score(direction(data, data.labellings(PERMUTATIONS, seed), seed), corpus)
     table = found.table
     notes = [f"{len(corpus.ids):,} tokens: {corpus.about}; {len(table):,} different ones occur at "
              f"least {FEWEST} times."]  # fmt: skip

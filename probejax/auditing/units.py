@@ -1,0 +1,64 @@
+"""The independent units of a dataset: rows of one prompt, which no split and no shuffle parts."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int, Shaped
+
+
+def equal(rows: Sequence[str] | np.ndarray) -> Int[np.ndarray, " n"]:
+    """Returns a number for each text, or row of a matrix, the same for equal ones."""
+    keys = rows
+    if isinstance(rows, np.ndarray):
+        keys = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+    numbers: dict[Any, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], int)
+
+
+def multiplicity(same: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Returns for each row how many rows its unit has."""
+    _, unit, counts = np.unique(same, return_inverse=True, return_counts=True)
+    return counts[unit]
+
+
+def shuffled(
+    values: Shaped[np.ndarray, " n"], same: Int[np.ndarray, " n"], count: int, seed: int = 0
+) -> Shaped[np.ndarray, "q n"]:
+    """Permutes what is known of rows, whole units among those that have as many rows.
+
+    What the rows of a unit have, its copies' labels for one, stays together: an order that tears
+    copies apart has far more independent labels than the data, and chance comes out too small.
+    Where every prompt is distinct these are plain permutations.
+
+    Args:
+      values: of each row.
+      same: a number for each unit.
+      count: how many permutations.
+      seed: of them.
+    """
+    rng = np.random.RandomState(seed)
+    found = np.tile(values, (count, 1))
+    for each in found:
+        for rows in _by_size(same):
+            each[rows] = values[rows[rng.permutation(len(rows))]]
+    return found
+
+
+def stuck(values: Shaped[np.ndarray, " n"], same: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Tells which rows `shuffled` never changes: all units of their size have the same values."""
+    found = np.zeros(len(values), bool)
+    for rows in _by_size(same):
+        found[rows] = (values[rows] == values[rows[:1]]).all()
+    return found
+
+
+def _by_size(same: Int[np.ndarray, " n"]) -> list[Int[np.ndarray, "units size"]]:
+    """Returns the rows of each unit, units of one size together, those that come first first."""
+    _, first, unit, counts = np.unique(
+        same, return_index=True, return_inverse=True, return_counts=True
+    )
+    order = np.argsort(first[unit], kind="stable")
+    sizes = counts[unit][order]
+    return [order[sizes == size].reshape(-1, size) for size in np.unique(counts)]
