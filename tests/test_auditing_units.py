@@ -5,8 +5,11 @@ import pytest
 
 from probejax.auditing import shortcuts, single_latents, units
 from probejax.auditing.dataset import dataset
+from probejax.auditing.duplicates import duplicates
 from probejax.auditing.latents import latents
+from probejax.auditing.out_of_fold import judge
 from probejax.auditing.report import examine
+from probejax.auditing.shifted import Shifted, split
 from tests.audit_cases import D, Rectified
 
 
@@ -41,6 +44,34 @@ def test_a_shuffle_keeps_the_copies_of_a_prompt_together():
     assert len(seen) > 30
     np.testing.assert_array_equal(units.stuck(values, same), same == 6)
     assert units.multiplicity(same).tolist() == [2, 2, 1, 2, 1, 1, 2, 1, 3, 3, 3, 1]
+
+
+X = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)[[0, 1, 2, 0, 3, 4, 5, 5]]
+TEXTS = ["a", "b", "c", "d", "d", "b", "e", "f"]
+
+
+def test_prompts_are_equal_by_text_or_by_activations_or_by_a_third():
+    assert units.of(X, TEXTS).tolist() == [0, 1, 2, 0, 0, 1, 3, 3]  # 0 and 4 by way of 3
+    assert units.of(X, None).tolist() == [0, 1, 2, 0, 3, 4, 5, 5]
+    x = np.zeros((3, 2), np.float32)
+    x[1] = -0.0
+    assert units.of(x, None).tolist() == [0, 0, 0]
+
+
+def test_no_fold_parts_equal_activations_and_they_are_listed():
+    rng = np.random.default_rng(0)
+    m = 100
+    x = np.repeat(rng.normal(size=(m, 200)), 2, axis=0).astype(np.float32)
+    y = np.repeat(rng.permutation(np.arange(m) % 2), 2)
+    texts = [f"{'A long beginning' if i % 2 else 'Else'} of {i // 2 * 7919}" for i in range(2 * m)]
+    data = dataset(x, y, texts=texts)
+    assert judge(data, "logreg", repeats=1).auc < 0.65  # 0.98 by copies that were seen
+    assert len(set(data.same)) == m
+    copies, *_ = duplicates(data).claims
+    assert copies.value == m
+    other = Shifted(x[:60] + 0.0, y[:60], tuple(f"new {i}" for i in range(60)))
+    with pytest.raises(ValueError, match="2 of either class to test on and has 0"):
+        split(data, other, 0)  # what is trained on is not tested on, whatever its text
 
 
 @pytest.mark.parametrize("copies", [1, 5])

@@ -23,7 +23,7 @@ class Dataset(NamedTuple):
       x: [n, d] one row of activations per prompt, float32.
       y: [n] labels, 0 or 1.
       classes: what the labels 0 and 1 are called.
-      same: [n] a number for each prompt, the same for equal ones.
+      same: [n] a number for each prompt, the same for rows of one, see `units`.
       texts: the prompts; None where they are not known.
       groups: to which group each row belongs; None where that is not known.
       sae: the dictionary whose latents are looked at, if any.
@@ -99,7 +99,7 @@ def dataset(
     inner = None if sae is None else reading(sae, features.shape[1])
     if inner is not None:
         stream.width(inner, features[:1])  # tells what is no SAE
-    same = units.equal(features if own is None else own)
+    same = units.of(features, own)
     check(labels, same)
     return Dataset(
         features,
@@ -120,6 +120,6 @@ def check(y: Int[np.ndarray, " n"], same: Int[np.ndarray, " n"]) -> None:
         count = len(np.unique(same[y == label]))
         if count < FEWEST:
             raise ValueError(
-                f"one class has {count} different prompts; an audit needs {FEWEST} of either, to "
-                "judge each by probes that have not seen it"
+                f"one class has {count} different prompts (those of equal activations are one); an "
+                f"audit needs {FEWEST} of either, to judge each by probes that have not seen it"
             )

@@ -28,7 +28,8 @@ def duplicates(data: Dataset, *, seed: int = 0) -> Finding:
     """Finds equal and nearly equal prompts.
 
     Args:
-      data: the dataset; without texts only equal rows of activations are found.
+      data: the dataset; equal rows of activations are one prompt, too, and without texts no others
+        are found.
       seed: of the hashes and the permutation.
 
     Raises:
@@ -46,7 +47,10 @@ def duplicates(data: Dataset, *, seed: int = 0) -> Finding:
             "other_label": [data.labels[p.second] for p in pairs],
             "conflict": [bool(data.y[p.first] != data.y[p.second]) for p in pairs],
             "text": [data.text(p.first) for p in pairs],
-            "other_text": [data.text(p.second) if p.likeness < 1 else "" for p in pairs],
+            "other_text": [
+                data.text(p.second) if data.text(p.second) != data.text(p.first) else ""
+                for p in pairs
+            ],
         }
     )
     table = table.sort_values(["conflict", "likeness"], ascending=False, kind="stable")
@@ -57,7 +61,7 @@ def duplicates(data: Dataset, *, seed: int = 0) -> Finding:
     return Finding(
         "duplicates",
         "Duplicates and leaks",
-        "Equal prompts, and different ones that have "
+        "Equal prompts, by text or by activations, and different ones that have "
         f"{how} in common, found by MinHash and then counted exactly. A split that does not keep "
         "them together tests on what it was trained on. Of a prompt that comes more than twice, "
         "each copy is paired with the first. How many there are does not depend on labels; how "

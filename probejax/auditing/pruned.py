@@ -105,7 +105,7 @@ def prune(
     lanes = [np.array(columns) for _, columns in keys]
     _, logits, more = _fit(values, lanes, labels[[which for which, _ in keys]], width, seed)
     every = np.concatenate([_logreg(x, labels, seed), logits])
-    same = units.equal(other.x if other.texts is None else other.texts)[cut.test]
+    same = units.of(other.x, other.texts)[cut.test]
     return Pruned(
         latents=latents,
         values=values,

@@ -73,11 +73,10 @@ def shifted_set(data: Dataset, x: Any, y: Any, texts: Sequence[str] | None = Non
 
 
 def split(data: Dataset, shifted: Shifted, seed: int) -> Split:
-    """Draws the rows of `draw` from arrays; prompts are equal by text, or by activations."""
-    if data.texts is not None and shifted.texts is not None:
-        same = units.equal((*data.texts, *shifted.texts))
-    else:
-        same = units.equal(np.concatenate([data.x, shifted.x]))
+    """Draws the rows of `draw` from arrays; prompts are told apart as in `units`."""
+    known = data.texts is not None and shifted.texts is not None
+    texts = (*(data.texts or ()), *(shifted.texts or ())) if known else None
+    same = units.of(np.concatenate([data.x, shifted.x]), texts)
     names = tuple(map(str, same.tolist()))
     n = len(data.y)
     make = lambda prompts, y: Task(data.name, prompts, y, False, class_names=data.classes)

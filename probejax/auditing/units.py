@@ -5,14 +5,36 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+
+
+def of(x: Float[np.ndarray, "n d"], texts: Sequence[str] | None) -> Int[np.ndarray, " n"]:
+    """Returns a number for each row, the same for rows of one prompt.
+
+    Rows are of one prompt where their texts are equal, or their activations: a model that reads
+    the last tokens of two long texts may see one text. So are rows that a third one ties together.
+
+    Args:
+      x: activations.
+      texts: the prompts, where they are known.
+    """
+    by_x = equal(x)
+    if texts is None:
+        return by_x
+    by_text = len(x) + equal(texts)
+    edges = sparse.coo_array((np.ones(len(x)), (by_x, by_text)), shape=(2 * len(x), 2 * len(x)))
+    _, component = connected_components(edges, directed=False)
+    return equal(component[by_x][:, None])
 
 
 def equal(rows: Sequence[str] | np.ndarray) -> Int[np.ndarray, " n"]:
     """Returns a number for each text, or row of a matrix, the same for equal ones."""
     keys = rows
     if isinstance(rows, np.ndarray):
-        keys = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+        zero = np.zeros(1, rows.dtype)  # makes -0 and 0, which are equal, one
+        keys = [hashlib.blake2b((row + zero).tobytes(), digest_size=16).digest() for row in rows]
     numbers: dict[Any, int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], int)
 
