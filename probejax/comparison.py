@@ -1,13 +1,13 @@
 """Do SAE probes help, on one dataset in hand? The study's question, asked of arrays."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 from scipy import stats
 
 from probejax import inputs
@@ -20,6 +20,7 @@ from probejax.probes.rows import batches
 from probejax.probes.scores import Protocol
 from probejax.saes import stream
 from probejax.saes.named import NamedSAE
+from probejax.tasks import Condition, digests, distinct_rows
 from probejax.tasks.regimes import ALL_REGIMES, Pool
 
 _CONFIDENCE = 0.95
@@ -102,7 +103,8 @@ def compare(
         without.
       draws: of training and test rows, at least 2.
       seed: of the first draw; the others follow.
-      protocol: as for `fit`.
+      protocol: as for `fit`; `strict` also draws from rows that differ: of equal ones the first,
+        of equal ones with both labels none. So no probe is tested on what it was trained on.
 
     Returns:
       The comparison, whose repr is the verdict and a table of methods.
@@ -122,13 +124,8 @@ def compare(
     if draws < 2:
         raise ValueError(f"draws={draws}; an interval needs at least 2")
     rules = _rules(methods, stream.width(sae, jnp.asarray(features[:1])))
-    drawn = [
-        ALL_REGIMES["standard"].draw(Pool(labels, (str(names[0]), str(names[1]))), seed + draw)
-        for draw in range(draws)
-    ]
-    if drawn[0].left_out:
-        raise ValueError(f"the data cannot be split: {'; '.join(drawn[0].left_out)}")
-    conditions = [condition for each in drawn for condition in each.conditions]
+    of = (str(names[0]), str(names[1]))
+    conditions = _conditions(features, labels, of, range(seed, seed + draws), protocol)
     found = []
     for lanes, rows in batches(conditions):
         most = max(rule.k for rule in rules.values())
@@ -148,6 +145,26 @@ def compare(
     apart = (chosen["with_sae"] - chosen["baseline"]).to_numpy()
     low, high = _interval(apart, len(conditions[0].test) / len(conditions[0].train))
     return Comparison(float(apart.mean()), low, high, chosen, fits)
+
+
+def _conditions(
+    x: Any,
+    y: Int[np.ndarray, " n"],
+    names: tuple[str, str],
+    seeds: Iterable[int],
+    protocol: Protocol,
+) -> list[Condition]:
+    """Draws training and test rows for each seed; under `strict` from rows that differ."""
+    rows, which = np.arange(len(y)), ""
+    if protocol == "strict":
+        rows, which = distinct_rows(digests(x), y, balanced=False), "different rows of the "
+    found = []
+    for seed in seeds:
+        drawn = ALL_REGIMES["standard"].draw(Pool(y[rows], names), seed)
+        if drawn.left_out:
+            raise ValueError(f"the {which}data cannot be split: {'; '.join(drawn.left_out)}")
+        found += drawn.conditions
+    return [dataclasses.replace(c, train=rows[c.train], test=rows[c.test]) for c in found]
 
 
 def _rules(names: Sequence[str], d_sae: int) -> dict[str, Method]:

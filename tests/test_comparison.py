@@ -35,6 +35,21 @@ def test_noise_makes_no_certain_difference():
     assert found.low < 0 < found.high and "no certain difference" in found.verdict
 
 
+def test_no_probe_is_tested_on_a_copy_of_what_it_was_trained_on():
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(80, 6)), rng.permutation(np.arange(80) % 2)
+    which = rng.permutation(np.repeat(np.arange(80), 4))
+    methods = ("knn", "mean_difference", "sae_k2")
+    copied = compare(x[which], y[which], Corners(), methods=methods, draws=3)
+    assert copied.fits["test_auc"].max() < 0.8  # nearest neighbours find a copy with 1.0
+    of_the_study = compare(x[which], y[which], Corners(), methods=methods, draws=3,
+                           protocol="paper")  # fmt: skip
+    assert of_the_study.fits["test_auc"].max() > 0.95
+    first = np.sort(np.unique(which, return_index=True)[1])
+    once = compare(x[which[first]], y[which[first]], Corners(), methods=methods, draws=3)
+    np.testing.assert_array_equal(copied.fits["test_auc"], once.fits["test_auc"])
+
+
 def test_the_interval_by_hand():
     apart = np.array([0.01, 0.03, 0.02, 0.06])
     low, high = _interval(apart, 1 / 3)
@@ -56,6 +71,7 @@ def test_the_interval_by_hand():
         ({"y": np.zeros(240)}, "exactly two"),
         ({"y": np.arange(5) % 2}, "one label per row"),
         ({"y": np.arange(240) == 3}, "it needs 4 of either class"),
+        ({"x": X[np.arange(240) % 6]}, "different rows of the data cannot be split: it needs 4 of"),
         ({"x": X[0]}, "expected one row per prompt"),
         ({"x": np.where(X > 2, np.nan, X)}, "NaN or infinity"),
     ],

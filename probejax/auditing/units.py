@@ -1,13 +1,13 @@
 """The independent units of a dataset: rows of one prompt, which no split and no shuffle parts."""
 
-import hashlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
+
+from probejax.tasks import digests
 
 
 def of(x: Float[np.ndarray, "n d"], texts: Sequence[str] | None) -> Int[np.ndarray, " n"]:
@@ -20,23 +20,19 @@ def of(x: Float[np.ndarray, "n d"], texts: Sequence[str] | None) -> Int[np.ndarr
       x: activations.
       texts: the prompts, where they are known.
     """
-    by_x = equal(x)
+    by_x = equal(digests(x))
     if texts is None:
         return by_x
     by_text = len(x) + equal(texts)
     edges = sparse.coo_array((np.ones(len(x)), (by_x, by_text)), shape=(2 * len(x), 2 * len(x)))
     _, component = connected_components(edges, directed=False)
-    return equal(component[by_x][:, None])
+    return equal(component[by_x].tolist())
 
 
-def equal(rows: Sequence[str] | np.ndarray) -> Int[np.ndarray, " n"]:
-    """Returns a number for each text, or row of a matrix, the same for equal ones."""
-    keys = rows
-    if isinstance(rows, np.ndarray):
-        zero = np.zeros(1, rows.dtype)  # makes -0 and 0, which are equal, one
-        keys = [hashlib.blake2b((row + zero).tobytes(), digest_size=16).digest() for row in rows]
-    numbers: dict[Any, int] = {}
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], int)
+def equal(things: Sequence[Hashable]) -> Int[np.ndarray, " n"]:
+    """Returns a number for each thing, such as a text, the same for equal ones."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(thing, len(numbers)) for thing in things], int)
 
 
 def multiplicity(same: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

@@ -112,8 +112,7 @@ class Vectors:
 
     @functools.cached_property
     def _rows(self) -> tuple[str, ...]:
-        digest = lambda row: hashlib.blake2b(row.astype(np.float32).tobytes(), digest_size=16)
-        return tuple(digest(np.asarray(row)).hexdigest() for row in self.given.x)
+        return tasks.digests(self.given.x)
 
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:

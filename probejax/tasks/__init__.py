@@ -9,7 +9,7 @@ from probejax.tasks.catalog import (
     names,
     shifted_names,
 )
-from probejax.tasks.distinct import distinct_rows
+from probejax.tasks.distinct import digests, distinct_rows
 from probejax.tasks.draw import Drawing, LeftOut, draw, sentences
 from probejax.tasks.families import STUDY as STUDY_FAMILIES
 from probejax.tasks.families import find_families
@@ -33,6 +33,7 @@ __all__ = [
     "Own",
     "Task",
     "conditions",
+    "digests",
     "distinct_rows",
     "draw",
     "find_families",
