@@ -97,6 +97,24 @@ def test_the_worst_group_comes_first(data):
     assert "1 groups have rows of one class alone" in finding.notes[1]
 
 
+def test_the_worst_of_many_groups_stands_beside_the_worst_of_shuffled_ones():
+    rng = np.random.default_rng(0)
+    y, groups = rng.permutation(np.arange(600) % 2), rng.permutation(np.arange(600) // 25)
+    data = dataset(rng.normal(size=(600, 2)), y, groups=groups.tolist())
+    p = 1 / (1 + np.exp(-1.2 * y - rng.normal(size=600)))
+    told = Judged("logreg", p, roc_auc_score(y, p), p, 0.5, 0)
+    worst = lambda p: by_group(data, told._replace(probability=p)).claims[1]
+    by_hand = [min(roc_auc_score(y[own == g], p[own == g]) for g in range(24))
+               for own in (rng.permutation(groups) for _ in range(100))]  # fmt: skip
+    claim = worst(p)
+    assert claim.by_chance == pytest.approx(np.median(by_hand), abs=0.02)
+    assert claim.value < claim.by_chance + 0.1  # far below the AUC of all, and nothing is wrong
+    assert float(claim.chance.removeprefix("groups shuffled, p = ")) > 0.05
+    assert worst(np.where(groups == 3, 1 - p, p)).chance == "groups shuffled, p = 0.005"
+    small = by_group(data._replace(groups=tuple(map(str, range(600)))), told).claims[1]
+    assert np.isnan(small.value) and small.chance == "groups shuffled"
+
+
 def test_without_groups_there_are_clusters_of_activations(data):
     x = data.x + 40 * (np.arange(N) % 2)[:, None] * (np.arange(D) < 12).astype(np.float32)
     found = clusters(data._replace(x=x))

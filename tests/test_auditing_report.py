@@ -36,7 +36,9 @@ def test_what_is_written(audited, tmp_path):
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)
     shown = html.unescape(text)
     for found in audited.findings:
-        assert found.title in shown and all(claim.text in shown for claim in found.claims)
+        assert found.title in shown
+        assert all(claim.text in shown and claim.chance in shown for claim in found.claims)
+        assert all(f"{claim.text}: " in repr(audited) for claim in found.claims)
     for name, rows in audited.tables.items():
         read = pd.read_csv(tmp_path / f"{name}.csv", keep_default_na=False)
         assert len(read) == len(rows)
@@ -44,7 +46,9 @@ def test_what_is_written(audited, tmp_path):
             assert not read[column].str.match("[=+\\-@]").any()
     cleaned = pd.read_csv(tmp_path / "cleaned.csv")
     assert plain_text(cleaned["text"]).tolist() == audited.tables["cleaned"]["text"].tolist()
-    assert "labels permuted" in repr(audited) and "suspect_labels" in audited.tables
+    assert "(labels permuted: " in repr(audited) and "(groups shuffled" in repr(audited)
+    assert " with groups shuffled, p = " in shown  # the page's answer for groups
+    assert "suspect_labels" in audited.tables
 
 
 def test_a_page_shows_the_first_rows_and_says_how_many_there_are():

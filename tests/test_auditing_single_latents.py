@@ -38,14 +38,14 @@ def test_a_rule_finds_the_rows_that_contradict_it(data):
     assert set(contradicted["row"]) <= wrong and len(contradicted) >= 3
     assert (contradicted["label"] == "ham").all() and rows["row"].is_unique
     alone, gain, _ = found.claims
-    assert gain.value > 0.3 > 0.15 > gain.permuted
-    assert alone.value > alone.permuted
+    assert gain.value > 0.3 > 0.15 > gain.by_chance
+    assert alone.value > alone.by_chance
 
 
 def test_of_noise_no_rule_holds(data):
     y = np.random.RandomState(1).permutation(data.y)
     _, gain, _ = single_latents(data._replace(y=y)).claims
-    assert abs(gain.value) < 0.25 and abs(gain.permuted) < 0.15
+    assert abs(gain.value) < 0.25 and abs(gain.by_chance) < 0.15
 
 
 def test_a_rule_is_as_sure_as_its_rows_are_many():
@@ -87,7 +87,7 @@ def test_the_latents_are_shown_with_what_makes_them_fire(data):
     assert table["strongest_ends"][0] == "'!' 100 %"
     assert table["rate_ham"][0] == pytest.approx(4 / (data.y == 0).sum())
     (claim,) = found.claims
-    assert claim.value > 0.65 > claim.permuted
+    assert claim.value > 0.65 > claim.by_chance
 
 
 def test_the_end_of_a_prompt_is_marked():

@@ -113,9 +113,9 @@ def test_claims_stand_beside_what_permuted_labels_give(found):
     claims = {claim.text: claim for claim in found.claims}
     for method in METHODS:
         claim = claims[f"AUC of {method} on rows it has not seen"]
-        assert claim.value > 0.8 and abs(claim.permuted - 0.5) < 0.15
+        assert claim.value > 0.8 and abs(claim.by_chance - 0.5) < 0.15
     both = claims["labels that all of them call wrong"]
-    assert 2 <= both.value <= 14 < both.permuted
+    assert 2 <= both.value <= 14 < both.by_chance
 
 
 def test_the_cleaned_file_lacks_what_all_call_wrong_and_says_so(case, found):

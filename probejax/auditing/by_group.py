@@ -7,6 +7,7 @@ from jaxtyping import Float, Int, Shaped
 from sklearn.cluster import KMeans
 
 from probejax import metrics
+from probejax.auditing import units
 from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
 from probejax.auditing.neighbours import unit_rows
@@ -15,6 +16,7 @@ from probejax.auditing.out_of_fold import Judged
 _CLUSTERS = 12
 _PER_CLUSTER = 20  # rows at least, in the mean
 _MOST = 20_000  # rows that clusters are made of
+SHUFFLES = 199  # of which prompt is in which group
 FEWEST = 20  # rows of a group that is called the worst
 
 
@@ -24,14 +26,11 @@ def by_group(data: Dataset, judged: Judged, *, seed: int = 0) -> Finding:
     Args:
       data: the dataset; without groups its rows are put into clusters of activations.
       judged: what a probe says of every row.
-      seed: of the clusters and the permutation.
+      seed: of the clusters and the shuffles.
     """
     named = data.groups is not None
     groups = np.array(data.groups, dtype=object) if named else clusters(data, seed)
-    table = _table(data, groups, judged.probability, data.y)
-    chance = _table(data, groups, judged.permuted, data.permuted(seed))
-    large = lambda rows: rows[(rows["rows"] >= FEWEST) & rows["auc"].notna()]["auc"]
-    worst = lambda rows: float(large(rows).min()) if len(large(rows)) else np.nan
+    table = _table(data, groups, judged.probability)
     notes = []
     alone = table["group"][table["rows"] < 2].tolist()
     if alone:
@@ -47,10 +46,13 @@ def by_group(data: Dataset, judged: Judged, *, seed: int = 0) -> Finding:
          "each shows a prompt near its middle")
         + f". Each is judged by {judged.method}, by probes that have not seen its prompts: AUC and "
         "calibration error (ten bins). A group far below the others is one on which the labels, or "
-        f"the text, are of another kind. Groups of fewer than {FEWEST} rows do not count as worst.",
+        f"the text, are of another kind. Groups of fewer than {FEWEST} rows do not count as worst. "
+        "Of many groups one is the worst, and by chance far below the others: so it stands beside "
+        "the median of the worst where prompts are put at random into groups of the same sizes, "
+        f"{SHUFFLES} times; p is how often that worst is no better.",
         (
             Claim("AUC over all groups", judged.auc, judged.permuted_auc),
-            Claim("AUC of the worst group", worst(table), worst(chance)),
+            _worst(data, groups, judged.probability, seed),
         ),
         (Table("groups", "Groups, the worst first", table),),
         tuple(notes),
@@ -71,24 +73,49 @@ def clusters(data: Dataset, seed: int = 0) -> Shaped[np.ndarray, " n"]:
     return np.array([f"cluster {number}" for number in found], dtype=object)
 
 
+def _worst(
+    data: Dataset, groups: Shaped[np.ndarray, " n"], probability: Float[np.ndarray, " n"], seed: int
+) -> Claim:
+    """Returns the AUC of the worst group, beside that of groups drawn at random."""
+    own = units.equal(groups.tolist()).astype(np.int32)
+    large = np.bincount(own) >= FEWEST  # shuffled groups are as large
+    found, *by_chance = (
+        np.fmin.reduce(_aucs(probability, data.y, each)[large], initial=np.inf)
+        for each in (own, *units.shuffled(own, data.same, SHUFFLES, seed))
+    )
+    if not np.isfinite(found):
+        return Claim("AUC of the worst group", np.nan, np.nan, 3, "groups shuffled")
+    p = (1 + np.sum(np.array(by_chance) <= found)) / (1 + SHUFFLES)
+    chance = f"groups shuffled, p = {p:.3f}"
+    return Claim("AUC of the worst group", float(found), float(np.median(by_chance)), 3, chance)
+
+
+def _aucs(
+    probability: Float[np.ndarray, " n"], y: Int[np.ndarray, " n"], groups: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, " g"]:
+    """Returns the AUC within each group, numbered from 0 on; NaN where there is one class."""
+    ranks = pd.Series(probability).groupby(groups).rank().to_numpy()
+    ones, zeros = np.bincount(groups, y), np.bincount(groups, 1 - y)
+    won = np.bincount(groups, ranks * y) - ones * (ones + 1) / 2
+    return np.where(ones * zeros > 0, won / np.maximum(ones * zeros, 1), np.nan)
+
+
 def _table(
-    data: Dataset,
-    groups: Shaped[np.ndarray, " n"],
-    probability: Float[np.ndarray, " n"],
-    y: Int[np.ndarray, " n"],
+    data: Dataset, groups: Shaped[np.ndarray, " n"], probability: Float[np.ndarray, " n"]
 ) -> pd.DataFrame:
     rows, error = [], jax.jit(metrics.calibration_error)  # of all rows, so that one shape compiles
-    for name in dict.fromkeys(groups.tolist()):
+    aucs = _aucs(probability, data.y, units.equal(groups.tolist()))
+    for name, auc in zip(dict.fromkeys(groups.tolist()), aucs.tolist(), strict=True):
         own = np.flatnonzero(groups == name)
-        p, labels = probability[own], y[own]
+        p, labels = probability[own], data.y[own]
         rows.append(
             {
                 "group": name,
                 "rows": len(own),
                 f"share_{data.classes[1]}": labels.mean(),
-                "auc": metrics.host_auc(p, labels),
+                "auc": auc,
                 "accuracy": ((p > 0.5) == labels).mean(),
-                "calibration_error": float(error(probability, y, groups == name)),
+                "calibration_error": float(error(probability, data.y, groups == name)),
                 "example": data.text(_middle(data.x[own], own)),
             }
         )

@@ -13,14 +13,16 @@ class Claim(NamedTuple):
     Attributes:
       text: what it is, as a reader knows it.
       value: the number; NaN where it cannot be had.
-      permuted: the same after a permutation of the labels: what chance gives.
+      by_chance: the same where there is nothing to find.
       digits: of the two, when they are shown; 0 for counts.
+      chance: how that was made.
     """
 
     text: str
     value: float
-    permuted: float
+    by_chance: float
     digits: int = 3
+    chance: str = "labels permuted"
 
 
 class Table(NamedTuple):

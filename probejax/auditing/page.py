@@ -46,18 +46,25 @@ def answers(findings: Sequence[Finding]) -> list[str]:
     last = [found.claims[-1] for found in findings if found.claims]
     return [
         f"{each.text[:1].upper()}{each.text[1:]}: {number(each.value, each.digits)}, and "
-        f"{number(each.permuted, each.digits)} with permuted labels."
+        f"{number(each.by_chance, each.digits)} with {each.chance}."
         for each in last
     ]
 
 
 def _section(found: Finding, drawn: Mapping[str, bytes]) -> str:
     claims = [
-        [each.text, figure(each.value, each.digits), figure(each.permuted, each.digits)]
+        [
+            each.text,
+            figure(each.value, each.digits),
+            figure(each.by_chance, each.digits),
+            each.chance,
+        ]
         for each in found.claims
     ]
     body = [f"<p>{esc(found.method)}</p>"]
-    body += [table(["claim", "found", "labels permuted"], claims, plain=True)] if claims else []
+    body += (
+        [table(["claim", "found", "by chance", "chance is"], claims, plain=True)] if claims else []
+    )
     body += [f'<p class="note">{esc(note)}</p>' for note in found.notes]
     body += [embedded(drawn[name], picture, name) for name, picture in found.pictures]
     body += [_table(each) for each in found.tables if each.heading]

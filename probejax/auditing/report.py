@@ -72,8 +72,8 @@ class Audit:
         for found in self.findings:
             lines.append(f"\n{found.title}")
             for claim in found.claims:
-                value, chance = (f"{x:.{claim.digits}f}" for x in (claim.value, claim.permuted))
-                lines.append(f"  {claim.text}: {value} (labels permuted: {chance})")
+                value, chance = (f"{x:.{claim.digits}f}" for x in (claim.value, claim.by_chance))
+                lines.append(f"  {claim.text}: {value} ({claim.chance}: {chance})")
             lines += [f"  {note}" for note in found.notes]
         return "\n".join(lines)
 
@@ -114,7 +114,7 @@ def audit(
 
     Returns:
       The audit. `tables["suspect_labels"]` and its like are DataFrames; `save(out)` writes the
-      page and a CSV file for each; its repr is every claim beside what permuted labels give.
+      page and a CSV file for each; its repr is every claim beside what chance gives.
 
     Raises:
       ValueError: the arrays do not fit each other, have too few rows of a class, latents are to be
