@@ -41,7 +41,7 @@ def up(count: int, sizes: Sequence[int]) -> int:
     return -(-count // step) * step
 
 
-def width(numbers: int, most: int = 8) -> int:
+def width(numbers: int, most: int = 8, cpu: bool | None = None) -> int:
     """Returns how many lanes go together, a power of two.
 
     A CPU is fastest where a batch fits in its caches.
@@ -49,7 +49,8 @@ def width(numbers: int, most: int = 8) -> int:
     Args:
       numbers: that one lane holds.
       most: lanes at most, on a CPU; another device takes eight times as many.
+      cpu: whether it is one; by default whether this machine computes with its CPU.
     """
-    cpu = jax.default_backend() == "cpu"
+    cpu = jax.default_backend() == "cpu" if cpu is None else cpu
     some = max(1, (_IN_CACHE if cpu else _ON_DEVICE) // numbers)
     return min(most if cpu else 8 * most, 1 << (some.bit_length() - 1))

@@ -73,6 +73,7 @@ def test_every_target_has_a_time(plan, target):
     assert np.isnan(times.pop("sae_max_k5")) and min(times.values()) > 0
     assert 0 < found.seconds < 1e6 and not found.faults
     assert found.machine.name == target
+    assert ("a batch of fits in hand" in found.on_device) == (target != "cpu")
 
 
 def test_more_of_anything_takes_longer(plan):
@@ -89,7 +90,8 @@ def test_more_of_anything_takes_longer(plan):
             for d in (640, 2304)
             for some in (size, size._replace(lanes=60, folds=60))
         ]
-        assert all(figure and figure.flops > 0 and figure.kernels > 0 for figure in figures)
+        assert all(figure and figure.flops > 0 for figure in figures)
+        assert all(figure.kernels > 0 for figure in figures) == (name != "ridge")  # the host's
         small, more, wide, _ = (figure.flops for figure in figures)  # pyright: ignore
         assert small < more and small < wide, name
 

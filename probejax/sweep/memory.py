@@ -8,6 +8,8 @@ from probejax.solvers import l2_float64
 
 _RUNTIME = 1.3e9  # bytes of the interpreter, the libraries and compiled programs
 _PER_ROW = 400  # bytes of predictions, masks and states per training row of a fit
+_PER_SYSTEM = 27  # bytes for each number of a fit's system, that of 1,024 rows at most
+_PER_NUMBER = 12  # of its rows: as they are, centred and in a product
 _GB = 1e9
 _TOKENS_TOGETHER = 2**31  # bytes of tokens that `probes.token_training` takes to the device at once
 _COPIES = 3  # of those: as gathered from the file, as laid out in tiles, on the device
@@ -39,6 +41,22 @@ def predicted_bytes(
     gram = 8 * min(prompts, l2_float64.MOST_SHARED * listed.TRAIN[-1]) ** 2
     fits = most_rows * (12 * k + _PER_ROW)
     return int(_RUNTIME + features + gram + sae + fits + model_bytes + token_bytes)
+
+
+def batch_bytes(n: int, d: int) -> int:
+    """Returns what an accelerator holds of a batch of fits, in bytes.
+
+    That is the largest of the default methods', L2 logistic regression's: its systems while it
+    walks, its rows where it judges. Compiled for an H100, tests/test_ahead_of_time.py says how near
+    this comes.
+
+    Args:
+      n: training rows of a fit, padding included.
+      d: width of the vectors.
+    """
+    m = min(n, d)
+    walked = listed.width(n * m, cpu=False) * _PER_SYSTEM * m * m
+    return max(walked, listed.width(n * d, cpu=False) * _PER_NUMBER * n * d)
 
 
 def token_bytes(tokens: Activations) -> int:

@@ -110,7 +110,7 @@ def look(plan: Plan, target: str = "cpu", model_parallel: int = 1) -> Outlook:
         rows.append(Row(name, len(units), fits, sum(times), programs))
     tokens, per_token, on_disk = _harvest(plan)
     on_disk = {"units": float(_FIT_BYTES * sum(row.fits for row in rows))} | on_disk
-    on_device = _on_device(plan, max(prompts.values()), per_token, model_parallel)
+    on_device = _on_device(plan, max(prompts.values()), per_token, model_parallel, machine.is_cpu)
     return Outlook(
         machine=machine,
         tasks=len(plan.tasks),
@@ -144,17 +144,21 @@ def _harvest(plan: Plan) -> tuple[int, float, dict[str, float]]:
     )
 
 
-def _on_device(plan: Plan, prompts: int, per_token: float, parallel: int) -> dict[str, float]:
+def _on_device(
+    plan: Plan, prompts: int, per_token: float, parallel: int, cpu: bool
+) -> dict[str, float]:
     """Returns the bytes that a device holds, of a task of so many prompts."""
     d_sae = max((sae.d_sae for sae in plan.saes.values()), default=0)
     sizes = (prompts, max(map(plan.width, plan.sites)), d_sae, plan.most_latents)
     rest = float(memory.predicted_bytes(*sizes, 0))
-    fit = memory.predicted_bytes(*sizes, listed.TRAIN[-1]) - rest
+    fits = memory.predicted_bytes(*sizes, listed.TRAIN[-1]) - rest
+    fits = fits if cpu else memory.batch_bytes(listed.TRAIN[-1], sizes[1])
     model = 0.0
     if not isinstance(plan.source, Vectors):
         config, size = plan.checkpoint.config, 4 if plan.config.dtype == "float32" else 2
         model = size * (per_token / 2 + config.d_vocab * config.d_model) / parallel
-    return {"language model": model, "features, SAE, programs": rest, "a fit in hand": fit}
+    in_hand = "a fit in hand" if cpu else "a batch of fits in hand"
+    return {"language model": model, "features, SAE, programs": rest, in_hand: float(fits)}
 
 
 def _faults(machine: Machine, on_device: dict[str, float]) -> Iterator[str]:
@@ -170,7 +174,7 @@ def _faults(machine: Machine, on_device: dict[str, float]) -> Iterator[str]:
         )
     elif (total := sum(on_device.values())) > room:
         yield (
-            f"Model, features and a fit take {total / _GB:.1f} GB, and {what}: give "
+            f"Model, features and fits take {total / _GB:.1f} GB, and {what}: give "
             "--dtype=bfloat16, --model_parallel=N or a narrower SAE, or harvest first "
             "(experiments.harvest)."
         )
