@@ -10,7 +10,8 @@ from probejax.probes.logreg import centred, linear
 from probejax.probes.rows import Rows
 from probejax.solvers import codes
 
-Solve = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Solve = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
+_TOLERANCE = 1e-6
 
 
 def fit(
@@ -22,9 +23,10 @@ def fit(
       features: one row per prompt, shared by all lanes.
       rows: the lanes.
       protocol: whose rules; they differ for at most three rows only.
-      solve: maps centred features, row numbers [Q, n], their mask and labels to weights [Q, d] and
-        intercepts [Q] of Q fits. Rows that are not finite reach it as zeros, and where a fit has
-        one, or a single class, or an answer that overflows, zeros replace its answer.
+      solve: maps centred features, row numbers [Q, n], their mask and labels to weights [Q, d],
+        intercepts [Q] and relative gaps [Q] of Q fits. Rows that are not finite reach it as zeros,
+        and where a fit has one, or a single class, or an answer that overflows, zeros replace its
+        answer.
 
     Raises:
       ValueError: the features or the rows will not do, see `given.features_of`.
@@ -36,19 +38,20 @@ def fit(
     def solved(train, mask, y):
         code = codes_of(usable, train, mask, y)
         with np.errstate(all="ignore"):  # what overflows is told by the code, not by a warning
-            w, b = solve(known, train, mask, y)
+            w, b, gap = solve(known, train, mask, y)
         finite = np.isfinite(w).all(axis=1) & np.isfinite(b)
         code = np.where((code == codes.CONVERGED) & ~finite, codes.NON_FINITE, code)
         good = code == codes.CONVERGED
-        return linear(np.where(good[:, None], w, 0), np.where(good, b, 0), middle), code
+        code = np.where(good & ~(gap <= _TOLERANCE), codes.MAX_TRIPS, code)
+        w, b = np.where(good[:, None], w, 0), np.where(good, b, 0)
+        return linear(w, b, middle), np.where(good, gap, np.nan), code
 
     def path(folds):
-        probe, _ = solved(train[folds.lane], folds.train, y[folds.lane])
+        probe, *_ = solved(train[folds.lane], folds.train, y[folds.lane])
         return probe.of_rows(features, train[folds.lane], mask[folds.lane])[:, None, :]
 
     def refit(_):
-        probe, code = solved(train, mask, y)
-        return probe, np.where(code == codes.CONVERGED, 0.0, np.nan), code
+        return solved(train, mask, y)
 
     return scores.search_and_refit(features, rows, protocol, np.array([np.nan]), path, refit)
 

@@ -13,7 +13,7 @@ from probejax.solvers.spread import over_lanes
 
 _ROWS, _FITS = 2048, 16  # that are worked on together, at most
 _ROUNDING = 1e-5  # of sums of squared lengths in float32, with room to spare
-_OFF = 1e-3  # of the equations' right side; what misses it by more is solved again in float64
+_TOLERANCE = 1e-6  # relative gap; a fit with a larger one is solved again in float64
 _TINY = 1e-30
 
 
@@ -26,6 +26,9 @@ def fit(
     a covariance, shrunk on standardised features, and they are averaged by class size. Where
     neither class has three rows, or three that differ, that rule does not shrink and the covariance
     is singular; here it is then taken diagonal.
+
+    Weights solve (I + A) u = v, so they are the minimum of 0.5 u'(I + A) u - v'u. The gap bounds
+    how far above it they lie, relative to it.
 
     Args:
       features: one row per prompt, shared by all lanes.
@@ -41,18 +44,18 @@ def _solve(x, rows, mask, y):
         return each(_discriminants, (rows[which], mask[which], y[which]), width, load=load)
 
     width = min(max(1, _ROWS // rows.shape[1]), _FITS)
-    w, b, off = solved(np.arange(len(rows)), np.float32)
-    left = np.flatnonzero(~(off <= _OFF))
+    w, b, gap = solved(np.arange(len(rows)), np.float32)
+    left = np.flatnonzero(~(gap <= _TOLERANCE))
     if len(left):
         with arithmetic.on_host(), jax.enable_x64(True):
-            w[left], b[left], _ = solved(left, np.float64)
-    return w, b
+            w[left], b[left], gap[left] = solved(left, np.float64)
+    return w, b, gap
 
 
 def discriminant(
     x: Float[Array, "n d"], mask: Bool[Array, " n"], y: Int[Array, " n"]
 ) -> tuple[Float[Array, " d"], Float[Array, ""], Float[Array, ""]]:
-    """Returns weights and intercept of one fit, and how well the weights solve their equations.
+    """Returns weights and intercept of one fit, and the relative gap of the weights.
 
     The covariance of all is diag(D) plus, for each class, (1 - shrinkage) / n times the scatter
     around its mean. The system is scaled by D and solved in the smaller of both spaces.
@@ -87,15 +90,15 @@ def discriminant(
     share = jnp.sqrt((1 - shrinkage) / count.sum())[:, None] * spread / root[None, :]  # [2, d]
     difference = (mean[1] - mean[0]) / root
     if x.dtype == jnp.float64:
-        u, off = _solve_by_axes(z * share[which], difference), jnp.zeros(())
+        u, gap = _solve_by_axes(z * share[which], difference)
     elif n <= d:
-        u, off = _solve_in_samples(z * share[which], difference)
+        u, gap = _solve_in_samples(z * share[which], difference)
     else:
         scatter = (products * share[:, :, None] * share[:, None, :]).sum(axis=0)
-        u, off = _solve_in_features(scatter, difference)
+        u, gap = _solve_in_features(scatter, difference)
     w = u / root
     middle = 0.5 * (mean[1] + mean[0])
-    return w, jnp.log(prior[1]) - jnp.log(prior[0]) - middle @ w, off
+    return w, jnp.log(prior[1]) - jnp.log(prior[0]) - middle @ w, gap
 
 
 _discriminants = over_lanes(jax.vmap(discriminant))
@@ -134,15 +137,30 @@ def _solve_in_features(a, v):
 def _solve_by_axes(z, v):
     """Solves (I + z' z) u = v whatever z is: rows may be equal, or 1e10 times the identity."""
     _, size, axes = jnp.linalg.svd(z, full_matrices=False)
-    return v - _times(axes.T, size**2 / (1 + size**2) * _times(axes, v))
+    solve = lambda v: v - _times(axes.T, size**2 / (1 + size**2) * _times(axes, v))
+    u = solve(v)
+    rest = v - u - _times(axes.T, size**2 * _times(axes, u))
+    return u, _gap(u, v, rest, solve(rest))
 
 
 def _refined(rough, system, v):
-    """Solves with one step of refinement, and says what share of v the solution misses."""
+    """Solves with one step of refinement; also returns the relative gap."""
     u = rough(v)
     u = u + rough(v - system(u))
-    # Not by the largest number: a CPU's maximum may not see NaN.
-    return u, jnp.linalg.norm(v - system(u)) / jnp.maximum(jnp.linalg.norm(v), _TINY)
+    rest = v - system(u)
+    return u, _gap(u, v, rest, rest)  # no eigenvalue of I + A is below one
+
+
+def _gap(u, v, rest, solved):
+    """Returns 0.5 rest'inv(I + A) rest, or a bound, as a share of the minimum's size at u.
+
+    Args:
+      u: the solution.
+      v: right side.
+      rest: what u misses of it.
+      solved: inv(I + A) rest, or what is larger along `rest`.
+    """
+    return jnp.abs(rest @ solved) / jnp.maximum(jnp.abs((v + rest) @ u), _TINY)
 
 
 def _solver(a):

@@ -31,4 +31,4 @@ def _solve(x, rows, mask, y):
 
     positive, negative = mean(mask & (y == 1)), mean(mask & (y == 0))
     w = positive - negative
-    return w, -0.5 * ((positive + negative) * w).sum(axis=1)
+    return w, -0.5 * ((positive + negative) * w).sum(axis=1), np.zeros(len(w))  # by definition
