@@ -159,3 +159,28 @@ def test_what_was_asked_for_ends_with_its_block():
             assert arithmetic.chosen() == "float64"
         assert arithmetic.chosen() == "float32"
     assert arithmetic.chosen() == "float64"
+
+
+@pytest.mark.parametrize("d", [24, 160])
+def test_folds_go_in_the_coordinates_of_their_lane(d, monkeypatch):
+    """One decomposition serves a lane and its folds; rows that it does not hold get one anew."""
+    x, rows, mask, y = problem(100, d, 0.3)
+    folds = mask & (np.arange(100) % 5 > 0)
+    made = []
+    for name in ("_in_axes", "_in_rows"):
+        true = getattr(rotated, name)
+        monkeypatch.setattr(
+            rotated, name, lambda *args, true=true: made.append(len(args[1])) or true(*args)
+        )
+    with arithmetic.using("float32"):
+        shared = l2.share(x, rows, mask)
+        before = len(made)
+        found = l2.solve_path(shared, rows, folds, y, STRENGTHS)
+        assert len(made) == before
+        narrow = l2.share(x, rows, folds)
+        before = len(made)
+        wider = l2.solve_path(narrow, rows, mask, y, STRENGTHS)
+        assert len(made) > before
+    assert (found.code[:3] == codes.CONVERGED).all() and (wider.code[:3] == codes.CONVERGED).all()
+    exact = l2.solve_path(x, rows, folds, y, STRENGTHS)
+    np.testing.assert_allclose(found.objective, exact.objective, rtol=3e-6)

@@ -55,7 +55,7 @@ def share(
         ValueError: a real row does not exist.
     """
     x, mask = np.asarray(x), np.asarray(mask, bool)
-    rows = inputs.within(rows, mask, len(x))
+    rows = _rows(rows, mask, len(x))
     in_float32 = arithmetic.chosen() == "float32"
     prepare = rotated.coordinates if in_float32 else l2_float64.products
     return Shared(x, prepare(x, rows, mask))
@@ -131,7 +131,17 @@ def _prepared(x, rows, mask, y, C) -> tuple[Shared, Lanes]:
     """Returns what lanes share, and the lanes as arrays of the host, where they are sorted."""
     mask, y = checked(mask, y, C, np.shape(rows))
     shared = x if isinstance(x, Shared) else share(x, rows, mask)
-    return shared, Lanes(inputs.within(rows, mask, len(shared.x)), mask, y)
+    return shared, Lanes(_rows(rows, mask, len(shared.x)), mask, y)
+
+
+def _rows(rows, mask, count: int) -> Int[np.ndarray, "L n"]:
+    """Returns row numbers that exist, also where they do not count.
+
+    So a fold's line of rows is its lane's, and what was made of that serves both.
+    """
+    checked = inputs.within(rows, mask, count)
+    rows = np.asarray(rows)
+    return np.where((rows >= 0) & (rows < count), rows, 0).astype(checked.dtype)
 
 
 def _solved(shared: Shared, lanes: Lanes, strengths, limits: Limits) -> Solution:
@@ -149,7 +159,8 @@ def _solved(shared: Shared, lanes: Lanes, strengths, limits: Limits) -> Solution
 
 def _in_float32(x, turned: rotated.Coordinates, lanes: Lanes, strengths, limits: Limits):
     """Solves lanes with float32 loops; those that this will not carry, in float64 on the host."""
-    new = [lane for lane, line in enumerate(lanes.rows) if line.tobytes() not in turned]
+    rows = zip(lanes.rows, lanes.mask, strict=True)
+    new = [lane for lane, own in enumerate(rows) if not rotated.holds(turned, *own)]
     turned = turned | rotated.coordinates(x, lanes.rows[new], lanes.mask[new])
     found, left = rotated.solve(x, turned, lanes, strengths, limits.tolerances, limits.keep)
     if len(left):

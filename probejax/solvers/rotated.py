@@ -41,7 +41,7 @@ class Turned(NamedTuple):
 
     Attributes:
         a: float64, the rows; those that no lane uses are zero.
-        place: [N], which of them is a row of the features.
+        place: [N], which of them is a row of the features, -1 where none is.
         mean: [d], what was subtracted from the features.
         back: maps weights in these coordinates to weights of features.
     """
@@ -73,6 +73,12 @@ def coordinates(
         key: _in_rows(x, np.unique(rows[lanes[0]][mask[lanes].any(axis=0)]), n)
         for key, lanes in used.items()
     }
+
+
+def holds(turned: Coordinates, line: Int[np.ndarray, " n"], mask: Bool[np.ndarray, " n"]) -> bool:
+    """Says whether a line of rows has coordinates, and all of its rows that count."""
+    found = turned.get(line.tobytes())
+    return found is not None and bool((found.place[line[mask]] >= 0).all())
 
 
 def _in_axes(x, used) -> Turned:
@@ -112,7 +118,7 @@ def _chosen(x, used):
     usable = np.isfinite(own).all(axis=1)
     own = np.where(usable[:, None], own, 0)
     mean = own.sum(axis=0) / max(usable.sum(), 1)
-    place = np.zeros(len(x), int)
+    place = np.full(len(x), -1)
     place[used] = np.arange(len(used))
     return np.where(usable[:, None], own - mean, 0), mean, place
 
