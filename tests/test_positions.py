@@ -5,8 +5,11 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import pre_tokenizers, processors
 
 from probejax import models, positions, sweep
+from probejax.activations import reading
 from probejax.activations.language_model import LanguageModel
 from tests import tiny_models
 from tests.test_sweep import write_task
@@ -80,6 +83,43 @@ def test_every_position_is_that_row(lm, tokens, position, expected):
 def test_a_prompt_without_that_token_is_named(lm, position, texts, why):
     with pytest.raises(ValueError, match=why):
         lm.activations(texts, 1, positions=position)
+
+
+LATIN = {letter: i for i, letter in enumerate(["Ġ", "Ċ", *map(chr, range(33, 127))])}
+AROUND = {  # what stands after the model in a tokenizer, and leaves spaces out of offsets or not
+    "nothing": None,
+    "bytes": processors.ByteLevel(trim_offsets=False),
+    "bytes, trimmed": processors.ByteLevel(trim_offsets=True),
+    "RoBERTa's": processors.RobertaProcessing(("!", 2), ("!", 2), trim_offsets=True),
+    "Llama 3's": processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=True),
+            processors.TemplateProcessing("! $A", None, [("!", 2)]),
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_a_space_belongs_to_the_token_that_holds_it_in_every_tokenizer(around):
+    merges = [("Ġ", "y"), ("Ġy", "e"), ("Ġye", "s")]
+    words = LATIN | {a + b: len(LATIN) + i for i, (a, b) in enumerate(merges)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(words, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if AROUND[around]:
+        tokenizer.post_processor = AROUND[around]
+    before = tokenizer.to_str()
+    for text, marker, read in (
+        ("a: yes", "a: ", "Ġyes"),
+        ("a: yes", "a:", ":"),
+        ("a: yes no", "yes", "Ġyes"),
+        ("a: ", "a: ", "Ġ"),
+        ("a:\nb", "a:\n", "Ċ"),
+    ):
+        ids = models.tokens.encode(tokenizer, [text], 99, None)
+        (place,) = reading.from_end(f"after:{marker}", [text], ids, tokenizer, 0)
+        assert tokenizer.id_to_token(int(ids[0][-place])) == read, (text, marker)
+    assert tokenizer.to_str() == before
 
 
 def test_what_is_cut_off_is_not_read(lm):

@@ -1,7 +1,8 @@
 """What a model reads of prompts: their tokens, and which of these each vector is taken from."""
 
+import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import tokenizers
@@ -101,7 +102,8 @@ def from_end(
     elif marker is None:
         found = np.maximum(lengths, 1)  # mean: one token at least
     else:
-        found = np.array([_after(marker, text, tokenizer) for text in texts], int)
+        whole = _with_spaces(tokenizer)
+        found = np.array([_after(marker, text, whole) for text in texts], int)
     for text, wanted, there in zip(texts, found.tolist(), lengths.tolist(), strict=True):
         if not 0 < wanted <= there:
             shown = text if len(text) <= 60 else f"{text[:60]}..."
@@ -114,8 +116,27 @@ def from_end(
     return found
 
 
+def _with_spaces(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Returns a tokenizer for which a token begins where its own space does.
+
+    What puts special tokens around texts may be set to leave the space out of a token's offsets
+    (`trim_offsets`). It changes no token, and a copy goes without it.
+    """
+    if tokenizer.post_processor is None:
+        return tokenizer
+    found = copy.deepcopy(tokenizer)
+    found.post_processor = cast(Any, None)
+    return found
+
+
 def _after(marker: str, text: str, tokenizer: tokenizers.Tokenizer) -> int:
-    """Returns the place of the token with which a text's last `marker` ends; 0 without one."""
+    """Returns the place of the token with which a text's last `marker` ends; 0 without one.
+
+    Args:
+      marker: what is looked for.
+      text: as the model reads it.
+      tokenizer: with the spaces in the offsets of its tokens.
+    """
     at = text.rfind(marker)
     if at < 0:
         return 0
