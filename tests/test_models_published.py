@@ -160,6 +160,29 @@ def test_some_special_tokens_more_are_refused():
         from_hf(_GPT2 | {"n_special": 2}, "some-model")
 
 
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [
+        ("mistral3", "Mistral-7B-v0.1"),
+        ("llava", "TinyLlama-1.1B"),
+        ("llava_next", "Mistral-7B-v0.1"),
+        ("idefics3", "SmolLM2-135M"),
+        ("internvl", "Qwen2.5-0.5B"),
+        ("paligemma", "gemma-2b"),
+        ("paligemma", "gemma-2-9b"),
+        ("gemma3", "Llama-3.1-8B"),
+        (None, "Qwen3-0.6B"),
+    ],
+)
+def test_a_text_model_inside_another_is_refused_by_its_config(outer, inner):
+    fields = {"model_type": outer, "text_config": PUBLISHED[inner][0], "vision_config": {}}
+    with pytest.raises(ValueError) as error:
+        from_hf(fields, "some-model")
+    said = str(error.value)
+    assert said.startswith(f"some-model is a {outer or 'model of unknown type'!r} with a ")
+    assert said.endswith("of such models probejax runs gemma3: take one that reads text alone.")
+
+
 @pytest.mark.parametrize("theirs", NAMES)
 def test_an_activation_is_what_transformers_calls_so(theirs):
     x = torch.linspace(-4, 4, 101)

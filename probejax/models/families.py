@@ -74,6 +74,7 @@ GEMMA3 = GEMMA2._replace(
     ),
     constants=GEMMA2.constants | {"qk_norm": True},
     architecture="gemma3",
+    inside=("gemma3",),
 )  # fmt: skip
 GEMMA = GEMMA2._replace(
     name="gemma",

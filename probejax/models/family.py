@@ -38,6 +38,7 @@ class Family(NamedTuple):
       leaves_out: whether a GGUF header leaves out what does not follow from its other numbers, so
         that the published model of its size must say it (Gemma).
       divides_angles: whether llama.cpp divides its rotary angles by the file's `rope_freqs`.
+      inside: `model_type` of the models that see pictures and have one of this family for text.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Family(NamedTuple):
     scales_embedding: bool = False
     leaves_out: bool = False
     divides_angles: bool = False
+    inside: tuple[str, ...] = ()
 
 
 SIZES = {

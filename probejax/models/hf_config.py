@@ -27,6 +27,13 @@ def from_hf(fields: Mapping[str, Any], name: str) -> ModelConfig:
     text = convert(fields.get("text_config", fields), dict[str, Any], name)  # of a vision model
     require_float_config(text, name)
     family = _family(text.get("model_type"), name)
+    if "text_config" in fields and fields.get("model_type") not in family.inside:
+        raise ValueError(
+            f"{name} is a {fields.get('model_type') or 'model of unknown type'!r} with a "
+            f"{family.model_type!r} inside it for text; of such models probejax runs "
+            f"{families.listed(t for each in families.FAMILIES for t in each.inside)}: take one "
+            "that reads text alone."
+        )
     require_known(family, text, name)
     own = read(family, text, name)
     if own["activation"] not in ACTIVATIONS:
