@@ -264,13 +264,29 @@ def test_damaged_parquet_is_refused(tmp_path):
             read(write(tmp_path / "mine.parquet", data))
 
 
-def test_parquet_that_repeats_one_text_without_end_is_left_early(tmp_path, monkeypatch):
+@pytest.mark.parametrize("categories", [False, True])
+def test_parquet_that_repeats_one_text_without_end_is_left_early(tmp_path, monkeypatch, categories):
     monkeypatch.setattr(parquet, "MOST_BYTES", 1 << 20)
-    table = pa.table({"text": ["a" * 10_000] * 5000, "y": [0, 1] * 2500})
+    texts = pa.array(["a" * 10_000] * 5000)
+    table = pa.table(
+        {"text": texts.dictionary_encode() if categories else texts, "y": [0, 1] * 2500}
+    )
     pq.write_table(table, tmp_path / "mine.parquet")
     assert (tmp_path / "mine.parquet").stat().st_size < 1 << 16
     with pytest.raises(DamagedFile, match="unpacks to more than 1,048,576 bytes; split it"):
         read(tmp_path / "mine.parquet")
+
+
+@pytest.mark.parametrize("rows", [65, 5000])
+def test_categories_of_parquet_count_as_what_they_stand_for(tmp_path, monkeypatch, rows):
+    """Their dictionary comes with every batch, and is as large as all texts together."""
+    texts, labels = [f"{number:0200}" for number in range(rows)], ["no", "yes"] * rows
+    monkeypatch.setattr(parquet, "MOST_BYTES", rows * 300)
+    plain = pa.table({"text": texts, "label": labels[:rows]})
+    frame = plain.to_pandas().astype("category")
+    frame.to_parquet(tmp_path / "mine.parquet")
+    found = read(tmp_path / "mine.parquet")
+    assert found[0] == tuple(texts) and list(found[1]) == [number % 2 for number in range(rows)]
 
 
 def test_columns_are_named_where_names_say_nothing(tmp_path):

@@ -30,14 +30,19 @@ def read(data: bytes, path: Path) -> Raw:
         wanted = [header[place] for place in places]
         with foreign.parsing(path, _ADVICE):
             for batch in file.iter_batches(_ROWS, columns=wanted):
-                size += batch.nbytes
+                columns = [_plain(batch.column(name)) for name in wanted]
+                size += sum(column.nbytes for column in columns)
                 if size > MOST_BYTES:
                     raise DamagedFile(
                         f"{path} unpacks to more than {MOST_BYTES:,} bytes; split it."
                     )
-                columns = [batch.column(name).to_pylist() for name in wanted]
-                for row in zip(*columns, strict=True):
+                for row in zip(*(column.to_pylist() for column in columns), strict=True):
                     number += 1
                     yield number, row
 
     return Raw("row", header, cells)
+
+
+def _plain(column: Any) -> Any:
+    """Returns a column with its values in their places; of categories, every batch has them all."""
+    return column.dictionary_decode() if hasattr(column, "dictionary_decode") else column
