@@ -113,7 +113,19 @@ def test_what_is_known_before_loading(tmp_path):
         ("model.layers.5.self_attn.o_proj.input", (5, "attn_z")),
         ("layers.10", (10, "resid_post")),
         ("layer_10", (10, "resid_post")),
-        ("layers.10.mlp", (None, "layers.10.mlp")),
+        ("layers.10.mlp", (10, "mlp_out")),
+        ("layers_10", (10, "resid_post")),
+        ("model.layers.12", (12, "resid_post")),
+        ("model.layers.12.mlp", (12, "mlp_out")),
+        ("model.layers.12.self_attn", (12, "attn_out")),
+        ("transformer.h.8", (8, "resid_post")),
+        ("h.8.mlp", (8, "mlp_out")),
+        ("gpt_neox.layers.3", (3, "resid_post")),
+        ("gpt_neox.layers.3.attention", (3, "attn_out")),
+        ("gpt_neox.layers.3.mlp.dense_h_to_4h", (None, "gpt_neox.layers.3.mlp.dense_h_to_4h")),
+        ("model.layers.5.input_layernorm", (None, "model.layers.5.input_layernorm")),
+        ("blocks.8.hook_resid_mid", (None, "blocks.8.hook_resid_mid")),
+        ("blocks.3.ln2.hook_normalized", (None, "blocks.3.ln2.hook_normalized")),
         ("hook_embed", (0, "resid_pre")),
         ("resid_post_layer_12", (12, "resid_post")),
         (None, (None, None)),
@@ -123,6 +135,27 @@ def test_hooks_are_layers_and_kinds(hook, expected):
     from probejax.saes.formats.format import place as read
 
     assert read(hook) == expected
+
+
+@pytest.mark.parametrize(
+    "model, follows",
+    [
+        ("google/gemma-2-2b", True),
+        ("gemma-3-270m", True),
+        ("EleutherAI/sae-gemma-2-9b-32x/layers.10.mlp/sae.safetensors", True),
+        ("google/gemma-2b", False),  # the first Gemma
+        ("google/gemma-7b-it", False),
+        ("EleutherAI/sae-llama-3-8b-32x/layers.10.mlp/sae.safetensors", False),
+        ("meta-llama/Llama-3.1-8B", False),
+        (None, False),
+    ],
+)
+def test_the_output_of_a_part_is_added_unless_a_norm_follows(model, follows):
+    from probejax.saes.formats.format import place as read
+
+    for hook, kind in (("layers.10.mlp", "mlp_out"), ("model.layers.10.self_attn", "attn_out")):
+        assert read(hook, model) == ((None, hook) if follows else (10, kind))
+    assert read("layers.10", model) == (10, "resid_post")
 
 
 def test_gemma_scope_2_of_a_model_that_sees_pictures(tmp_path):

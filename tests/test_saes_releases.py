@@ -51,6 +51,12 @@ def test_the_example_of_every_family_is_found_with_and_without_its_owner(family)
             "gemma-3-4b-pt",
         ),
         ("me/mine/layer_3", "me/mine", "layer_3", None),
+        (
+            "sae-SmolLM2-135M-64x/layers.3.mlp",
+            "EleutherAI/sae-SmolLM2-135M-64x",
+            "layers.3.mlp",
+            None,
+        ),
     ],
 )
 def test_what_a_short_id_means(spec, repository, folder, model):

@@ -105,7 +105,7 @@ FAMILIES = (
     Family(
         "EleutherAI",
         r"(?!SAE-Res-)(?:sae|SAE)-[\w.-]+",
-        r"layers\.\d+|embed_tokens",
+        r"layers\.\d+(?:\.mlp)?|embed_tokens",
         ("cfg.json", "sae.safetensors"),
         "",
         "sae-llama-3-8b-32x/layers.10",

@@ -133,7 +133,7 @@ def _describe(files: Files) -> Description:
         W_enc = tensors["W_enc"]
     else:
         W_enc = take(files.weights, tensors, "encoder.weight")[0].T
-    layer, kind = place(trainer.submodule_name)
+    layer, kind = place(trainer.submodule_name, trainer.lm_name)
     if layer is None and trainer.layer is not None:
         layer, kind = trainer.layer, kind or "resid_post"
     l0 = trainer.target_l0 if trainer.k is None else trainer.k

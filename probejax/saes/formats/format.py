@@ -105,27 +105,39 @@ class Format:
         return Files(found[0], config)
 
 
-# The blocks in Hugging Face's models; in those that see pictures they stand deeper.
-_STACK = r"(?:(?:model|language_model)\.)+layers"
+# A block in Hugging Face's models; in those that see pictures the blocks stand deeper.
+_BLOCK = (
+    r"(?:(?:(?:model|language_model|gpt_neox)\.)*layers|layer|(?:transformer\.)?h)[._](\d{1,4})"
+)
 _HOOKS = (
     (r"blocks\.(\d{1,4})\.hook_(resid_post|resid_pre|mlp_out|attn_out)", None),
     (r"blocks\.(\d{1,4})\.attn\.hook_z", "attn_z"),
-    (rf"{_STACK}\.(\d{{1,4}})\.output", "resid_post"),
-    (rf"{_STACK}\.(\d{{1,4}})\.self_attn\.o_proj\.input", "attn_z"),
-    (rf"{_STACK}\.(\d{{1,4}})\.post_feedforward_layernorm\.output", "mlp_out"),
+    (rf"{_BLOCK}(?:\.output)?", "resid_post"),
+    (rf"{_BLOCK}\.self_attn\.o_proj\.input", "attn_z"),
+    (rf"{_BLOCK}\.post_feedforward_layernorm\.output", "mlp_out"),
     (r"(resid_post)_layer_(\d{1,4})", None),
-    (r"layers?[._](\d{1,4})", "resid_post"),
 )
+_PARTS = (  # what is added to the residual stream unless a norm follows
+    (rf"{_BLOCK}\.mlp(?:\.output)?", "mlp_out"),
+    (rf"{_BLOCK}\.(?:self_attn|attn|attention)(?:\.output)?", "attn_out"),
+)
+_NORM_FOLLOWS = re.compile(r"gemma-?[23](?![\db])", re.IGNORECASE)
 
 
-def place(hook: str | None) -> tuple[int | None, str | None]:
+def place(hook: str | None, model: str | None = None) -> tuple[int | None, str | None]:
     """Returns layer and kind of a hook's name: (20, "resid_post") for `blocks.20.hook_resid_post`.
 
     Of a name that is not known, the kind is the name and the layer is None.
+
+    Args:
+      hook: TransformerLens' or Hugging Face's name of a place.
+      model: of what, or a path that says so; a norm follows the MLP of Gemma 2 and 3, so that
+        `layers.10.mlp` is no mlp_out of theirs.
     """
     if hook in ("hook_embed", "embed_tokens"):
         return EMBEDDING.layer, EMBEDDING.kind
-    for pattern, kind in _HOOKS:
+    parts = () if _NORM_FOLLOWS.search(model or "") else _PARTS
+    for pattern, kind in (*_HOOKS, *parts):
         if found := re.fullmatch(pattern, hook or ""):
             number, *rest = sorted(found.groups(), key=lambda text: not text.isdigit())
             site = Site(kind or rest[0], int(number))

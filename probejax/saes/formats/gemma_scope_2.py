@@ -38,7 +38,7 @@ class _Config(Settings, frozen=True):
 def _describe(files: Files) -> Description:
     (w_enc,) = take(files.weights, safetensors_file.read(files.weights), "w_enc")
     config = files.settings(_Config)
-    layer, kind = place(config.hf_hook_point_in)
+    layer, kind = place(config.hf_hook_point_in, "gemma-3")
     model, l0 = model_names.usual(config.model_name), config.l0
     path = "/".join(files.weights.parts)
     if layer is None and (found := re.search(r"layer_(\d+)_width_\w+_l0_", path)):

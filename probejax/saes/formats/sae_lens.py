@@ -131,7 +131,7 @@ def _settings(files: Files) -> _Config:
 def _describe(files: Files) -> Description:
     (W_dec,) = take(files.weights, safetensors_file.read(files.weights), "W_dec")
     config = _settings(files)
-    layer, kind = place(config.hook_name)
+    layer, kind = place(config.hook_name, config.model_name)
     l0 = config.k if "topk" in config.architecture else config.l0
     trained = config.training_architecture or config.architecture
     return Description(

@@ -40,7 +40,9 @@ class _Config(Settings, frozen=True):
 
 def _describe(files: Files) -> Description:
     (weight,) = take(files.weights, safetensors_file.read(files.weights), "encoder.weight")
-    layer, kind = place(files.weights.parent.name)  # `layers.10`, or `layers.10.mlp`
+    layer, kind = place(
+        files.weights.parent.name, str(files.weights)
+    )  # `layers.10`, or `layers.10.mlp`
     config = files.settings(_Config)
     widths = sizes(files.weights, weight.T)
     return Description(*widths, None, layer, kind, config.k, config.activation)
