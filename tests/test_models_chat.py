@@ -24,6 +24,17 @@ LINES = """{% for message in messages %}
 [INST] {{ message['content'] }} [/INST]
 {% endfor %}
 """
+MARKED = (
+    "{% for message in messages %}{% if message.role == 'user' %}<u>{{ message.content }}</u>"
+    "{% generation %}{% set x = 1 %}<a>{{ message.content }}</a>{% endgeneration %}{{ x }}"
+    "{% endif %}{% endfor %}"
+)
+TOOLS = (
+    "{% if tools is not none %}{{ tools | length }} tools{% endif %}{% if documents is not none %}"
+    "{{ documents[0] }}{% endif %}{% if tools is defined %}asked{% endif %}"
+    "{{ messages[0].content }}"
+)
+AS_JSON = "{{ messages | tojson }}{{ messages[0].content | tojson(indent=2) }}"
 PROMPTS = ["hi", "  two\nlines {{ 1 }} <end_of_turn>", ""]
 
 
@@ -39,15 +50,30 @@ def smollm2():
     return models.find("smollm2-135m").chat_template
 
 
-@pytest.mark.parametrize("template", [lambda: GEMMA, lambda: LINES, smollm2])
+@pytest.mark.parametrize("template", [lambda: GEMMA, lambda: LINES, lambda: MARKED,
+                                      lambda: TOOLS, smollm2])  # fmt: skip
 def test_turns_are_those_of_transformers(template):
     found = chat.turns(template(), PROMPTS, "m")
     assert found == theirs(template(), PROMPTS)
     assert all(prompt.strip() in turn for prompt, turn in zip(PROMPTS, found, strict=True))
 
 
-def test_no_template_sees_the_date():
-    assert chat.turns(DATED, ["hi"], "m") == ["Today is 26 Jul 2024hi"]
+def test_values_become_json_as_in_transformers():
+    prompts = ['<it\'s> & "ü"']
+    assert chat.turns(AS_JSON, prompts, "m") == theirs(AS_JSON, prompts)
+
+
+@pytest.mark.parametrize(
+    "template, expected",
+    [
+        (DATED, "Today is 26 Jul 2024hi"),  # its own
+        ("{{ strftime_now('%Y-%m-%d') }} {{ messages[0].content }}", "2024-07-26 hi"),
+        ("{% if strftime_now is undefined %}none{% endif %}", "none"),
+        ("{% if x is undefined %}x{% endif %}{% if messages is defined %}m{% endif %}", "xm"),
+    ],
+)
+def test_no_template_sees_the_date_of_today(template, expected):
+    assert chat.turns(template, ["hi"], "m") == [expected]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """A prompt as the user's turn of a chat, by the template that comes with a model's tokenizer."""
 
+import datetime
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ import msgspec
 
 from probejax.foreign import read_bytes, read_json, reason
 
+_READING = 2  # raise it when templates are read otherwise
+_TODAY = datetime.date(2024, 7, 26)  # the date that templates of Llama 3 have for such a case
 _MOST = 1 << 24  # bytes of a template, or of the tokenizer_config.json that holds one
 
 
@@ -47,14 +51,17 @@ def of_folder(folder: Path) -> str | None:
 
 def digest(template: str | None) -> str:
     """Returns a hash of a template, as it stands in results and in the cache; empty for none."""
-    return "" if template is None else hashlib.sha256(template.encode()).hexdigest()[:16]
+    if template is None:
+        return ""
+    return hashlib.sha256(f"{_READING};{template}".encode()).hexdigest()[:16]
 
 
 def turns(template: str | None, prompts: Sequence[str], model: str) -> list[str]:
     """Returns each prompt as a chat of one turn, the user's, up to the end of that turn.
 
-    The template gets an empty BOS, which `tokens.encode` puts before all, and no date: those that
-    ask for one have a fixed one of their own. It runs in a sandbox.
+    The template gets an empty BOS, which `tokens.encode` puts before all, and never the date of
+    today, so that a run can be repeated: it has a fixed one of its own, or gets `_TODAY`. It runs
+    in a sandbox.
 
     Args:
       template: in Jinja's language, as transformers reads it; None leaves prompts as they are.
@@ -66,21 +73,50 @@ def turns(template: str | None, prompts: Sequence[str], model: str) -> list[str]
     """
     if template is None:
         return list(prompts)
-    from jinja2.exceptions import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    place = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    place.globals["raise_exception"] = refuse
     known = {"bos_token": "", "eos_token": "", "add_generation_prompt": False}
+    known |= {"tools": None, "documents": None}
     try:
-        made = place.from_string(template)
+        made = _environment().from_string(template)
         return [made.render(messages=[{"role": "user", "content": p}], **known) for p in prompts]
     except Exception as error:  # a template can raise anything
         raise ValueError(
             f"The chat template of {model} cannot be used ({reason(error)}); leave it out."
         ) from error
+
+
+def _environment() -> Any:
+    """Returns Jinja as transformers sets it up for templates, but for the date."""
+    from jinja2 import Undefined, nodes  # slow to import
+    from jinja2.exceptions import TemplateError
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks what a model wrote, and changes no text."""
+
+        tags = frozenset({"generation"})  # type: ignore[assignment]
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body, lineno=line)
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    def no_date(form: str) -> str:
+        return _TODAY.strftime(form)
+
+    def is_defined(value: Any) -> bool:  # a template that asks has a date of its own
+        return value is not no_date and not isinstance(value, Undefined)
+
+    def as_json(value: Any, ensure_ascii: bool = False, **how: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **how)
+
+    place = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
+    )
+    place.globals |= {"raise_exception": refuse, "strftime_now": no_date}
+    place.tests |= {"defined": is_defined, "undefined": lambda value: not is_defined(value)}
+    place.filters["tojson"] = as_json
+    return place
