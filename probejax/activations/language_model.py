@@ -169,6 +169,12 @@ def _strings(texts: Iterable[Any]) -> list[str]:
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"texts[{i}] is {text!r} ({type(text).__name__}); expected a string.")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"texts[{i}] holds half a character (a lone surrogate); write it again."
+            ) from None
     return texts
 
 

@@ -51,8 +51,9 @@ def read(
 
     Raises:
       ValueError: a prompt has no token, or not the one that is wanted, or is longer than the
-        model's positions; or the template cannot be used.
+        model's positions; `max_length` is below 1; or the template cannot be used.
     """
+    tokens.require_length(max_length)
     skip, texts = int(bos is not None), chat.turns(template, prompts, config.name)
     ids = tokens.encode(tokenizer, texts, max_length + 1, bos)
     cut = [number for number, row in enumerate(ids) if len(row) > max_length]

@@ -108,6 +108,14 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def require_length(max_length: int) -> None:
+    """Raises ValueError unless a prompt may have a token."""
+    if max_length < 1:
+        raise ValueError(
+            f"max_length is {max_length}; expected at least 1 (BOS itself is a token)."
+        )
+
+
 def encode(
     tokenizer: tokenizers.Tokenizer,
     prompts: Sequence[str],
@@ -132,10 +140,7 @@ def encode(
     Raises:
       ValueError: `max_length` is below 1, the tokenizer has no such BOS, or a prompt has no token.
     """
-    if max_length < 1:
-        raise ValueError(
-            f"max_length is {max_length}; expected at least 1 (BOS itself is a token)."
-        )
+    require_length(max_length)
     first = [] if bos is None else [tokenizer.token_to_id(bos)]
     if None in first:
         raise ValueError(f"The tokenizer has no {bos} token; name its own BOS, or give bos=None.")
