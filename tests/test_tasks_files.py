@@ -197,7 +197,7 @@ REFUSED_LINES = {
     "a missing key": (LINES + '{"text": "b"}\n', "lacks the key 'label' on line 2"),
     "null text": (LINES + '{"text": null, "label": 1}\n', "no text in its column text on line 2"),
     "null label": (LINES + '{"text": "b", "label": null}\n', "no value in .* label on line 2"),
-    "NaN": (LINES + '{"text": "b", "label": NaN}\n', "on line 2 .*NaN is no JSON"),
+    "NaN": (LINES + '{"text": "b", "label": NaN}\n', "has NaN in its column label on line 2, "),
     "a number for text": (
         LINES + '{"text": 7, "label": 1}\n',
         r"has 7 \(int\) in .* text on line 2",
@@ -230,6 +230,16 @@ def test_json_lines_are_refused_by_their_line(tmp_path, case):
     with pytest.raises(DamagedFile, match=rf"mine\.jsonl .*({said})") as error:
         read(write(tmp_path / "mine.jsonl", text))
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_no_json_counts_only_where_it_is_read(tmp_path, constant):
+    line = '{"text": "t%d", "label": %d, "score": ' + constant + ', "more": [' + constant + "]}\n"
+    path = write(tmp_path / "mine.jsonl", "".join(line % (i, i % 2) for i in range(4)))
+    assert read(path)[0] == ("t0", "t1", "t2", "t3")
+    said = rf"has {constant} in its column score on line 1, which is no JSON; a missing value"
+    with pytest.raises(DamagedFile, match=said):
+        read(path, label_column="score")
 
 
 REFUSED_TABLES = {
