@@ -203,6 +203,19 @@ def test_settings_that_are_missing_are_named(shelf, tmp_path, name, config, miss
         assert all(each in message for each in missing)
 
 
+@pytest.mark.parametrize("name", ["sae_lens_topk", "sparsify_topk/layers.10", "gemma_scope_2"])
+@pytest.mark.parametrize("content", ["{}", '{"library_name": "saelens"}', '{"model_type": "gpt2"}'])
+def test_settings_of_something_else_beside_an_sae_change_nothing(tmp_path, name, content):
+    plain = saes.find(str(GOLDEN / name))
+    shutil.copytree(GOLDEN / name, tmp_path / "copy")
+    for stray in ("config.json", "hyperparams.json", "README.md"):
+        if not (tmp_path / "copy" / stray).exists():
+            (tmp_path / "copy" / stray).write_text(content)
+    found = saes.find(str(tmp_path / "copy"))
+    assert (found.format, found.l0) == (plain.format, plain.l0)
+    np.testing.assert_array_equal(found.load().W_enc, plain.load().W_enc)
+
+
 def test_a_repository_of_many_saes_lists_some(shelf, tmp_path):
     for layer in range(12):
         write(tmp_path / "repository" / f"layer_{layer:02}" / "width_16k" / "average_l0_80")

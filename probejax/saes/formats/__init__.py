@@ -16,15 +16,15 @@ from probejax.saes.formats.format import Description, Files, Format
 
 __all__ = ["FORMATS", "Description", "Files", "Format", "detect", "gemma_scope"]
 
-# The first that fits wins: Goodfire's takes any PyTorch file.
+# The first that fits wins: Goodfire's takes any PyTorch file, and a config.json may stand anywhere.
 FORMATS = {
     each.name: each
     for each in (
         gemma_scope.FORMAT,
         gemma_scope_2.FORMAT,
         llama_scope.FORMAT,
-        openmoss.FORMAT,
         sae_lens.FORMAT,
+        openmoss.FORMAT,
         sparsify.FORMAT,
         dictionary_learning.FORMAT,
         linear_pair.QWEN_SCOPE,
