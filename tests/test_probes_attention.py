@@ -265,3 +265,25 @@ def test_bos_is_an_option():
     assert few[0].scores.test_auc[0] == few[1].scores.test_auc[0] > 0.85
     with_bos = attention.fit(tokens._replace(x=loud), rows, design=DESIGN)
     assert few[1].scores.test_auc[0] > with_bos.scores.test_auc[0] + 0.1
+
+
+def test_a_prompt_that_a_fit_trains_on_twice_counts_twice():
+    """As drawn with replacement, some copies with another label: the mean of a loop over rows."""
+    y = np.arange(6) % 2
+    tokens = token_cases.tokens(np.array([2, 3, 1, 4, 2, 3]), y)
+    rows, labels = np.array([0, 1, 2, 3, 4, 5, 1, 1, 3]), np.array([0, 1, 0, 1, 0, 1, 0, 1, 0])
+    w = np.random.default_rng(0).normal(size=(2, token_cases.D))
+    starts, counts = np.asarray(tokens.starts), np.asarray(tokens.counts)
+    losses = []
+    for row, label in zip(rows, labels, strict=True):
+        own = np.asarray(tokens.x)[starts[row] : starts[row] + counts[row]] @ w.T
+        share = np.exp(own[:, 0] - own[:, 0].max())
+        z = share @ own[:, 1] / share.sum() + 0.3
+        losses.append(np.logaddexp(0, z) - label * z)
+    every, none = np.ones((1, 9), bool), np.zeros((1, 9), bool)
+    one = Fits(
+        *(rows[None], every, none, labels[None], w[None], np.array([0.3])),
+        *(np.zeros(1), np.full(1, 1e-3), np.array([0])),
+    )
+    found = training.train(tokens, one, aggregators.attention, steps=1)
+    np.testing.assert_allclose(found.loss[0, 0], np.mean(losses), rtol=1e-5)

@@ -203,7 +203,7 @@ def test_the_fifth_that_validates_has_both_classes(n, positives):
         ({"seed": 2**31}, "seed is 2147483648; expected"),
         ({"x": X[:, :0]}, r"have no column: \(150, 0\)"),
         ({"x": np.zeros(N, [("a", "f4"), ("b", "f4")])[:, None]}, "expected numbers"),
-        ({"method": "sae_k4", "sae": narrow()}, "are 12 wide and the SAE reads 3"),
+        ({"method": "sae_k4", "sae": narrow()}, "x is 12 wide; the SAE reads vectors of width 3"),
     ],
 )
 def test_what_will_not_do_is_said(change, message):

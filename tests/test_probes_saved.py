@@ -11,8 +11,11 @@ import pytest
 from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialise
 
+import probejax as px
 from probejax import probes, saes
 from probejax.probes import saved, scores, xgboost
+from probejax.saes import random_sae
+from probejax.saes.named import NamedSAE
 from probejax.saes.winners import Keep
 from tests import probe_cases
 
@@ -246,3 +249,23 @@ def test_files_from_before_probes_were_pytrees_score_as_they_did():
         loaded = probes.load_probe(path)
         assert [c.level for c in loaded.conditions] == [3.0, 20.0] and len(loaded.thresholds) == 2
         np.testing.assert_allclose(loaded(x), expected[path.stem], rtol=1e-4, atol=1e-5)
+
+
+def test_a_stack_from_a_file_gives_its_lanes(tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    many = px.fit_lanes(x, np.arange(60).reshape(2, 30), x[:, 0] > 0, "ridge")
+    px.save(many, tmp_path / "p")
+    read = px.load_probe(tmp_path / "p")
+    np.testing.assert_array_equal(read[1](x), many[1].probe(x))
+
+
+def test_the_sae_of_another_probe_is_told(tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    sae, small = (random_sae.make(x, d_sae, 3.0) for d_sae in (60, 7))
+    found = px.fit(x, x[:, 0] > 0, "sae_k9", sae=sae)
+    px.save(found, tmp_path / "p")
+    with pytest.raises(ValueError, match=r"read latent \d+, and this SAE has 7; give the one"):
+        px.load_probe(tmp_path / "p", sae=small)
+    known = px.load_probe(tmp_path / "p", sae=NamedSAE(saes.shipped("gemma-3-270m")[0], sae))
+    np.testing.assert_array_equal(known(x), found.probe(x))
+    assert known.probe.sae is sae  # not something that encodes and no more

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from probejax import saes
+from probejax.saes.random_sae import make
 from probejax.sites import Site
 from tests.sae_cases import random_sae
 from tests.test_saes_formats import GOLDEN
@@ -228,3 +229,11 @@ def test_a_card_holds_class_means_firing_rates_and_a_link():
     assert saes.describe(values, np.array([0, 1, 1, 0]), np.array([7, 123]))[0].link is None
     with pytest.raises(ValueError, match="one class has none"):
         saes.describe(values, np.zeros(4, int), np.array([7, 123]))
+
+
+@pytest.mark.parametrize("n, d_sae, l0", [(300, 1000, 24.1), (1024, 900, 24.1), (777, 640, 9.9)])
+def test_as_many_latents_fire_as_are_asked_for(n, d_sae, l0):
+    """However few rows there are for each latent, rounding must not make the control denser."""
+    x = np.random.default_rng(0).normal(size=(n, 8)).astype(np.float32)
+    z = np.asarray(saes.encode(make(x, d_sae, l0), x))
+    assert abs((z > 0).sum(axis=1).mean() - l0) < 0.02 * l0

@@ -4,7 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import probejax as px
 from probejax import saes
+from probejax.saes import random_sae as control
+from probejax.saes import select
 from tests.sae_cases import random_sae
 
 N, D_MODEL, D_SAE, PADDED = 90, 12, 130, 40
@@ -165,3 +168,61 @@ def test_some_columns_are_those_of_the_whole(sae, x):
     whole = np.asarray(saes.encode(sae, x))[:, columns]
     np.testing.assert_array_equal(found > 0, whole > 0)
     np.testing.assert_allclose(found, whole, rtol=1e-6)
+
+
+def test_rows_that_stand_in_a_lane_twice_count_twice():
+    """As drawn with replacement: the means of a direct computation, conflicting labels included."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 6)).astype(np.float32)
+    sae = control.make(rng.normal(size=(400, 6)).astype(np.float32), 50, 10.0)
+    z = np.asarray(saes.encode(sae, x), np.float64)
+    rows = rng.integers(0, 12, (5, 60))
+    labels = rng.integers(0, 2, rows.shape)
+    for ranking in ("raw", "normalised"):
+        found = select.top_latents(
+            sae, x, rows, np.ones(rows.shape, bool), labels, 8, ranking=ranking
+        )
+        for lane in range(5):
+            own = z[rows[lane]]
+            one, none = (own[labels[lane] == label].mean(axis=0) for label in (1, 0))
+            size = own.sum(axis=0) / ((own > 0).sum(axis=0) + 1e-6) + 1e-6
+            score = np.abs(one - none) / (size if ranking == "normalised" else 1)
+            np.testing.assert_array_equal(found[lane], np.argsort(-score, kind="stable")[:8])
+
+
+@pytest.mark.parametrize("ranking", ["normalized", "RAW", "mean"])
+def test_a_ranking_that_does_not_exist_is_none(ranking):
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    sae = control.make(x, 20, 3.0)
+    with pytest.raises(ValueError, match=f"no ranking '{ranking}'; expected raw or normalised"):
+        px.top_latents(sae, x, np.arange(40) % 2, ranking=ranking)
+
+
+class Odd:
+    """A dictionary whose `encode` is given."""
+
+    def __init__(self, encode):
+        self.encode = encode
+
+
+@pytest.mark.parametrize(
+    "sae, message",
+    [
+        (object(), "object is no SAE: expected"),
+        (Odd(lambda x: x[:, 0]), r"made \(\d+,\) of \d+ rows; expected one row"),
+        (Odd(lambda x: x[:7]), r"made \(7, 6\) of \d+ rows; expected one row"),
+        (Odd(lambda x: np.where(np.arange(6) == 2, np.nan, x)), "latent 2 of Odd is NaN"),
+    ],
+)
+def test_what_encodes_otherwise_is_told(sae, message):
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    with pytest.raises(ValueError, match=message):
+        px.fit(x, np.arange(40) % 2, "sae_k2", sae=sae)
+
+
+@pytest.mark.parametrize("latent", [-1, 20, 999])
+def test_latents_that_do_not_exist_have_no_value(latent):
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    for sae in (control.make(x, 20, 3.0), Odd(lambda x: np.repeat(x, 4, axis=1)[:, :20])):
+        with pytest.raises(ValueError, match=f"latent {latent} does not exist: the SAE has 20"):
+            select.encode_columns(sae, x, np.array([3, latent]))

@@ -220,6 +220,34 @@ def test_a_folder_belongs_to_one_set_of_options_and_tokens(tokens, trained):
         fit.fit(tokens[:10_000], other, folder)
     with pytest.raises(ConfigMismatch, match="tokens is 10000 there and 9999 here"):
         fit.fit(tokens[:9_999], OPTIONS, folder)
+    with pytest.raises(ConfigMismatch, match="site"):
+        fit.fit(tokens[:10_000], OPTIONS, folder, origin={"site": "mlp_out.1"})
+
+
+def test_a_dimension_that_does_not_vary_trains_none_to_death(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2000, 8)).astype(np.float32)
+    x[:, 3], x[:, 5] = 7, 1e-6 * x[:, 5]
+    options = dataclasses.replace(OPTIONS, d_sae=16, target_l0=4.0, steps=20, batch=100)
+    params, scale = fit.fit(x, options, tmp_path / "c")
+    folded = train.fold(params, scale)
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(folded))
+    assert np.abs(folded["W_enc"]).max() < 65504  # what float16 holds
+    for wrong in (np.full_like(x, 3), np.where(x > 2, np.inf, x)):
+        with pytest.raises(ValueError, match="NaN or infinity, or are all the same"):
+            fit.fit(wrong, options, tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("steps", 0), ("batch", -1)),
+        *(("learning_rate", rate) for rate in (0.0, -1.0, np.nan, np.inf)),
+    ],
+)
+def test_options_that_train_nothing_are_told(name, value):
+    with pytest.raises(ValueError, match=f"--{name}=.*: expected a positive number"):
+        train.TrainOptions(**{name: value})
 
 
 def test_too_few_tokens_are_an_error_that_writes_nothing(tokens, tmp_path):

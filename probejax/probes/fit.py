@@ -14,8 +14,7 @@ from probejax.probes.families.probe import joined
 from probejax.probes.folds import stratified_folds
 from probejax.probes.rows import Rows, batches
 from probejax.probes.scores import PROTOCOLS, Fit, Protocol, Scores
-from probejax.saes import part
-from probejax.saes.named import NamedSAE
+from probejax.saes.named import reading
 from probejax.saes.stream import Dictionary
 from probejax.tasks import Condition
 
@@ -141,12 +140,7 @@ def fit_lanes(
         )
     features = jnp.asarray(inputs.matrix(x) if tokens is None else tokens.last())
     source = tokens if rules.reads_tokens else features
-    sae = sae.sae if isinstance(sae, NamedSAE) else sae
-    if sae is not None and part.width(sae) not in (None, features.shape[1]):
-        raise ValueError(
-            f"the activations are {features.shape[1]} wide and the SAE reads {part.width(sae)}; "
-            "give an SAE of the same model and place"
-        )
+    sae = None if sae is None else reading(sae, features.shape[1])
     conditions, classes = _problems(rows, y, mask, len(features), seed)
     found = [
         (lanes, _fit(method, source, some, sae, cast(Protocol, protocol)))

@@ -26,6 +26,7 @@ from probejax.probes.families import OnLatents, Probe
 from probejax.probes.families.probe import joined
 from probejax.probes.scores import Fit
 from probejax.rules import NO_BOS, PREPENDED
+from probejax.saes.named import NamedSAE
 from probejax.tasks.splits import Condition
 
 FPR = 0.01
@@ -96,9 +97,12 @@ class SavedProbe:
         return self.probe(x)
 
     def __getitem__(self, condition: int) -> "SavedProbe":
-        """Returns the probe of one condition."""
+        """Returns the probe of one condition, or of one lane of a stack."""
+        probe = self.probe[condition]
+        if not self.conditions:
+            return SavedProbe(probe, self.origin)
         conditions, thresholds = (self.conditions[condition],), self.thresholds[[condition]]
-        return SavedProbe(self.probe[condition], self.origin, conditions, thresholds)
+        return SavedProbe(probe, self.origin, conditions, thresholds)
 
     def __repr__(self) -> str:
         count = "" if self.probe.lanes is None else f"{self.probe.lanes:,} probes, "
@@ -230,7 +234,8 @@ def load_probe(path: epath.PathLike, sae: Any = None) -> SavedProbe:
 
     Args:
       path: of the file.
-      sae: the SAE whose latents the probes read, where the file could not hold what is needed.
+      sae: the SAE whose latents the probes read, where the file could not hold what is needed: as
+        for `fit`.
 
     Returns:
       The probe: called on activations it gives logits; `score(texts)` gives those of texts, where
@@ -239,6 +244,7 @@ def load_probe(path: epath.PathLike, sae: Any = None) -> SavedProbe:
     Raises:
       FileNotFoundError: no such file.
       DamagedFile: the file is damaged, or holds something else.
+      ValueError: the SAE has not the latents that the probes read.
 
     Example:
       >>> import numpy as np
@@ -272,6 +278,13 @@ def load_probe(path: epath.PathLike, sae: Any = None) -> SavedProbe:
                 f"{probe.lanes} probes"
             )
     if sae is not None and isinstance(probe, OnLatents):
+        sae = sae.sae if isinstance(sae, NamedSAE) else sae
+        most, count = int(np.max(probe.latents)), getattr(sae, "d_sae", None)
+        if count is not None and most >= count:
+            raise ValueError(
+                f"the probes of {path} read latent {most}, and this SAE has {count:,}; give the "
+                "one that they were trained on"
+            )
         probe = dataclasses.replace(probe, sae=sae)
     return SavedProbe(probe, about.unit, tuple(about.conditions), thresholds)
 

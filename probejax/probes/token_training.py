@@ -90,7 +90,7 @@ class _Lanes(NamedTuple):
     """What the fits of a chunk want, one lane each."""
 
     y: Float[Array | np.ndarray, "L tiles most"]
-    weight: Float[Array | np.ndarray, "L tiles most"]  # 1 / training rows on those, else 0
+    weight: Float[Array | np.ndarray, "L tiles most"]  # share of the training rows
     place: Int[Array | np.ndarray, "L v"]  # where the validation rows lie among [tiles * most]
     y_val: Int[Array | np.ndarray, "L v"]
     val: Bool[Array | np.ndarray, "L v"]
@@ -182,8 +182,11 @@ def _load(tokens: Activations, fits: Fits, size: int | None) -> tuple[_Tiles, _L
     y = np.zeros((len(fits.w), (count + spare) * most), np.float32)
     weight = np.zeros_like(y)
     lane, column = np.nonzero(fits.train)
-    y[lane, where[lane, column]] = fits.y[lane, column]
-    weight[lane, where[lane, column]] = 1 / fits.train.sum(axis=1)[lane]
+    at = (lane, where[lane, column])
+    np.add.at(weight, at, 1)
+    np.add.at(y, at, fits.y[lane, column])
+    y /= np.maximum(weight, 1)  # the mean label, where a fit trains on a prompt more than once
+    weight /= np.maximum(fits.train.sum(axis=1), 1)[:, None]
     widest = sizes.up(int(fits.val.sum(axis=1).max()), sizes.VALIDATION)
     first = np.argsort(~fits.val, axis=1, kind="stable")[:, :widest]
     of_val = lambda array: np.take_along_axis(array, first, axis=1)

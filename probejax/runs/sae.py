@@ -118,8 +118,9 @@ def train_sae(
       What was measured on held-out tokens.
 
     Raises:
-      ValueError, ArtifactError: a task, the model or the site does not exist, or the tokens are
-        fewer than a batch.
+      ValueError, ArtifactError: a task, the model or the site does not exist, the tokens are
+        fewer than a batch or so few that none is held out, or the folder has checkpoints of an SAE
+        of other options or other activations.
     """
     out, site, data = Path(out), sites.parse(tokens.site), tokens.data
     chosen = tasks.match(tokens.names, data=data)
@@ -137,7 +138,14 @@ def train_sae(
     x, held_out = activations.sample_tokens(
         loaded, tokens.count, site, recipe, load, cache_dir=cache_dir
     )
-    params, scale = fit.fit(x, options, out / "checkpoints")
+    if not len(held_out):
+        raise ValueError(
+            f"none of the prompts of {tokens.count:,} tokens is held out, so that nothing could be "
+            "measured; give more --tokens or more tasks"
+        )
+    files = {task: tasks.fingerprint(task, data=data) for task in chosen}
+    origin = {"site": str(site), **dataclasses.asdict(recipe), "tasks": files}
+    params, scale = fit.fit(x, options, out / "checkpoints", origin=origin)
     if options.architecture == "topk":
         written = sae_lens.to_files(
             train.fold(params, scale, unit=False),

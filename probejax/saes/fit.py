@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,12 @@ from probejax.saes.train import Scale, TrainOptions, measure, start, train_step
 
 
 def fit(
-    x: np.ndarray, options: TrainOptions, checkpoints: Path, *, save_every: int = 500
+    x: np.ndarray,
+    options: TrainOptions,
+    checkpoints: Path,
+    *,
+    save_every: int = 500,
+    origin: Mapping[str, Any] | None = None,
 ) -> tuple[Params, Scale]:
     """Trains on token activations; killed and started again, it goes on from the last checkpoint.
 
@@ -29,13 +36,16 @@ def fit(
       options: how to train.
       checkpoints: folder for this run's checkpoints.
       save_every: steps between two checkpoints.
+      origin: what `x` was made of, as a JSON object.
 
     Raises:
-      ValueError: fewer tokens than one batch, or checkpoints of a run with other options.
+      ValueError: fewer tokens than one batch, or checkpoints of a run with other options or of
+        another origin.
     """
     if len(x) < options.batch:
         raise ValueError(f"There are {len(x)} tokens, fewer than one batch of {options.batch}.")
     settings = {**dataclasses.asdict(options), "tokens": len(x), "d_model": x.shape[1]}
+    settings |= origin or {}
     storage.write_config(checkpoints, settings)
     scale, state = measure(x[:: max(len(x) // 200_000, 1)]), start(options, x.shape[1])
     with ocp.CheckpointManager(

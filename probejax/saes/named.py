@@ -23,9 +23,14 @@ def reading(sae: "NamedSAE | stream.Dictionary", width: int) -> stream.Dictionar
     """Returns what encodes, once it is known that it reads vectors of a width.
 
     Raises:
-      ValueError: it reads others.
+      ValueError: it reads others, or is nothing that encodes.
     """
     inner = sae.sae if isinstance(sae, NamedSAE) else sae
+    if not isinstance(inner, SAE | StoredSAE) and not callable(getattr(inner, "encode", None)):
+        raise ValueError(
+            f"{type(inner).__name__} is no SAE: expected one of probejax, or anything with "
+            "encode(x) that returns latents [n, d_sae]"
+        )
     own = getattr(inner, "d_model", width)
     if own != width:
         raise ValueError(f"x is {width} wide; the SAE reads vectors of width {own}")

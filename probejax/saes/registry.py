@@ -23,6 +23,7 @@ from probejax.sites import KINDS, LAYERS, Site
 
 _SHIPPED = Path(__file__).parent / "shipped"
 _RANDOM = "random"
+_CALIBRATED = "2;"  # changes when random SAEs do
 _WHOLE = 1 << 30  # bytes of a file that are hashed whole
 _IN_MEMORY = 1 << 31  # bytes of float32 matrices that are loaded; larger SAEs stay in their file
 
@@ -130,6 +131,7 @@ class SaeFile:
     def fingerprint(self) -> str:
         """Returns a hash of what decides its latents."""
         how = f"{self.format}@{self.variant};{'centred;' if self.centred else ''}"
+        how += _CALIBRATED if self.format == _RANDOM else ""
         digest = hashlib.sha256(how.encode())
         for path in () if self.format == _RANDOM else self._files():
             if path is not None:

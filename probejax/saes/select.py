@@ -6,7 +6,7 @@ matrix products, keep a running top k, drop the block.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,14 @@ from probejax.saes.stream import Block, Dictionary
 
 Ranking = Literal["raw", "normalised", "random"]
 """What a run may rank by; `random`, a control, draws from the latents that fire."""
+RANKINGS = get_args(Ranking)
 
 
 class _Lanes(NamedTuple):
     """Training rows of each lane as weights over the rows of one matrix, [lanes, rows] each."""
 
     contrast: Array | np.ndarray  # 1/n1 on rows of class 1, -1/n0 on rows of class 0; float64
-    member: Array | np.ndarray  # 1 on training rows; float32
+    member: Array | np.ndarray  # how often it is a training row; float32
 
 
 class _Best(NamedTuple):
@@ -60,7 +61,7 @@ def top_latents(
     labels: Int[np.ndarray, "lanes rows"],
     k: int,
     *,
-    ranking: Ranking = "normalised",
+    ranking: str = "normalised",
     block: int = 2048,
     devices: Sequence[Any] | None = None,
 ) -> Int[np.ndarray, "lanes k"]:
@@ -99,7 +100,7 @@ def contest(
     mask: Bool[np.ndarray, "lanes rows"],
     labels: Int[np.ndarray, "lanes rows"],
     k: int,
-    ranking: Ranking,
+    ranking: str,
     padded: Sequence[int] = (),
 ) -> Contest:
     """Prepares the ranking of `top_latents` for whoever has the blocks; arguments as there.
@@ -113,7 +114,12 @@ def contest(
       k: latents to keep.
       ranking: how to rank.
       padded: numbers of rows, to one of which the last row is repeated; by default not at all.
+
+    Raises:
+      ValueError: there is no such ranking.
     """
+    if ranking not in RANKINGS:
+        raise ValueError(f"there is no ranking {ranking!r}; expected {' or '.join(RANKINGS)}")
     rows, inverse = np.unique(train[mask], return_inverse=True)
     count = len(train)
     if padded:
@@ -127,8 +133,8 @@ def contest(
         1 / np.maximum(positive, 1)[:, None],
         -1 / np.maximum(count - positive, 1)[:, None],
     )
-    contrast[lane, inverse] = share[mask]
-    member[lane, inverse] = 1
+    np.add.at(contrast, (lane, inverse), share[mask])  # a row may stand in a lane twice
+    np.add.at(member, (lane, inverse), 1)
     none = np.full((len(contrast), k), -1.0)
     with jax.enable_x64(True):
         lanes = jax.device_put(_Lanes(contrast, member))
@@ -146,7 +152,7 @@ def contest(
 
 
 @functools.partial(jax.jit, static_argnames="ranking")
-def _merge(best: _Best, block: Block, lanes: _Lanes, ranking: Ranking) -> _Best:
+def _merge(best: _Best, block: Block, lanes: _Lanes, ranking: str) -> _Best:
     """Scores one block of latents and keeps the best k of those seen so far.
 
     In float64: where rows are few many latents have one score but for a millionth, and float32

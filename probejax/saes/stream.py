@@ -67,9 +67,18 @@ def fold(
       join: joins two states.
       block: latents at a time.
       devices: where to compute; the default device when None.
+
+    Raises:
+      ValueError: a latent is not finite, of a dictionary that is not ours.
     """
     if not isinstance(sae, SAE | StoredSAE):
         dense = _dense(sae, x)
+        if not np.isfinite(dense).all():
+            latent = int(np.argmin(np.isfinite(dense).all(axis=0)))
+            raise ValueError(
+                f"latent {latent} of {type(sae).__name__} is NaN or infinite on a row, and cannot "
+                "be ranked; expected finite latents of encode(x)"
+            )
         starts = range(0, dense.shape[1], block)
         blocks = (Block(i, jnp.asarray(dense[:, i : i + block])) for i in starts)
         return functools.reduce(add, blocks, begin)
@@ -111,9 +120,16 @@ def columns(
     block: int,
     devices: Sequence[Any] | None = None,
 ) -> Float[np.ndarray, "n m"]:
-    """Returns the activations of some latents; of the others only who wins is computed."""
+    """Returns the activations of some latents; of the others only who wins is computed.
+
+    Raises:
+      ValueError: a latent does not exist.
+    """
     if not isinstance(sae, SAE | StoredSAE):
-        return _dense(sae, x)[:, latents]
+        dense = _dense(sae, x)
+        _exist(latents, dense.shape[1])
+        return dense[:, latents]
+    _exist(latents, sae.d_sae)
     wanted, place = np.unique(latents, return_inverse=True)
     wanted = np.pad(wanted, (0, sizes.up(len(wanted), sizes.COLUMNS) - len(wanted)), mode="edge")
     won = row_winners(sae, x, block=block, devices=devices)
@@ -144,8 +160,24 @@ def width(sae: Dictionary, x: Num[Array | np.ndarray, "n d_model"]) -> int:
 
 
 def _dense(sae: Custom, x: Num[Array | np.ndarray, "n d_model"]) -> np.ndarray:
-    """Returns all latents of a dictionary that can do no less."""
-    return np.asarray(sae.encode(np.asarray(x)), np.float32)
+    """Returns all latents of a dictionary that can do no less.
+
+    Raises:
+      ValueError: it does not encode to one row of latents for each row.
+    """
+    found = np.asarray(sae.encode(np.asarray(x)), np.float32)
+    if found.ndim != 2 or len(found) != len(x):
+        raise ValueError(
+            f"encode(x) of {type(sae).__name__} made {found.shape} of {len(x)} rows; expected one "
+            "row of latents for each, [n, d_sae]"
+        )
+    return found
+
+
+def _exist(latents: np.ndarray, count: int) -> None:
+    wrong = np.ravel(latents)[(np.ravel(latents) < 0) | (np.ravel(latents) >= count)]
+    if len(wrong):
+        raise ValueError(f"latent {wrong[0]} does not exist: the SAE has {count:,}, from 0 on")
 
 
 def _read(

@@ -9,13 +9,13 @@ import pandas as pd
 from probejax import inputs, metrics
 from probejax.saes.describe import describe
 from probejax.saes.named import NamedSAE, reading
-from probejax.saes.select import Ranking, encode_columns
+from probejax.saes.select import encode_columns
 from probejax.saes.select import top_latents as select
 from probejax.saes.stream import Dictionary
 
 
 def top_latents(
-    sae: NamedSAE | Dictionary, x: Any, y: Any, k: int = 20, *, ranking: Ranking = "normalised"
+    sae: NamedSAE | Dictionary, x: Any, y: Any, k: int = 20, *, ranking: str = "normalised"
 ) -> pd.DataFrame:
     """Returns the k latents whose class means differ most, best first.
 

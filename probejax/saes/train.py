@@ -34,6 +34,7 @@ from probejax.saes.architectures import (
     unexplained,
 )
 
+_LEAST_VARIANCE = 1e-6  # of a dimension, as a share of their mean
 _CUTOFF_RATE = 0.01  # of the running mean of BatchTopK's threshold
 
 
@@ -77,7 +78,7 @@ class TrainOptions:
     seed: int = 0
 
     def __post_init__(self):
-        """Raises ValueError for an architecture that does not exist or a k that cannot be."""
+        """Raises ValueError for what does not exist or cannot be."""
         if self.architecture not in ARCHITECTURES:
             raise ValueError(
                 f"--architecture={self.architecture} does not exist; choose from "
@@ -87,6 +88,10 @@ class TrainOptions:
             raise ValueError(
                 f"--target_l0={self.target_l0:g} of {self.d_sae} latents: expected 1 to that."
             )
+        for name in ("steps", "batch", "learning_rate", "bandwidth", "threshold", "l1_weight"):
+            value = getattr(self, name)
+            if not 0 < value < np.inf:
+                raise ValueError(f"--{name}={value:g}: expected a positive number.")
 
 
 class Scale(NamedTuple):
@@ -115,9 +120,23 @@ class TrainState(NamedTuple):
 
 
 def measure(x: Float[np.ndarray, "n d_model"]) -> Scale:
-    """Returns the centre and the scale that make the loss of this module a squared error."""
+    """Returns the centre and the scale that make the loss of this module a squared error.
+
+    A dimension that hardly varies counts as one that varies a little: its share would drown the
+    others, and past what float16 holds the SAE could not be written.
+
+    Raises:
+      ValueError: a vector is not finite, or all are the same.
+    """
     x = np.asarray(x, np.float64)
-    mean, variance = x.mean(axis=0), x.var(axis=0)
+    with np.errstate(invalid="ignore"):  # told below
+        mean, variance = x.mean(axis=0), x.var(axis=0)
+    if not (np.isfinite(variance).all() and variance.any()):
+        raise ValueError(
+            "the activations hold NaN or infinity, or are all the same; an SAE cannot be trained "
+            "on them"
+        )
+    variance = np.maximum(variance, _LEAST_VARIANCE * variance.mean())
     weight = 0.5 / variance.sum() + 0.5 / (variance * len(variance))
     return Scale(jnp.asarray(mean, jnp.float32), jnp.asarray(np.sqrt(weight), jnp.float32))
 
