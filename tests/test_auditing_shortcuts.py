@@ -75,6 +75,17 @@ def test_claims_are_of_unseen_prompts_beside_permuted_labels(found):
     assert claims["AUC of length alone"].value < 0.68
 
 
+def test_what_says_nothing_has_a_chance_of_one_half():
+    """Its logits are each fold's share of a class, which must be that of the labels fitted."""
+    named = [f"word {'1' if row == 7 else 'one'}" + " a" * row for row in range(N)]
+    y = np.random.default_rng(0).permutation(np.arange(N) % 2)
+    data = dataset(np.random.default_rng(1).normal(size=(N, D)), y, texts=named)
+    for seed in range(3):
+        claims = {each.text: each for each in shortcuts(data, seed=seed).claims}
+        claim = claims["AUC of digits alone"]
+        assert abs(claim.value - 0.5) < 0.02 and abs(claim.by_chance - 0.5) < 0.02
+
+
 def test_labels_of_noise_have_no_shortcut(data):
     y = np.random.RandomState(3).permutation(data.y)
     table = shortcuts(data._replace(y=y)).tables[0].rows

@@ -46,6 +46,19 @@ def test_folds_judge_each_row_once_and_keep_equal_prompts_together():
     assert all(one not in first[5:] for one in first[:5])  # a repeat is another cut
 
 
+@pytest.mark.parametrize("copies", [1, 2, 3])
+def test_folds_are_as_large_and_have_the_same_share_of_a_class(copies):
+    y = np.repeat(np.random.default_rng(0).random(400) < 0.1, copies).astype(int)
+    same = np.repeat(np.arange(400), copies)
+    parts = [test for _, test in folds.split(y, same, 5, 0)]
+    for counted in ([len(rows) for rows in parts], [y[rows].sum() for rows in parts]):
+        assert max(counted) - min(counted) <= copies
+    mixed = np.random.default_rng(1).geometric(0.05, 1000)  # of 50 rows down to one
+    y = np.random.default_rng(2).integers(0, 2, 1000)
+    shares = [y[rows].mean() for _, rows in folds.split(y, mixed, 5, 0)]
+    assert max(shares) - min(shares) < 0.02
+
+
 def test_a_fold_of_many_rows_trains_on_some(monkeypatch):
     monkeypatch.setattr(folds, "MOST_TRAIN", 50)
     cuts = folds.folds(np.arange(N) % 2, np.arange(N))

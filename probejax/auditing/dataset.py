@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 
 from probejax import inputs
 from probejax.activations.ragged import Activations
-from probejax.auditing import units
+from probejax.auditing import folds, units
+from probejax.auditing.folds import Fold
 from probejax.saes import stream
 from probejax.saes.named import NamedSAE, reading
 from probejax.saes.stream import Dictionary
@@ -44,6 +45,14 @@ class Dataset(NamedTuple):
     def labellings(self, count: int, seed: int = 0) -> Int[np.ndarray, "q n"]:
         """Returns the labels, and behind them permutations of them that keep prompts whole."""
         return np.stack([self.y, *units.shuffled(self.y, self.same, count, seed)])
+
+    def folds(self, labels: Int[np.ndarray, " n"], repeats: int = 1, seed: int = 0) -> list[Fold]:
+        """Returns folds for labels that are fitted, the dataset's or others, see `folds`.
+
+        Folds for one labelling are not for another: where the share of a class differs between
+        folds, logits of several folds together rank rows by that, against their labels.
+        """
+        return folds.folds(labels, self.same, repeats, seed)
 
     def permuted(self, seed: int = 0) -> Int[np.ndarray, " n"]:
         """Returns the permuted labels with which everything is compared."""

@@ -1,12 +1,10 @@
 """Folds in which equal prompts stay together: no probe judges a row whose prompt it has seen."""
 
-import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
-from sklearn.model_selection import StratifiedGroupKFold
 
 from probejax.probes.rows import Rows, batches
 from probejax.tasks import Condition
@@ -50,7 +48,7 @@ def folds(
     return [
         _inner(y, same, train, test, seed + repeat)
         for repeat in range(repeats)
-        for train, test in _split(y, same, seed + repeat)
+        for train, test in split(y, same, FOLDS, seed + repeat)
     ]
 
 
@@ -58,16 +56,37 @@ def _inner(y, same, train, test, seed: int) -> Fold:
     rng = np.random.RandomState(seed)
     train = np.sort(rng.permutation(train)[:MOST_TRAIN])
     val = np.zeros(len(train), bool)
-    val[next(_split(y[train], same[train], seed))[1]] = True
+    val[next(split(y[train], same[train], FOLDS, seed))[1]] = True
     return Fold(train, val, test)
 
 
-def _split(y, same, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        # Of a rare class a fold may have none; then it validates nothing, or judges less.
-        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        yield from splitter.split(y, y, same)
+def split(
+    y: Int[np.ndarray, " n"], same: Int[np.ndarray, " n"], count: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields which rows are on either side of each of so many stratified cuts.
+
+    Args:
+      y: labels, 0 or 1.
+      same: a number for each prompt, which is on one side alone.
+      count: of parts; each is the second side once.
+      seed: of the shuffle.
+    """
+    _, unit, sizes = np.unique(same, return_inverse=True, return_counts=True)
+    kinds = np.stack([-sizes, np.bincount(unit, y).astype(int)], axis=1)
+    rng = np.random.RandomState(seed)
+    part, filled = np.zeros(len(sizes), int), np.zeros((2, count), int)
+    # Prompts of as many rows of either label are dealt out in turn, the largest first, and what is
+    # left of a round goes where there are fewest rows of their label, or else fewest rows.
+    for kind in np.unique(kinds, axis=0):
+        own = rng.permutation(np.flatnonzero((kinds == kind).all(axis=1)))
+        size, ones = -kind[0], kind[1]
+        turn = np.lexsort((filled.sum(axis=0), filled[int(2 * ones > size)]))
+        part[own] = np.resize(turn, len(own))
+        dealt = np.bincount(part[own], minlength=count)
+        filled += np.stack([(size - ones) * dealt, ones * dealt])
+    for number in range(count):
+        second = part[unit] == number
+        yield np.flatnonzero(~second), np.flatnonzero(second)
 
 
 def lanes(cuts: list[Fold], labels: Int[np.ndarray, "L n"]) -> list[tuple[tuple[int, ...], Rows]]:

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from scipy.special import expit
 
 from probejax.auditing.dataset import Dataset
-from probejax.auditing.folds import FOLDS, MOST_TRAIN, Fold, folds, lanes
+from probejax.auditing.folds import FOLDS, MOST_TRAIN, Fold, lanes
 from probejax.metrics import host_auc
 from probejax.probes import logreg, methods
 from probejax.probes import sae as on_latents
@@ -50,8 +50,7 @@ def judge(data: Dataset, method: str, *, repeats: int = REPEATS, seed: int = 0) 
       seed: of the folds and the permutation.
     """
     shuffled = data.permuted(seed)
-    cuts = folds(data.y, data.same, repeats, seed)
-    cuts += folds(shuffled, data.same, 1, seed)
+    cuts = data.folds(data.y, repeats, seed) + data.folds(shuffled, 1, seed)
     count = FOLDS * repeats
     labels = np.concatenate([np.tile(data.y, (count, 1)), np.tile(shuffled, (FOLDS, 1))])
     parts, unconverged = probabilities(data, method, cuts, labels)
@@ -114,7 +113,7 @@ def direction(
       seed: of the split that chooses the strength.
     """
     every = np.arange(len(data.y))
-    (inner, *_) = folds(data.y, data.same, 1, seed)
+    (inner, *_) = data.folds(data.y, 1, seed)
     cut = Fold(every, np.isin(every, inner.test), every)
     if len(every) > MOST_TRAIN:
         cut = inner

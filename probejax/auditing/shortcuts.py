@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
-from probejax.auditing.folds import Fold, folds
+from probejax.auditing.folds import Fold
 from probejax.auditing.latents import Latents
 from probejax.auditing.surface import Family, families
 from probejax.auditing.tokens import Tokens
@@ -49,11 +49,11 @@ def shortcuts(
     assert data.texts is not None, "there are texts"
     shuffled = data.permuted(seed)
     labels = data.labellings(_DRAWS, seed).T
-    cuts = folds(data.y, data.same, 1, seed)
+    judged = [(y, data.folds(y, 1, seed)) for y in (data.y, shuffled)]
     found = families(data.texts)
-    scored = [_score(family, labels, shuffled, cuts) for family in found]
+    scored = [_score(family, labels, judged) for family in found]
     every = sparse.hstack([family.x for family in found]).tocsr()
-    together = [_out_of_fold(every, y, cuts) for y in (data.y, shuffled)]
+    together = [_out_of_fold(every, y, cuts) for y, cuts in judged]
     table = _table(data, scored)
     claimed = table[table["beyond_chance"]]
     claims = [
@@ -80,8 +80,7 @@ def shortcuts(
     )  # fmt: skip
 
 
-def _score(family: Family, labels, shuffled, cuts: list[Fold]) -> Scored:
-    y = labels[:, 0]
+def _score(family: Family, labels, judged) -> Scored:
     if family.binary:
         rates = family.x.T @ labels / labels.sum(axis=0)
         rest = family.x.T @ (1 - labels) / (1 - labels).sum(axis=0)
@@ -89,8 +88,9 @@ def _score(family: Family, labels, shuffled, cuts: list[Fold]) -> Scored:
     else:
         alone = host_aucs(family.x.toarray(), labels)
     bound = np.abs(alone[:, 1:] - 0.5).max()
-    own, chance = (_out_of_fold(family.x, each, cuts) for each in (y, shuffled))
-    return Scored(family, own, chance, alone[:, 0], float(bound), _fit(family.x, y).coef_[0])
+    own, chance = (_out_of_fold(family.x, y, cuts) for y, cuts in judged)
+    weights = _fit(family.x, labels[:, 0]).coef_[0]
+    return Scored(family, own, chance, alone[:, 0], float(bound), weights)
 
 
 def _out_of_fold(x: Any, y: Int[np.ndarray, " n"], cuts: list[Fold]) -> float:

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from scipy.stats import beta
-from sklearn.model_selection import StratifiedGroupKFold
 
 from probejax.auditing import units
 from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
+from probejax.auditing.folds import split
 from probejax.auditing.permuted import ranked
 from probejax.metrics import host_auc
 from probejax.saes.describe import page
@@ -49,8 +49,7 @@ def single_latents(data: Dataset, *, seed: int = 0) -> Finding:
       data: the dataset, which has an SAE.
       seed: of the halves and the permutations.
     """
-    halves = [test for _, test in StratifiedGroupKFold(2, shuffle=True, random_state=seed).split(
-        data.y, data.y, data.same)]  # fmt: skip
+    halves = [test for _, test in split(data.y, data.same, 2, seed)]
     share_of_unit = 1 / units.multiplicity(data.same)
     rules, suspects, best, chance = [], [], [], []
     for number, (chosen_on, other) in enumerate((halves, halves[::-1])):
