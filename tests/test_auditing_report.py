@@ -8,13 +8,22 @@ import pandas as pd
 import pytest
 
 import probejax as px
-from probejax import auditing
+from probejax import auditing, tasks
 from probejax.auditing import page, report
 from probejax.auditing.finding import Claim, Finding, Table
-from probejax.spreadsheet import plain_text
+from probejax.tasks import Own
 from tests.audit_cases import D, N, Rectified, planted, texts
 
-HOSTILE = ("=1+1", "<script>alert(1)</script>", "+SUM(A1)", "@x", "-2", '"><img src=x onerror=a>')
+HOSTILE = (
+    "=1+1",
+    "'=quoted",
+    'a\r\nb, "c"\u2028d',
+    "<script>alert(1)</script>",
+    "+SUM(A1)",
+    "@x",
+    "-2",
+    '"><img src=x onerror=a>',
+)
 X, Y = np.random.default_rng(0).normal(size=(N, D)), np.arange(N) % 2
 
 
@@ -30,7 +39,8 @@ def audited():
 def test_what_is_written(audited, tmp_path):
     audited.save(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"audit.html", *(f"{name}.csv" for name in audited.tables)}
+    tables = {f"{name}.csv" for name in audited.tables} - {"cleaned.csv"}
+    assert names == {"audit.html", "cleaned.jsonl", *tables}
     text = (tmp_path / "audit.html").read_text()
     assert "<script>alert" not in text and "<img" not in text
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)
@@ -39,16 +49,35 @@ def test_what_is_written(audited, tmp_path):
         assert found.title in shown
         assert all(claim.text in shown and claim.chance in shown for claim in found.claims)
         assert all(f"{claim.text}: " in repr(audited) for claim in found.claims)
-    for name, rows in audited.tables.items():
-        read = pd.read_csv(tmp_path / f"{name}.csv", keep_default_na=False)
-        assert len(read) == len(rows)
+    for name in tables:
+        read = pd.read_csv(tmp_path / name, keep_default_na=False)
+        assert len(read) == len(audited.tables[name.removesuffix(".csv")])
         for column in read.select_dtypes("str"):
             assert not read[column].str.match("[=+\\-@]").any()
-    cleaned = pd.read_csv(tmp_path / "cleaned.csv")
-    assert plain_text(cleaned["text"]).tolist() == audited.tables["cleaned"]["text"].tolist()
     assert "(labels permuted: " in repr(audited) and "(groups shuffled" in repr(audited)
     assert " with groups shuffled, p = " in shown  # the page's answer for groups
     assert "suspect_labels" in audited.tables
+
+
+def test_the_cleaned_file_holds_the_data_as_they_were(audited, tmp_path):
+    audited.save(tmp_path)
+    own = Own(tmp_path / "cleaned.jsonl")
+    (name,) = tasks.match(("own",), own)
+    task, table = tasks.load(name, data=own), audited.tables["suspect_labels"].sort_values("row")
+    kept = pd.read_json(tmp_path / "cleaned.jsonl", lines=True)["row"].tolist()
+    assert list(task.prompts) == table["text"].iloc[kept].tolist()
+    assert HOSTILE[0] in task.prompts and HOSTILE[-1] in task.prompts
+    called = np.array(task.class_names)[task.labels]
+    assert called.tolist() == table["label"].iloc[kept].tolist()
+
+
+def test_without_texts_the_cleaned_file_names_rows(tmp_path):
+    case = planted(texts=None, sae=None)
+    found = auditing.audit(case.data.x, case.data.labels)
+    found.save(tmp_path)
+    kept = pd.read_json(tmp_path / "cleaned.jsonl", lines=True)
+    assert kept.columns.tolist() == ["row", "label"] and len(kept) < N
+    assert kept["label"].tolist() == case.data.labels[kept["row"]].tolist()
 
 
 def test_a_page_shows_the_first_rows_and_says_how_many_there_are():

@@ -137,9 +137,11 @@ def test_the_cleaned_file_lacks_what_all_call_wrong_and_says_so(case, found):
     assert len(cleaned) == N - both.sum() < N
     left = set(table["row"][both])
     assert left <= set(case.flipped.tolist())
-    assert cleaned.index.tolist() == [row for row in range(N) if row not in left]
-    assert cleaned.columns.tolist() == ["text", "label"]
-    assert f"cleaned.csv has {len(cleaned)} of {N} rows: without the {both.sum()}" in found.notes[0]
+    assert cleaned["row"].tolist() == [row for row in range(N) if row not in left]
+    assert cleaned.columns.tolist() == ["row", "text", "label"]
+    assert (
+        f"cleaned.jsonl has {len(cleaned)} of {N} rows: without the {both.sum()}" in found.notes[0]
+    )
 
 
 def test_neighbours_leave_out_the_prompt_and_its_equals():

@@ -29,16 +29,19 @@ class Table(NamedTuple):
     """A table behind a finding.
 
     Attributes:
-      name: of its CSV file, without the ending.
+      name: of its file, without the ending.
       heading: what it shows.
       rows: all of them, the most telling first; a page shows the first.
       note: what a reader must know of it.
+      ending: of its file: `csv` for a spreadsheet, in which text that would run as a formula has an
+        apostrophe before it, or `jsonl` for a program, in which text is as it was.
     """
 
     name: str
     heading: str
     rows: pd.DataFrame
     note: str = ""
+    ending: str = "csv"
 
 
 class Finding(NamedTuple):

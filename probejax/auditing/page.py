@@ -74,7 +74,9 @@ def _section(found: Finding, drawn: Mapping[str, bytes]) -> str:
 def _table(each: Table) -> str:
     rows, total = each.rows.head(SHOWN), len(each.rows)
     which = f"The first {SHOWN} of {total:,} rows" if total > SHOWN else f"All {total:,} rows"
-    note = f"{which}; {each.name}.csv has {'all' if total > SHOWN else 'them'}. {each.note}"
+    note = (
+        f"{which}; {each.name}.{each.ending} has {'all' if total > SHOWN else 'them'}. {each.note}"
+    )
     columns = [
         _linked(rows) if name == "latent" and "link" in rows else _cells(rows[name])
         for name in rows

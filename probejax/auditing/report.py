@@ -50,14 +50,17 @@ class Audit:
         return {each.name: each.rows for found in self.findings for each in found.tables}
 
     def save(self, out: epath.PathLike) -> None:
-        """Writes `audit.html`, a CSV file for each table and `figures/`, into a folder.
+        """Writes `audit.html`, a file for each table and `figures/`, into a folder.
+
+        `cleaned.jsonl` can be audited or probed in its turn, as `--data`; the others are CSV.
 
         Raises:
           StorageError: it cannot be written.
         """
         out = epath.Path(out)
-        for name, rows in self.tables.items():
-            storage.write_atomic(out / f"{name}.csv", spreadsheet.encode_csv(rows))
+        for table in (each for found in self.findings for each in found.tables):
+            encode = _encode_lines if table.ending == "jsonl" else spreadsheet.encode_csv
+            storage.write_atomic(out / f"{table.name}.{table.ending}", encode(table.rows))
         drawn = {}
         for name, picture in (each for found in self.findings for each in found.pictures):
             files = encoded(picture)
@@ -114,7 +117,7 @@ def audit(
 
     Returns:
       The audit. `tables["suspect_labels"]` and its like are DataFrames; `save(out)` writes the
-      page and a CSV file for each; its repr is every claim beside what chance gives.
+      page and a file for each; its repr is every claim beside what chance gives.
 
     Raises:
       ValueError: the arrays do not fit each other, have too few rows of a class, latents are to be
@@ -196,6 +199,11 @@ def _findings(
         found.append(shortcuts(data, own, known, seed=seed))
     last = (duplicates(data, seed=seed), by_group(data, judged[0], seed=seed))
     return (*found, *later, *last)
+
+
+def _encode_lines(table: pd.DataFrame) -> str:
+    """Returns a table as JSON Lines: no spreadsheet opens that, and no text needs a guard."""
+    return str(table.to_json(orient="records", lines=True, force_ascii=False))
 
 
 def _k(data: Dataset) -> int:

@@ -26,7 +26,7 @@ def suspect_labels(data: Dataset, judged: list[Judged], *, seed: int = 0) -> Fin
 
     Returns:
       The finding. Its table `suspect_labels` has every row of the dataset, the most suspect first;
-      `cleaned` those that not all methods call wrong, in their own order.
+      `cleaned` those that not all methods call wrong, by their numbers and in their own order.
 
     Raises:
       ValueError: cleanlab is not installed.
@@ -54,7 +54,7 @@ def suspect_labels(data: Dataset, judged: list[Judged], *, seed: int = 0) -> Fin
     cleaned = _cleaned(data, np.logical_not(every))
     who = "all methods call" if len(judged) > 1 else f"{judged[0].method} calls"
     notes = [
-        f"cleaned.csv has {len(cleaned):,} of {len(data.y):,} rows: without the "
+        f"cleaned.jsonl has {len(cleaned):,} of {len(data.y):,} rows: without the "
         f"{every.sum():,} that {who} wrong."
     ]
     if unconverged := sum(each.unconverged for each in judged):
@@ -77,14 +77,15 @@ def suspect_labels(data: Dataset, judged: list[Judged], *, seed: int = 0) -> Fin
                 table,
                 f"Neighbours: share of the {NEIGHBOURS} nearest other prompts with the same label.",
             ),
-            Table("cleaned", "", cleaned),
+            Table("cleaned", "", cleaned, ending="jsonl"),
         ),
         tuple(notes),
     )
 
 
 def _cleaned(data: Dataset, kept: Bool[np.ndarray, " n"]) -> pd.DataFrame:
-    known = {"text": data.texts, "label": data.labels, "group": data.groups}
+    known = {"row": np.arange(len(data.y)), "text": data.texts, "label": data.labels}
+    known |= {"group": data.groups}
     whole = pd.DataFrame({name: column for name, column in known.items() if column is not None})
     return whole.iloc[np.flatnonzero(kept)]
 
