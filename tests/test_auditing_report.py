@@ -71,6 +71,17 @@ def test_the_cleaned_file_holds_the_data_as_they_were(audited, tmp_path):
     assert called.tolist() == table["label"].iloc[kept].tolist()
 
 
+def test_no_table_of_an_earlier_audit_stays(audited, tmp_path):
+    (tmp_path / "figures").mkdir()
+    for name in ("mine.csv", "figures/mine.svg", *report.FILES):
+        (tmp_path / name).write_text("old")
+    audited.save(tmp_path)
+    left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*") if p.read_text() == "old"}
+    assert left == {"mine.csv", "figures/mine.svg"}
+    written = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*")} - left
+    assert written - {"audit.html"} <= set(report.FILES)
+
+
 def test_without_texts_the_cleaned_file_names_rows(tmp_path):
     case = planted(texts=None, sae=None)
     found = auditing.audit(case.data.x, case.data.labels)

@@ -49,7 +49,9 @@ def config(place):
 def test_texts_that_a_model_reads(place, config, tmp_path):
     how = {"corpus": place / "neutral.txt", "cache_dir": place / "cache"}
     ((folder, found),) = auditing.run(config, tmp_path, **how)
-    assert folder == str(tmp_path) and (tmp_path / "audit.html").exists()
+    assert folder == str(tmp_path)
+    written = {path.name for path in tmp_path.iterdir()}
+    assert "tokens.csv" in written <= {"audit.html", *auditing.report.FILES}
     assert found.facts["judged by"] == "logreg"  # no SAE ships for this model
     assert found.facts["read"] == "tiny, resid_post.1"
     assert set(found.tables["groups"]["group"]) == {"ann", "bob", "cleo"}

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import probejax as px
-from probejax.auditing import keep, orders, page, shifted
+from probejax.auditing import keep, orders, page, report, shifted
 from probejax.auditing.dataset import dataset
 from probejax.auditing.report import Audit
 from probejax.auditing.resampled import _weighted_auc, resampled
@@ -98,6 +98,7 @@ def test_the_page_and_the_folder_have_the_picture(found, tmp_path):
         *("audit.html", "kept_under_shift.csv", "shifted_latents.csv"),
         *("figures/kept_under_shift.png", "figures/kept_under_shift.svg"),
     }
+    assert names - {"audit.html"} <= set(report.FILES)
     text = (tmp_path / "audit.html").read_text()
     assert text.count('class="chart"') == 1 and "8 kept, least moved first" in text
     # What was written for a person to reorder can be handed back.

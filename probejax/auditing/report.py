@@ -27,6 +27,13 @@ from probejax.auditing.tokens import tokens
 from probejax.auditing.under_shift import under_shift
 from probejax.saes import stream
 
+# What a page stands on; an earlier audit's are removed, and nothing else that lies in the folder.
+FILES = (
+    *("suspect_labels.csv", "cleaned.jsonl", "latent_rules.csv", "latent_suspects.csv"),
+    *("shortcuts.csv", "shortcuts_found_by.csv", "latents.csv", "tokens.csv", "tokens_lowest.csv"),
+    *("duplicates.csv", "groups.csv", "kept_under_shift.csv", "shifted_latents.csv"),
+    *("figures/kept_under_shift.svg", "figures/kept_under_shift.png"),
+)
 K = 128  # latents of the SAE probe that judges labels
 
 
@@ -53,22 +60,29 @@ class Audit:
         """Writes `audit.html`, a file for each table and `figures/`, into a folder.
 
         `cleaned.jsonl` can be audited or probed in its turn, as `--data`; the others are CSV.
+        Files of these names that an earlier audit left there are removed.
 
         Raises:
           StorageError: it cannot be written.
         """
         out = epath.Path(out)
+        written, drawn = set(), {}
+
+        def write(name: str, content: str | bytes) -> None:
+            storage.write_atomic(out / name, content)
+            written.add(name)
+
         for table in (each for found in self.findings for each in found.tables):
             encode = _encode_lines if table.ending == "jsonl" else spreadsheet.encode_csv
-            storage.write_atomic(out / f"{table.name}.{table.ending}", encode(table.rows))
-        drawn = {}
+            write(f"{table.name}.{table.ending}", encode(table.rows))
         for name, picture in (each for found in self.findings for each in found.pictures):
             files = encoded(picture)
             drawn[name] = files["svg"]
             for kind, content in files.items():
-                storage.write_atomic(out / "figures" / f"{name}.{kind}", content)
-        text = page(self.name, self.findings, self.facts, drawn)
-        storage.write_atomic(out / "audit.html", text)
+                write(f"figures/{name}.{kind}", content)
+        write("audit.html", page(self.name, self.findings, self.facts, drawn))
+        for old in set(FILES) - written:
+            (out / old).unlink(missing_ok=True)
 
     def __repr__(self) -> str:
         lines = [f"Audit of {self.name}: {', '.join(self.facts.values())}"]
