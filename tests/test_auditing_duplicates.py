@@ -8,7 +8,8 @@ from sklearn.metrics import roc_auc_score
 
 from probejax.auditing.by_group import by_group, clusters
 from probejax.auditing.dataset import dataset
-from probejax.auditing.duplicates import duplicates, near_pairs
+from probejax.auditing.duplicates import duplicates
+from probejax.auditing.near_texts import near
 from probejax.auditing.out_of_fold import Judged
 from tests.audit_cases import D, N
 
@@ -29,41 +30,95 @@ def data():
 
 def test_planted_pairs_are_found_and_no_others(data):
     table = duplicates(data).tables[0].rows
-    pairs = {
-        (a, b): c for a, b, c in table[["first", "second", "conflict"]].itertuples(index=False)
+    found = {
+        row: (other, conflict)
+        for row, other, conflict in table[["row", "most_like", "conflict"]].itertuples(index=False)
     }
-    assert pairs == {
-        (0, 1): True,
-        (11, 40): True,
-        (10, 30): False,
-        (50, 52): False,
-        (50, 54): False,
+    assert found == {
+        **{0: (1, True), 1: (0, True), 11: (40, True), 40: (11, True)},
+        **{10: (30, False), 30: (10, False)},
+        **{50: (52, False), 52: (50, False), 54: (50, False)},
     }
-    assert table["conflict"].tolist() == [True, True, False, False, False]
-    near = table[(table["first"] == 0)].iloc[0]
+    assert table["conflict"].tolist() == [True] * 4 + [False] * 5
+    assert len(set(table["cluster"])) == 4 and table.groupby("row")["cluster"].nunique().max() == 1
+    near = table[table["row"] == 0].iloc[0]
     assert 0.8 <= near["likeness"] < 1 and near["other_text"] == data.texts[1]
-    copies, nearly, conflicts = (claim.value for claim in duplicates(data).claims)
-    assert (copies, nearly, conflicts) == (4, 1, 2)
+    copies, nearly, torn, minority = duplicates(data).claims
+    assert (copies.value, nearly.value, torn.value, minority.value) == (4, 2, 1, 1)
+    assert minority.chance == "labels of rows permuted"
+
+
+def test_how_many_conflict_does_not_depend_on_the_order_of_rows():
+    labels = np.r_[np.arange(30) % 2, 0, np.ones(10, int)]  # one of eleven copies is different
+    named = [*(bytes(row).decode() for row in WORDS[:30]), *["the copied one"] * 11]
+    x, order = np.random.default_rng(0).normal(size=(41, 3)), np.arange(41)
+    for rows in (order, np.r_[order[:30], order[:29:-1]], np.random.default_rng(1).permutation(41)):
+        finding = duplicates(dataset(x[rows], labels[rows], texts=[named[row] for row in rows]))
+        assert [claim.value for claim in finding.claims] == [10, 0, 1, 1]
+        assert finding.claims[-1].by_chance > 1
+        table = finding.tables[0].rows
+        assert len(table) == 11 and table["conflict"].all()
+        assert (table["label"] != table["other_label"]).all()
+
+
+def test_where_nothing_comes_again_the_table_has_its_columns():
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    table = duplicates(dataset(x, np.arange(40) % 2)).tables[0].rows
+    assert len(table) == 0 and "most_like" in table
+
+
+def exact(one, other):
+    pieces = [{t[i : i + 5] for i in range(len(t) - 4)} for t in (one.lower(), other.lower())]
+    return len(pieces[0] & pieces[1]) / len(pieces[0] | pieces[1])
 
 
 def test_likeness_is_exact_and_has_a_limit():
     far = LONG.format(1)[:50] + "a wholly different end of the sentence stands here."
-    found = list(near_pairs([LONG.format(1), far, LONG.format(23)]))
-    assert [(p.first, p.second) for p in found] == [(0, 2)]
-    pieces = [{t[i : i + 5] for i in range(len(t) - 4)} for t in
-              (LONG.format(1).lower(), LONG.format(23).lower())]  # fmt: skip
-    assert found[0].likeness == pytest.approx(
-        len(pieces[0] & pieces[1]) / len(pieces[0] | pieces[1])
-    )
-    assert list(near_pairs(["", "a", "b"])) == []
+    found = near([LONG.format(1), far, LONG.format(23)])
+    assert found.nearest.tolist() == [2, -1, 0] and found.cluster.tolist() == [0, 1, 0]
+    assert found.likeness[0] == pytest.approx(exact(LONG.format(1), LONG.format(23)))
+    assert near(["", "a", "b"]).nearest.tolist() == [-1] * 3
+    assert near(["a"]).nearest.tolist() == [-1] and len(near([]).cluster) == 0
+
+
+def test_nearly_all_pairs_at_the_limit_are_found():
+    """Of pairs that share 80 to 85 % of their pieces; more in common is easier to find."""
+    rng = np.random.default_rng(0)
+    random = lambda count: bytes(rng.integers(97, 123, count).astype(np.uint8)).decode()
+    pairs = []
+    for count in rng.integers(12, 24, 600).tolist():
+        whole = random(200)
+        pairs.append((whole, whole[: 200 - count] + random(count)))
+    pairs = [pair for pair in pairs if 0.8 <= exact(*pair) < 0.85]
+    texts = [text for pair in pairs for text in pair]
+    found = near(texts)
+    beside = np.arange(len(texts)) ^ 1
+    assert len(pairs) > 200 and (found.nearest == beside).mean() > 0.99
+    for row in np.flatnonzero(found.nearest == beside)[:50]:
+        assert found.likeness[row] == pytest.approx(exact(texts[row], texts[beside[row]]))
+
+
+def test_a_template_that_all_share_is_one_cluster_and_ends():
+    template = "Consider the statement and say whether it is true, in one word and no more. " * 4
+    texts = [f"{template}Item {number}" for number in range(600)]
+    chain = [LONG.format(1), LONG.format(1)[8:], LONG.format(1)[16:]]  # each like the next alone
+    assert exact(chain[0], chain[2]) < 0.8
+    found = near([chain[0], chain[2], *texts, chain[1]])
+    assert len(set(found.cluster[2:-1])) == 1 and (found.nearest[2:-1] >= 0).all()
+    assert len({found.cluster[row] for row in (0, 1, -1)}) == 1 and found.nearest[0] == 602
+    best = max(range(600), key=lambda i: (i != 17) * exact(texts[17], texts[i]))
+    assert found.likeness[19] == pytest.approx(exact(texts[17], texts[best]))
+    x, y = np.random.default_rng(1).normal(size=(600, D)), np.arange(600) % 2
+    table = duplicates(dataset(x, y, texts=texts)).tables[0].rows
+    assert len(table) == 600 and set(table["cluster"]) == {0}
 
 
 def test_without_texts_equal_activations_are_found():
     x = np.random.default_rng(1).normal(size=(N, D))
     x[7] = x[2]
     finding = duplicates(dataset(x, np.arange(N) % 2))
-    (row,) = finding.tables[0].rows[["first", "second", "conflict"]].to_numpy().tolist()
-    assert row == [2, 7, True] and "Without texts" in finding.notes[0]
+    rows = finding.tables[0].rows[["row", "most_like", "conflict"]].to_numpy().tolist()
+    assert rows == [[2, 7, True], [7, 2, True]] and "Without texts" in finding.notes[0]
 
 
 def test_without_datasketch_a_sentence_says_what_to_install(data, monkeypatch):

@@ -1,27 +1,17 @@
 """Prompts that come again, equal or nearly so, and whether their labels agree."""
 
-import importlib
-from collections.abc import Iterator
-from typing import Any, NamedTuple
-
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
+from probejax.auditing.near_texts import LIMIT, PIECE, Near, near
 
-LIMIT = 0.8  # share of the shingles of two texts together that both have (Jaccard)
-_SHINGLE = 5  # characters
-_HASHES = 64
-_END = 2000  # characters of a text that are read
-
-
-class Pair(NamedTuple):
-    """Two rows whose prompts are alike: `likeness` is 1 where they are equal."""
-
-    first: int
-    second: int
-    likeness: float
+_COLUMNS = (
+    *("cluster", "row", "most_like", "likeness"),
+    *("label", "other_label", "conflict", "text", "other_text"),
+)
 
 
 def duplicates(data: Dataset, *, seed: int = 0) -> Finding:
@@ -35,83 +25,66 @@ def duplicates(data: Dataset, *, seed: int = 0) -> Finding:
     Raises:
       ValueError: datasketch is not installed.
     """
-    rows = np.unique(data.same, return_index=True)[1]  # the first of each prompt
-    near = [] if data.texts is None else list(near_pairs([data.texts[i] for i in rows], seed))
-    pairs = [*_equal(data), *(Pair(int(rows[p.first]), int(rows[p.second]), p[2]) for p in near)]
-    table = pd.DataFrame(
-        {
-            "first": [p.first for p in pairs],
-            "second": [p.second for p in pairs],
-            "likeness": [p.likeness for p in pairs],
-            "label": [data.labels[p.first] for p in pairs],
-            "other_label": [data.labels[p.second] for p in pairs],
-            "conflict": [bool(data.y[p.first] != data.y[p.second]) for p in pairs],
-            "text": [data.text(p.first) for p in pairs],
-            "other_text": [
-                data.text(p.second) if data.text(p.second) != data.text(p.first) else ""
-                for p in pairs
-            ],
-        }
-    )
-    table = table.sort_values(["conflict", "likeness"], ascending=False, kind="stable")
+    _, first, unit = np.unique(data.same, return_index=True, return_inverse=True)
+    prompts = len(first)
+    found = Near(np.arange(prompts), np.full(prompts, -1), np.zeros(prompts))
+    if data.texts is not None:
+        found = near([data.texts[row] for row in first], seed)
+    copies, similar = len(unit) - prompts, int((found.nearest >= 0).sum())
+    torn = _minorities(unit, data.y)
     shuffled = np.random.RandomState(seed).permutation(data.y)  # of rows, not of prompts
-    copies, same = len(data.y) - len(rows), len(near)
-    conflicts = lambda y: float(sum(y[p.first] != y[p.second] for p in pairs))
-    how = f"at least {LIMIT:.0%} of their {_SHINGLE}-character pieces".replace("%", " %")
+    by_chance = _minorities(unit, shuffled)
+    how = f"at least {LIMIT:.0%} of their {PIECE}-character pieces".replace("%", " %")
+    counts = lambda text, own, chance: Claim(text, own, chance, 0, "labels of rows permuted")
     return Finding(
         "duplicates",
         "Duplicates and leaks",
         "Equal prompts, by text or by activations, and different ones that have "
         f"{how} in common, found by MinHash and then counted exactly. A split that does not keep "
-        "them together tests on what it was trained on. Of a prompt that comes more than twice, "
-        "each copy is paired with the first. How many there are does not depend on labels; how "
-        "many conflict does.",
+        "them together tests on what it was trained on. Each row stands beside the one that is "
+        "most like it, and of equally like ones beside one of the other label; a cluster is what "
+        "such likeness leads to, from one prompt to the next. How many there are does not depend "
+        "on labels; how many copies of one prompt disagree does. Of two that do one is the "
+        "minority.",
         (
-            Claim("rows whose prompt stands above them already", copies, copies, 0),
-            Claim("pairs of nearly equal prompts", same, same, 0),
-            Claim("pairs whose labels conflict", conflicts(data.y), conflicts(shuffled), 0),
+            counts("rows whose prompt stands above them already", copies, copies),
+            counts("different prompts that are nearly equal to another", similar, similar),
+            counts("prompts that carry both labels", np.sum(torn > 0), np.sum(by_chance > 0)),
+            counts("rows in the minority among the copies of their prompt",
+                   torn.sum(), by_chance.sum()),
         ),
-        (Table("duplicates", "Pairs, those that conflict first", table.reset_index(drop=True)),),
+        (Table("duplicates", "Rows, those that conflict first", _table(data, unit, found)),),
         () if data.texts is not None else ("Without texts only equal activations are found.",),
+    )  # fmt: skip
+
+
+def _minorities(unit: Int[np.ndarray, " n"], y: Int[np.ndarray, " n"]) -> Int[np.ndarray, " p"]:
+    """Returns how many rows of each prompt have the label that fewer of them have."""
+    return np.minimum(
+        *(np.bincount(unit[y == label], minlength=unit.max() + 1) for label in (0, 1))
     )
 
 
-def _equal(data: Dataset) -> Iterator[Pair]:
-    first: dict[int, int] = {}
-    for row, number in enumerate(data.same.tolist()):
-        if first.setdefault(number, row) != row:
-            yield Pair(first[number], row, 1.0)
-
-
-def near_pairs(texts: list[str], seed: int = 0) -> Iterator[Pair]:
-    """Yields pairs of different texts that share at least `LIMIT` of their pieces.
-
-    Args:
-      texts: different ones; of each the end is read, in small letters, spaces made one.
-      seed: of the hashes.
-    """
-    lsh = _datasketch().MinHashLSH(threshold=LIMIT, num_perm=_HASHES)
-    hashed = _datasketch().MinHash.generator(
-        ([piece.encode() for piece in _pieces(text)] for text in texts),
-        num_perm=_HASHES,
-        seed=seed + 1,
+def _table(data: Dataset, unit: Int[np.ndarray, " n"], found: Near) -> pd.DataFrame:
+    """Returns a line for each row that has another like it."""
+    rows_of = np.split(np.argsort(unit, kind="stable"), np.cumsum(np.bincount(unit))[:-1])
+    of_label = [[own[data.y[own] == label][:1] for label in (0, 1)] for own in rows_of]
+    lines, names = [], data.labels
+    for row, (prompt, label) in enumerate(zip(unit.tolist(), data.y.tolist(), strict=True)):
+        again = len(rows_of[prompt]) > 1
+        if not again and found.nearest[prompt] < 0:
+            continue
+        beside = prompt if again else int(found.nearest[prompt])
+        own = rows_of[beside][:2]
+        other, *_ = (*of_label[beside][1 - label].tolist(), *own[own != row].tolist())
+        text, other_text = data.text(row), data.text(other)
+        cluster, likeness = found.cluster[prompt], 1 if again else found.likeness[prompt]
+        conflict = bool(data.y[other] != label)
+        texts = text, other_text if other_text != text else ""
+        lines.append((cluster, row, other, likeness, names[row], names[other], conflict, *texts))
+    table = pd.DataFrame(lines, columns=list(_COLUMNS))
+    table["cluster"] = pd.factorize(table["cluster"])[0]
+    order = ["conflict", "likeness", "cluster"]
+    return table.sort_values(
+        order, ascending=[False, False, True], kind="stable", ignore_index=True
     )
-    for row, sketch in enumerate(hashed):
-        for other in sorted(lsh.query(sketch)):
-            own, theirs = _pieces(texts[row]), _pieces(texts[other])
-            likeness = len(own & theirs) / len(own | theirs)
-            if likeness >= LIMIT:
-                yield Pair(other, row, min(likeness, 1 - 1e-9))
-        lsh.insert(row, sketch)
-
-
-def _pieces(text: str) -> frozenset[str]:
-    plain = " ".join(text[-_END:].casefold().split())
-    return frozenset(plain[i : i + _SHINGLE] for i in range(max(1, len(plain) - _SHINGLE + 1)))
-
-
-def _datasketch() -> Any:
-    try:
-        return importlib.import_module("datasketch")
-    except ModuleNotFoundError:
-        raise ValueError("an audit needs datasketch: pip install 'probejax[audit]'") from None
