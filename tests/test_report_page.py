@@ -279,6 +279,28 @@ def test_the_rules_of_the_verdict(deltas, answer):
     assert verdict(pd.DataFrame(rows)).answer == answer
 
 
+@pytest.mark.parametrize(
+    "tasks, said",
+    [
+        ({"standard": 113, "scarcity": 113}, None),
+        ({"standard": 6, "scarcity": 6}, "With 6 tasks the limits are rough"),
+        ({"standard": 113, "covariate_shift": 8},
+         "With 8 tasks under covariate shift the limits are rough"),
+        ({"standard": 113, "scarcity": 9, "covariate_shift": 1},
+         "With 1 to 9 tasks under data scarcity and covariate shift the limits are rough"),
+        ({"standard": 1}, "With 1 task the limits are rough"),
+    ],
+)  # fmt: skip
+def test_a_regime_of_few_tasks_has_its_caution(tasks, said):
+    row = {"level": float("nan"), "cells": 50, "tied": 0, "delta": 0.0, "families": 50}
+    row |= {f"{band}_{end}": 0.0 for band in ("band", "family_band") for end in ("low", "high")}
+    found = verdict(pd.DataFrame([
+        row | {"regime": regime, "tie_rule": rule, "tasks": count}
+        for regime, count in tasks.items() for rule in ("documented", "neutral")
+    ]))  # fmt: skip
+    assert [text.split(":")[0] for text in found.caveats] == ([said] if said else [])
+
+
 def test_where_families_change_a_call_the_caveats_say_so():
     row = {
         "regime": "standard", "level": float("nan"), "tie_rule": "documented", "cells": 113,

@@ -124,7 +124,6 @@ def _caveats(
             f"{signed(row['delta'])} under the stated rule but {signed(other['delta'])} "
             f"({signed(other['band_low'])} to {signed(other['band_high'])}) under the neutral one."
         )
-    most = max(int(row["tasks"]) for row in stated.values())
     for regime, row in stated.items():
         if _sign(row) != _sign(row, "family_band"):
             found.append(
@@ -134,8 +133,13 @@ def _caveats(
                 f"task {signed(row['band_low'])} to {signed(row['band_high'])}: only "
                 f"{'the second' if _sign(row) else 'the first'} excludes zero."
             )
-    if most < FEW_TASKS:
+    few = {regime: int(row["tasks"]) for regime, row in stated.items() if row["tasks"] < FEW_TASKS}
+    if few:
+        where = "" if len(few) == len(stated) else f" under {_listed(list(few))}"
+        counts = sorted(set(few.values()))
+        tasks = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
         found.append(
-            f"With {most} tasks the limits are rough: a bootstrap over so few tasks is too narrow."
+            f"With {tasks} task{'' if counts == [1] else 's'}{where} the limits are rough: a "
+            "bootstrap over so few tasks is too narrow."
         )
     return tuple(found)
