@@ -12,7 +12,9 @@ from scipy import stats
 
 from probejax import inputs
 from probejax.activations.ragged import Activations
+from probejax.analysis.intervals import Interval
 from probejax.analysis.quiver import choices
+from probejax.analysis.verdict import NEUTRAL, STATED
 from probejax.probes import baselines
 from probejax.probes import sae as on_latents
 from probejax.probes.methods import DEFAULT, Method, parse
@@ -35,6 +37,8 @@ class Comparison:
         of the one it chooses among those without the SAE.
       low: lower end of the 95 % interval of that difference.
       high: upper end.
+      averaged: the same three, where methods that share the best validation AUC are averaged and no
+        rule chooses among them.
       draws: one row per draw: what either chose, and its test AUC.
       fits: one row per fit: method, draw, validation and test AUC, certificate.
     """
@@ -42,21 +46,30 @@ class Comparison:
     difference: float
     low: float
     high: float
+    averaged: Interval
     draws: pd.DataFrame
     fits: pd.DataFrame
 
     @property
     def verdict(self) -> str:
-        """The answer in a sentence."""
-        if self.low > 0:
+        """The answer in a sentence: certain only where the rule for ties does not decide it."""
+        stated = Interval(self.difference, self.low, self.high)
+        if stated == self.averaged == Interval(0, 0, 0):
+            return (
+                f"SAE probes make no difference in any of {len(self.draws)} draws: the test AUC "
+                "of what is chosen is the same with them"
+            )
+        if min(self.low, self.averaged.low) > 0:
             answer = "SAE probes help"
-        elif self.high < 0:
+        elif max(self.high, self.averaged.high) < 0:
             answer = "SAE probes hurt"
         else:
             answer = "SAE probes make no certain difference"
+        answer += f": test AUC {_shown(stated)} over {len(self.draws)} draws"
         return (
-            f"{answer}: test AUC {self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}] over "
-            f"{len(self.draws)} draws"
+            answer
+            if stated == self.averaged
+            else (f"{answer}; with ties in validation averaged {_shown(self.averaged)}")
         )
 
     def __repr__(self) -> str:
@@ -77,7 +90,9 @@ def compare(
     """Asks whether a practitioner who may also choose SAE probes does better, on one dataset.
 
     For each draw the rows are split into training and test rows, every method is fitted, and the
-    probe with the best validation AUC is chosen: among those without the SAE, and among all.
+    probe with the best validation AUC is chosen: among those without the SAE, and among all. Of
+    several that share it the rule of a run chooses (`documented`, SAEs first); the answer is
+    certain only where it is the same with these averaged.
 
     >>> import numpy as np
     >>> import probejax as px
@@ -141,10 +156,14 @@ def compare(
             found.append(scores.assign(seed=[conditions[lane].seed for lane in lanes], **of))
     fits = pd.concat(found, ignore_index=True)
     facts = {"task": "arrays", "regime": "standard", "level": np.nan, "site": "given"}
-    chosen = choices(fits.assign(**facts, protocol=protocol, model="arrays"))
-    apart = (chosen["with_sae"] - chosen["baseline"]).to_numpy()
-    low, high = _interval(apart, len(conditions[0].test) / len(conditions[0].train))
-    return Comparison(float(apart.mean()), low, high, chosen, fits)
+    of_run = fits.assign(**facts, protocol=protocol, model="arrays")
+    chosen, averaged = (choices(of_run, tie_rule=rule) for rule in (STATED, NEUTRAL))
+    ratio = len(conditions[0].test) / len(conditions[0].train)
+    stated, neutral = (
+        _interval((each["with_sae"] - each["baseline"]).to_numpy(), ratio)
+        for each in (chosen, averaged)
+    )
+    return Comparison(*stated, neutral, chosen, fits)
 
 
 def _conditions(
@@ -183,10 +202,14 @@ def _rules(names: Sequence[str], d_sae: int) -> dict[str, Method]:
     return rules
 
 
-def _interval(apart: Float[np.ndarray, " draws"], ratio: float) -> tuple[float, float]:
-    """Returns the corrected resampled t interval of a mean difference."""
+def _shown(found: Interval) -> str:
+    return f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+
+
+def _interval(apart: Float[np.ndarray, " draws"], ratio: float) -> Interval:
+    """Returns a mean difference with its corrected resampled t interval."""
     count = len(apart)
     error = np.sqrt((1 / count + ratio) * apart.var(ddof=1))
     half = float(stats.t.ppf(0.5 + _CONFIDENCE / 2, count - 1) * error)
     mean = float(apart.mean())
-    return mean - half, mean + half
+    return Interval(mean, mean - half, mean + half)

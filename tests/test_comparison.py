@@ -1,10 +1,12 @@
 """The question of the study on arrays: an SAE that must win, one that cannot, and errors."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
-from probejax.comparison import _interval, compare
+from probejax.analysis.intervals import Interval
+from probejax.comparison import Comparison, _interval, compare
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(240, 6)).astype(np.float32)
@@ -50,9 +52,53 @@ def test_no_probe_is_tested_on_a_copy_of_what_it_was_trained_on():
     np.testing.assert_array_equal(copied.fits["test_auc"], once.fits["test_auc"])
 
 
+Three = tuple[float, float, float]
+NONE = (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "stated, averaged, said",
+    [
+        ((0.02, 0.01, 0.03), (0.02, 0.01, 0.03), "SAE probes help: test AUC +0.0200 [+0.0100, "
+         "+0.0300] over 5 draws"),
+        ((0.02, 0.01, 0.03), (0.001, -0.01, 0.012), "SAE probes make no certain difference: test "
+         "AUC +0.0200 [+0.0100, +0.0300] over 5 draws; with ties in validation averaged +0.0010 "
+         "[-0.0100, +0.0120]"),
+        ((-0.02, -0.03, -0.01), (-0.01, -0.02, -0.001), "SAE probes hurt: test AUC -0.0200 "
+         "[-0.0300, -0.0100] over 5 draws; with ties in validation averaged -0.0100 [-0.0200, "
+         "-0.0010]"),
+        (NONE, NONE, "SAE probes make no difference in any of 5 draws: the test AUC of what is "
+         "chosen is the same with them"),
+        (NONE, (0.01, 0.001, 0.02), "SAE probes make no certain difference: test AUC +0.0000 "
+         "[+0.0000, +0.0000] over 5 draws; with ties in validation averaged +0.0100 [+0.0010, "
+         "+0.0200]"),
+    ],
+)  # fmt: skip
+def test_the_rule_for_ties_decides_nothing(stated: Three, averaged: Three, said):
+    table = pd.DataFrame(index=range(5))
+    assert Comparison(*stated, Interval(*averaged), table, table).verdict == said
+
+
+def test_ties_are_those_of_the_draws():
+    """Two latents and the first column alone rank validation rows alike, and test rows not."""
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(80, 6)), np.arange(80) % 2
+    x[:, 2] += 3 * y
+    found = compare(x, y, Corners(), methods=METHODS, draws=4)
+    tied = found.draws["tied"].to_numpy() > 0
+    best = found.fits.groupby("seed")["val_auc"].transform("max")
+    by_hand = found.fits[found.fits["val_auc"] >= best - 1e-9].groupby("seed")["test_auc"].mean()
+    rest = found.fits[found.fits["method"] != "sae_k2"]
+    best = rest.groupby("seed")["val_auc"].transform("max")
+    by_hand -= rest[rest["val_auc"] >= best - 1e-9].groupby("seed")["test_auc"].mean()
+    assert tied.any() and found.averaged.mean == pytest.approx(by_hand.mean(), abs=1e-7)
+    assert found.averaged.mean != found.difference
+
+
 def test_the_interval_by_hand():
     apart = np.array([0.01, 0.03, 0.02, 0.06])
-    low, high = _interval(apart, 1 / 3)
+    mean, low, high = _interval(apart, 1 / 3)
+    assert mean == pytest.approx(0.03)
     error = np.sqrt((1 / 4 + 1 / 3) * np.var(apart, ddof=1))
     half = stats.t(3).interval(0.95)[1] * error
     np.testing.assert_allclose([low, high], [0.03 - half, 0.03 + half])
