@@ -157,6 +157,25 @@ def test_neighbours_leave_out_the_prompt_and_its_equals():
     assert alike[1] >= 0.6
 
 
+def test_a_neighbour_with_copies_is_one_prompt():
+    x = np.repeat(np.eye(D, dtype=np.float32)[:12] + 0.01, 12, axis=0)
+    x[:, 12] = np.repeat(np.arange(12), 12)  # of the last row the nearest are 10, 9, ...
+    y = np.repeat(np.arange(12) % 2, 12)
+    y[-13:-12] = 1  # one copy of prompt 10, whose others are 0
+    data = planted().data._replace(x=x, y=y, same=np.repeat(np.arange(12), 12))
+    alike = share_alike(data, np.array([143]), count=11)
+    assert alike == pytest.approx((5 + 1 / 12) / 11)
+
+
+def test_permuted_labels_are_judged_as_the_labels_are(case):
+    """As often, too: labels that a mean of several repeats calls wrong are fewer."""
+    data = case.data
+    found = judge(data, "logreg", repeats=2, seed=3)
+    permuted = judge(data._replace(y=data.permuted(3)), "logreg", repeats=2, seed=3)
+    np.testing.assert_allclose(found.permuted, permuted.probability, atol=1e-6)
+    assert found.permuted_auc == pytest.approx(permuted.auc, abs=1e-6)
+
+
 def test_latents_that_fire_are_told(case, found):
     rows = found.tables[0].rows
     values = Rectified().encode(case.data.x[rows["row"][:5]])

@@ -27,16 +27,18 @@ def share_alike(
       data: the dataset.
       rows: of it, to be looked at.
       count: how many of the nearest, by the cosine of standardised activations, the prompt itself
-        and those equal to it left out.
+        left out; one that has several rows counts once, with their mean.
     """
     z = unit_rows(data.x)
-    count = min(count, len(z) - 1)
+    _, first, prompt = np.unique(data.same, return_index=True, return_inverse=True)
+    share = np.bincount(prompt, data.y) / np.bincount(prompt)  # of label 1, of a prompt's rows
+    count = min(count, len(first) - 1)
     found = np.zeros(len(rows))
     for start in range(0, len(rows), _BLOCK):
         part = rows[start : start + _BLOCK]
-        cosine = z[part] @ z.T
-        cosine[data.same[part][:, None] == data.same[None, :]] = -np.inf
+        cosine = z[part] @ z[first].T
+        cosine[np.arange(len(part)), prompt[part]] = -np.inf
         nearest = np.argpartition(-cosine, count - 1, axis=1)[:, :count]
-        alike = data.y[nearest] == data.y[part][:, None]
-        found[start : start + len(part)] = alike.mean(axis=1)
+        ones = share[nearest].mean(axis=1)
+        found[start : start + len(part)] = np.where(data.y[part], ones, 1 - ones)
     return found

@@ -24,7 +24,7 @@ class Judged(NamedTuple):
       method: its name.
       probability: [n] of label 1, the mean over repeats.
       auc: of these probabilities.
-      permuted: [n] the same where the labels of the dataset are permuted, of one repeat.
+      permuted: [n] the same where the labels of the dataset are permuted.
       permuted_auc: of the latter, against the permuted labels.
       unconverged: fits that did not reach their certificate.
     """
@@ -50,16 +50,16 @@ def judge(data: Dataset, method: str, *, repeats: int = REPEATS, seed: int = 0) 
       seed: of the folds and the permutation.
     """
     shuffled = data.permuted(seed)
-    cuts = data.folds(data.y, repeats, seed) + data.folds(shuffled, 1, seed)
+    cuts = data.folds(data.y, repeats, seed) + data.folds(shuffled, repeats, seed)
     count = FOLDS * repeats
-    labels = np.concatenate([np.tile(data.y, (count, 1)), np.tile(shuffled, (FOLDS, 1))])
+    labels = np.concatenate([np.tile(data.y, (count, 1)), np.tile(shuffled, (count, 1))])
     parts, unconverged = probabilities(data, method, cuts, labels)
-    found = np.zeros((repeats + 1, len(data.y)))
+    found = np.zeros((2 * repeats, len(data.y)))
     for number, (cut, part) in enumerate(zip(cuts, parts, strict=True)):
         found[number // FOLDS, cut.test] = part
-    mean = found[:repeats].mean(axis=0)
+    own, chance = found[:repeats].mean(axis=0), found[repeats:].mean(axis=0)
     return Judged(
-        method, mean, host_auc(mean, data.y), found[-1], host_auc(found[-1], shuffled), unconverged
+        method, own, host_auc(own, data.y), chance, host_auc(chance, shuffled), unconverged
     )
 
 
