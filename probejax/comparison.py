@@ -1,6 +1,7 @@
 """Do SAE probes help, on one dataset in hand? The study's question, asked of arrays."""
 
 import dataclasses
+import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from probejax.probes.methods import DEFAULT, Method, parse
 from probejax.probes.rows import batches
 from probejax.probes.scores import Protocol
 from probejax.saes import stream
-from probejax.saes.named import NamedSAE
+from probejax.saes.named import reading
 from probejax.tasks import Condition, digests, distinct_rows
 from probejax.tasks.regimes import ALL_REGIMES, Pool
 
@@ -129,18 +130,18 @@ def compare(
     """
     tokens = x if isinstance(x, Activations) else None
     features = inputs.matrix(x) if tokens is None else tokens.last()
-    sae = sae.sae if isinstance(sae, NamedSAE) else sae
+    sae = reading(sae, features.shape[1])
     labels, names = inputs.two_classes(y)
     if labels.shape != (len(features),):
         raise ValueError(
             f"there are {len(features):,} rows of activations and labels of shape {labels.shape}; "
             "expected one label per row"
         )
-    if draws < 2:
-        raise ValueError(f"draws={draws}; an interval needs at least 2")
+    seeds = _seeds(seed, draws)
+    methods = (methods,) if isinstance(methods, str) else methods
     rules = _rules(methods, stream.width(sae, jnp.asarray(features[:1])))
     of = (str(names[0]), str(names[1]))
-    conditions = _conditions(features, labels, of, range(seed, seed + draws), protocol)
+    conditions = _conditions(features, labels, of, seeds, protocol)
     found = []
     for lanes, rows in batches(conditions):
         most = max(rule.k for rule in rules.values())
@@ -164,6 +165,16 @@ def compare(
         for each in (chosen, averaged)
     )
     return Comparison(*stated, neutral, chosen, fits)
+
+
+def _seeds(seed: Any, draws: Any) -> range:
+    """Returns the seeds of the draws, once these are whole numbers that make an interval."""
+    for name, value, least in (("draws", draws, 2), ("seed", seed, 0)):
+        if not isinstance(value, numbers.Integral) or value < least:
+            raise ValueError(
+                f"{name}={value!r:.50} will not do; give a whole number, at least {least}"
+            )
+    return range(int(seed), int(seed) + int(draws))
 
 
 def _conditions(

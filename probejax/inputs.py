@@ -3,6 +3,8 @@
 Arrays of any kind will do; JAX is not imported for it.
 """
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,8 @@ def matrix(x: Any, what: str = "activations") -> Any:
     """Returns one float32 row per prompt, where the array was: on the host, or with JAX.
 
     Args:
-        x: [n, d] numbers, as a NumPy, JAX or torch array of any float or integer dtype, or lists.
+        x: [n, d] numbers, as a NumPy, JAX or torch array of any float or integer dtype, a DataFrame
+            or lists.
         what: they are, for the message.
 
     Raises:
@@ -23,7 +26,9 @@ def matrix(x: Any, what: str = "activations") -> Any:
     """
     if hasattr(x, "detach"):  # torch, which need not be imported for it
         x = x.detach().to("cpu").float().numpy()
-    if not hasattr(x, "astype") or not hasattr(x, "ndim"):
+    if hasattr(x, "tocsr"):  # SciPy's
+        raise ValueError(f"the {what} are a sparse matrix; give a dense one: x.toarray()")
+    if not all(hasattr(x, name) for name in ("astype", "dtype", "ndim")):  # a DataFrame, or lists
         x = np.asarray(x)
     if x.ndim != 2:
         raise ValueError(f"the {what} are {x.shape}; expected one row per prompt, [rows, width]")
@@ -32,6 +37,35 @@ def matrix(x: Any, what: str = "activations") -> Any:
     if x.dtype.kind not in "fiuV" or x.dtype.names:  # V: bfloat16 and its like
         raise ValueError(f"the {what} are {x.dtype}; expected numbers")
     return x.astype(np.float32)
+
+
+def texts(given: Iterable[Any], count: int, what: str = "texts") -> tuple[str, ...]:
+    """Returns one text per row.
+
+    Args:
+        given: strings, in a list, an array or a Series.
+        count: how many rows there are.
+        what: they are, for the message.
+
+    Raises:
+        ValueError: there are more or fewer, one is no string, or holds half of a character, which
+            no file can.
+    """
+    if isinstance(given, str):
+        raise ValueError(f"the {what} are one string, {given!r:.50}; expected one per row")
+    found = tuple(given)
+    if len(found) != count:
+        raise ValueError(f"there are {len(found):,} {what} and {count:,} labels; expected one per "
+                         "row")  # fmt: skip
+    for row, text in enumerate(found):
+        if not isinstance(text, str):
+            raise ValueError(f"{what}[{row}] is {text!r:.50}; expected a string")
+        if re.search("[\ud800-\udfff]", text):
+            raise ValueError(
+                f"{what}[{row}] holds half of a character (a lone surrogate), which no file of "
+                "text can: decode it anew from its bytes, or replace that"
+            )
+    return found
 
 
 def two_classes(y: Any) -> tuple[Int[np.ndarray, "*shape"], tuple[Any, Any]]:

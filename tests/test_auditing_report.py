@@ -6,10 +6,12 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 import probejax as px
 from probejax import auditing, tasks
 from probejax.auditing import page, report
+from probejax.auditing.dataset import dataset
 from probejax.auditing.finding import Claim, Finding, Table
 from probejax.tasks import Own
 from tests.audit_cases import D, N, Rectified, planted, texts
@@ -112,6 +114,21 @@ WRONG = {
     "texts of another number": ({"texts": texts(3)}, "there are 3 texts and 200 labels"),
     "a text that is none": ({"texts": [1, *texts(N - 1)]}, "texts[0] is 1; expected a string"),
     "groups of another number": ({"groups": ["a"]}, "there are 1 groups and 200 labels"),
+    "one string": ({"texts": "ab" * 100}, "the texts are one string, 'abab"),
+    "half of a character": (
+        {"texts": [*texts(N - 1), "\ud83d bad"]},
+        "texts[199] holds half of a character (a lone surrogate)",
+    ),
+    "half of a character in a group": (
+        {"groups": ["\ud83d", *["a"] * (N - 1)]},
+        "groups[0] holds half of a character",
+    ),
+    "half of a character in a class": (
+        {"y": np.where(Y, "a", "b\udc00")},
+        "classes[1] holds half of a character",
+    ),
+    "nothing that encodes": ({"sae": object()}, "sae is <object object at"),
+    "a sparse matrix": ({"x": sparse.csr_array(X)}, "are a sparse matrix; give a dense one"),
     "one class": ({"y": np.ones(N)}, "the labels have 1 different values (1.0)"),
     "labels of another number": (
         {"y": Y[:9]},
@@ -125,6 +142,13 @@ WRONG = {
         "x is 16 wide; the SAE reads vectors of width 640",
     ),
 }
+
+
+def test_a_data_frame_is_as_good_as_an_array():
+    x, y = pd.DataFrame(X).rename(index=lambda row: 7 * row), pd.Series(Y)
+    given = dataset(x, y, texts=pd.Series(texts(N)), groups=pd.Series(Y))
+    np.testing.assert_array_equal(given.x, X.astype(np.float32))
+    assert given.texts == tuple(texts(N)) and given.groups == tuple(map(str, Y))
 
 
 @pytest.mark.parametrize("which", WRONG)

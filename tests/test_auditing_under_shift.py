@@ -171,6 +171,11 @@ WRONG = {
         {"shifted": (*OTHER, texts(3))},
         "there are 3 shifted texts and 120 labels",
     ),
+    "texts that are none": ({"shifted": (*OTHER, [None] * 120)}, "shifted texts[0] is None"),
+    "half of a character": (
+        {"shifted": (*OTHER, [*texts(119), "\udc00"])},
+        "shifted texts[119] holds half of a character",
+    ),
     "the same rows": ({"shifted": (X, Y)}, "2 of either class to test on and has 0 of '0'"),
     "keep alone": ({"shifted": None, "keep": [1]}, "give shifted=(x, y), too"),
     "keep nothing": ({"keep": []}, "keep names no latent"),

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import sparse, stats
 
 from probejax.analysis.intervals import Interval
-from probejax.comparison import Comparison, _interval, compare
+from probejax.comparison import Comparison, _interval, _seeds, compare
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(240, 6)).astype(np.float32)
@@ -104,6 +104,13 @@ def test_the_interval_by_hand():
     np.testing.assert_allclose([low, high], [0.03 - half, 0.03 + half])
 
 
+def test_draws_and_seed_are_whole_numbers():
+    assert _seeds(np.int64(3), 2) == range(3, 5)
+    for seed, draws, said in ((0, 2.5, "draws=2.5"), (0, "5", "draws='5'"), (-1, 5, "seed=-1")):
+        with pytest.raises(ValueError, match=f"{said} will not do; give a whole number, at least"):
+            _seeds(seed, draws)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -114,6 +121,10 @@ def test_the_interval_by_hand():
         ({"methods": ("logreg_shuffled", "sae_k2")}, "cannot be compared"),
         ({"methods": ("lgreg", "sae_k2")}, "Did you mean logreg"),
         ({"draws": 1}, "at least 2"),
+        ({"methods": "logreg"}, r"methods=\['logreg'\] compares nothing"),
+        ({"sae": None}, "sae is None; expected an SAE, as px.load_sae returns"),
+        ({"x": sparse.csr_array(X)}, "the activations are a sparse matrix; give a dense one"),
+        ({"x": pd.DataFrame(X).astype(str)}, "the activations are .*; expected numbers"),
         ({"y": np.zeros(240)}, "exactly two"),
         ({"y": np.arange(5) % 2}, "one label per row"),
         ({"y": np.arange(240) == 3}, "it needs 4 of either class"),
@@ -123,6 +134,7 @@ def test_the_interval_by_hand():
     ],
 )
 def test_what_will_not_do_is_said(change, message):
-    given = {"x": X, "y": np.arange(240) % 2, "methods": METHODS, "draws": 2} | change
+    given = {"x": X, "y": np.arange(240) % 2, "methods": METHODS, "draws": 2}
+    given |= {"sae": Corners()} | change
     with pytest.raises(ValueError, match=message):
-        compare(given.pop("x"), given.pop("y"), Corners(), **given)
+        compare(given.pop("x"), given.pop("y"), given.pop("sae"), **given)

@@ -208,7 +208,7 @@ class Odd:
 @pytest.mark.parametrize(
     "sae, message",
     [
-        (object(), "object is no SAE: expected"),
+        (object(), "sae is <object .*; expected an SAE, as px.load_sae"),
         (Odd(lambda x: x[:, 0]), r"made \(\d+,\) of \d+ rows; expected one row"),
         (Odd(lambda x: x[:7]), r"made \(7, 6\) of \d+ rows; expected one row"),
         (Odd(lambda x: np.where(np.arange(6) == 2, np.nan, x)), "latent 2 of Odd is NaN"),

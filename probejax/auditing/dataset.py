@@ -1,6 +1,6 @@
 """The dataset that is audited: activations, labels, and what else is known of each row."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,8 +72,8 @@ def dataset(
     x: Any,
     y: Any,
     *,
-    texts: Sequence[str] | None = None,
-    groups: Sequence[Any] | None = None,
+    texts: Iterable[Any] | None = None,
+    groups: Iterable[Any] | None = None,
     sae: Any = None,
     classes: tuple[str, str] | None = None,
     page: str | None = None,
@@ -95,14 +95,10 @@ def dataset(
       ValueError: they are of different lengths, not finite, of one class, or of too few prompts.
     """
     features, labels, values = inputs.labelled(x.last() if isinstance(x, Activations) else x, y)
-    for what, given in (("texts", texts), ("groups", groups)):
-        if given is not None and len(given) != len(labels):
-            raise ValueError(
-                f"there are {len(given):,} {what} and {len(labels):,} labels; expected one per row"
-            )
-    own = None if texts is None else tuple(texts)
-    if own is not None and (wrong := [i for i, t in enumerate(own) if not isinstance(t, str)]):
-        raise ValueError(f"texts[{wrong[0]}] is {own[wrong[0]]!r:.50}; expected a string")
+    own = None if texts is None else inputs.texts(texts, len(labels))
+    names = inputs.texts(classes or tuple(map(str, values)), 2, "classes")
+    if groups is not None:
+        groups = inputs.texts(list(map(str, groups)), len(labels), "groups")
     if isinstance(sae, NamedSAE):
         page = page or sae.file.neuronpedia
     inner = None if sae is None else reading(sae, features.shape[1])
@@ -113,10 +109,10 @@ def dataset(
     return Dataset(
         features,
         labels,
-        classes or (str(values[0]), str(values[1])),
+        (names[0], names[1]),
         same,
         own,
-        None if groups is None else tuple(map(str, groups)),
+        None if groups is None else tuple(groups),
         inner,
         page,
         name,

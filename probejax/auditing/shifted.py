@@ -1,6 +1,6 @@
 """A shifted set beside a dataset: prompts of another kind with the same labels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +41,7 @@ class Split(NamedTuple):
     test: Int[np.ndarray, " t"]
 
 
-def shifted_set(data: Dataset, x: Any, y: Any, texts: Sequence[str] | None = None) -> Shifted:
+def shifted_set(data: Dataset, x: Any, y: Any, texts: Iterable[Any] | None = None) -> Shifted:
     """Returns a shifted set of arrays, once they fit each other and the dataset.
 
     Args:
@@ -64,12 +64,8 @@ def shifted_set(data: Dataset, x: Any, y: Any, texts: Sequence[str] | None = Non
             f"the shifted labels are {classes[0]!r} and {classes[1]!r}, and y has "
             f"{data.classes[0]!r} and {data.classes[1]!r}; expected the same two"
         )
-    if texts is not None and len(texts) != len(labels):
-        raise ValueError(
-            f"there are {len(texts):,} shifted texts and {len(labels):,} labels; expected one per "
-            "row"
-        )
-    return Shifted(features, labels, None if texts is None else tuple(texts))
+    own = None if texts is None else inputs.texts(texts, len(labels), "shifted texts")
+    return Shifted(features, labels, own)
 
 
 def split(data: Dataset, shifted: Shifted, seed: int) -> Split:

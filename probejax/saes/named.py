@@ -28,8 +28,8 @@ def reading(sae: "NamedSAE | stream.Dictionary", width: int) -> stream.Dictionar
     inner = sae.sae if isinstance(sae, NamedSAE) else sae
     if not isinstance(inner, SAE | StoredSAE) and not callable(getattr(inner, "encode", None)):
         raise ValueError(
-            f"{type(inner).__name__} is no SAE: expected one of probejax, or anything with "
-            "encode(x) that returns latents [n, d_sae]"
+            f"sae is {inner!r:.50}; expected an SAE, as px.load_sae returns, or anything with "
+            "encode(x)"
         )
     own = getattr(inner, "d_model", width)
     if own != width:
