@@ -46,7 +46,8 @@ def near(texts: list[str], seed: int = 0) -> Near:
     found = Near(np.arange(n), np.full(n, -1), np.zeros(n))
     if n < 2:
         return found
-    has = CountVectorizer(analyzer=_pieces, dtype=np.int32).fit_transform(texts)
+    how: dict[str, Any] = {"analyzer": _pieces, "dtype": np.int32}
+    has: Any = CountVectorizer(**how).fit_transform(texts)
     sizes = np.diff(has.indptr)
     has, weight = _merged(has, seed)
     mark = np.zeros(len(weight), np.int64)

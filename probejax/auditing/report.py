@@ -111,12 +111,12 @@ def audit(
     >>> import numpy as np
     >>> import probejax as px
     >>> rng = np.random.default_rng(0)
-    >>> x, y = rng.normal(size=(200, 16)), np.arange(200) % 2
-    >>> x[:, 3] += 4 * y
-    >>> y[:4] = 1 - y[:4]
+    >>> x, y = rng.normal(size=(400, 8)), np.arange(400) % 2
+    >>> x[:, 3] += 6 * y
+    >>> y[:3] = 1 - y[:3]
     >>> found = px.audit(x, y)
-    >>> sorted(found.tables["suspect_labels"]["row"][:4])
-    [0, 1, 2, 3]
+    >>> sorted(found.tables["suspect_labels"]["row"][:3])
+    [0, 1, 2]
 
     Args:
       x: [n, d] one row of activations per prompt, as for `fit`.
