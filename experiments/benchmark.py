@@ -28,6 +28,10 @@ _TASKS = flags.DEFINE_integer(
     "audit_tasks", 6, "Tasks of which `audit` reads prompts with a model.", 1
 )
 _PARTS = flags.DEFINE_list("audit_parts", list(audit.PARTS), "What `audit` measures.")
+_SEEDS = flags.DEFINE_integer("audit_seeds", 1, "Draws of the labels that `audit` flips.", 1)
+_NAMED = flags.DEFINE_list(
+    "flipped_tasks", [], "Tasks whose labels `audit` flips, in place of the first of its list."
+)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Times each side runs; the median counts.", 1)
 
 
@@ -43,7 +47,10 @@ def seconds(function: Callable[[], object]) -> float:
 
 SUITES = {
     "audit": lambda: audit.suite(
-        common.CACHE_DIR.value, _PUBLISHED.value, _DONE.value, _TASKS.value, _PARTS.value
+        common.CACHE_DIR.value,
+        *(_PUBLISHED.value, _DONE.value, _TASKS.value, _PARTS.value),
+        names=_NAMED.value,
+        seeds=_SEEDS.value,
     ),
     "compile": lambda: compile.suite(common.CACHE_DIR.value),
     "harvest": lambda: harvest.suite(seconds, common.CACHE_DIR.value),

@@ -146,3 +146,24 @@ def test_what_is_done_is_not_planted_again(monkeypatch, tmp_path):
 def test_parts_exist():
     with pytest.raises(ValueError, match="--audit_parts=all does not exist; choose from cola"):
         list(bench_audit.suite(parts=("all",)))
+
+
+def test_labels_are_flipped_once_for_each_seed_task_and_rate(monkeypatch, tmp_path):
+    asked = []
+
+    def cell(seed, name, rate, cache_dir):
+        asked.append((seed, name, rate))
+        return {"seed": seed, "task": name, "rate": rate, "ap logreg": 0.5, "ap cleanlab": 0.25,
+                "precision logreg": 0.5, "precision cleanlab": 0.5}  # fmt: skip
+
+    monkeypatch.setattr(bench_audit, "_cell", cell)
+    done = str(tmp_path / "done.jsonl")
+    run = lambda seeds: list(
+        bench_audit.suite(done=done, parts=("flips",), names=("one", "two"), seeds=seeds)
+    )
+    run(1)
+    assert asked == [(0, name, rate) for name in ("one", "two") for rate in bench_audit.RATES]
+    found = {each["name"]: each for each in run(2) if each.get("rate") is None}
+    assert [seed for seed, *_ in asked[6:]] == [1] * 6
+    assert found["ap, mean"]["cells"] == 12
+    assert found["ap, logreg minus cleanlab"]["tasks"] == 2

@@ -6,6 +6,7 @@ three language models dispute.
 Activations are of prompts of 256 tokens at most; those that are not in the cache are harvested.
 """
 
+import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -54,6 +55,9 @@ def suite(
     done: str | None = None,
     tasks: int = 6,
     parts: Sequence[str] = PARTS,
+    *,
+    names: Sequence[str] = (),
+    seeds: int = 1,
 ) -> Iterator[dict]:
     """Yields the figures.
 
@@ -64,6 +68,8 @@ def suite(
       tasks: how many of `TASKS`; shortcuts are planted in all of them, and in the rest only
         features of the writing are looked at, which need no model.
       parts: some of `PARTS`.
+      names: tasks whose labels are flipped, in place of the first of `TASKS`.
+      seeds: draws of the flips of each.
 
     Raises:
       ValueError: there is no such part.
@@ -76,11 +82,11 @@ def suite(
         yield from cola(published, cache_dir)
     known = [json.loads(line) for line in _lines(done)]
     cells = []
-    for task in TASKS[:tasks] if "flips" in parts else ():
-        for rate in RATES:
-            found = [c for c in known if (c["task"], c.get("rate")) == (task, rate)]
-            cells += found or [_kept(_cell(task, rate, cache_dir), done)]
-            yield {"name": "cell", **cells[-1]}
+    chosen = (names or TASKS[:tasks]) if "flips" in parts else ()
+    for which in itertools.product(range(seeds), chosen, RATES):
+        found = [c for c in known if (c.get("seed"), c["task"], c.get("rate")) == which]
+        cells += found or [_kept(_cell(*which, cache_dir), done)]
+        yield {"name": "cell", **cells[-1]}
     if cells:
         yield from _summary(pd.DataFrame(cells))
     if "shortcuts" in parts:
@@ -124,10 +130,10 @@ def load(name: str, cache_dir: str | None, max_length: int = 256) -> Dataset:
     return dataset(x.last(), task.labels, sae=sae.load(), **given)
 
 
-def _cell(name: str, rate: float, cache_dir: str | None) -> dict:
+def _cell(seed: int, name: str, rate: float, cache_dir: str | None) -> dict:
     """Flips labels of one task and measures how well each method finds them."""
     whole = load(name, cache_dir)
-    rng = np.random.RandomState(0)
+    rng = np.random.RandomState(seed)
     every = list(whole.texts or ())
     rows = rng.permutation(tasks.distinct_rows(every, whole.y, balanced=False))[:_ROWS]
     y, flipped = whole.y[rows].copy(), np.zeros(len(rows), bool)
@@ -145,14 +151,14 @@ def _cell(name: str, rate: float, cache_dir: str | None) -> dict:
         "cleanlab": make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
         "cleanlab, C searched": LogisticRegressionCV(**_SEARCHED),
     }.items():  # fmt: skip
-        if "searched" in peer and (rate != RATES[1] or name not in TASKS[:3]):
+        if "searched" in peer and (seed or rate != RATES[1] or name not in TASKS[:3]):
             continue  # minutes each
         began = time.perf_counter()
         cut = StratifiedKFold(5, shuffle=True, random_state=0)
         found = cross_val_predict(model, data.x, y, cv=cut, method="predict_proba")
         scores[peer] = confidence(y, np.asarray(found)[:, 1])
         seconds[peer] = time.perf_counter() - began
-    cell = {"task": name, "rate": rate, "rows": len(rows)}
+    cell = {"seed": seed, "task": name, "rate": rate, "rows": len(rows)}
     for method, score in scores.items():
         first = np.argsort(score, kind="stable")[: flipped.sum()]
         cell[f"ap {method}"] = float(average_precision_score(flipped, -score))
