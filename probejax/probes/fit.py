@@ -43,6 +43,7 @@ def fit(
 
     The rows are shuffled first. Up to 127 rows validate in folds (all pairs up to 12 rows, six
     stratified folds beyond), more by a stratified fifth that is held out, of 1,000 rows at most.
+    Equal rows are not kept together there: leave copies out first, or they validate themselves.
 
     Args:
       x: [n, d] one row of activations per prompt, as NumPy, JAX or torch array of any float dtype;
