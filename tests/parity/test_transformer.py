@@ -295,7 +295,7 @@ def test_sharded_files(pair, tmp_path):
     assert same_model(models.find(str(tmp_path)).transformer(None, jnp.float32), ours)
 
 
-@pytest.mark.parametrize("pair", ["tiny-gemma-3"], indirect=True)  # no other family is read inside one
+@pytest.mark.parametrize("pair", ["tiny-gemma-3"], indirect=True)  # the one read inside
 @pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
 def test_text_model_of_a_vision_checkpoint(pair, tmp_path, prefix):
     _, ours, folder = pair
