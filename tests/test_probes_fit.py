@@ -1,5 +1,8 @@
 """The front door: arrays and labels of every kind, one problem or many, and what is refused."""
 
+import dataclasses
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +16,10 @@ from probejax.probes import logreg
 from probejax.probes.fit import fit, fit_lanes
 from probejax.probes.folds import stratified_folds
 from probejax.probes.methods import LAST_TOKEN
+from probejax.tasks import Condition
 from tests import token_cases
+
+fit_module = sys.modules["probejax.probes.fit"]  # whose name the function has, too
 
 N, D = 150, 12
 RNG = np.random.default_rng(0)
@@ -226,3 +232,23 @@ def test_what_will_not_do_is_said(change, message):
 def test_problems_that_will_not_do_are_said(rows, y, message):
     with pytest.raises(ValueError, match=message):
         fit_lanes(X, rows, y)
+
+
+@pytest.mark.parametrize("n", [10, 30, 100, 400])
+def test_no_row_validates_its_own_copy(n):
+    """Labels that are random for each vector are not told from copies of it."""
+    rng = np.random.default_rng(n)
+    x = np.repeat(rng.normal(size=(n, 6)).astype(np.float32), 4, axis=0)
+    y = np.repeat(rng.permutation(np.arange(n) % 2), 4)
+    rows = np.random.default_rng(0).permutation(4 * n)
+    condition = Condition("own", None, 0, rows, y[rows], rows[:0], rows[:0])
+    masks = fit_module._folds(np.repeat(np.arange(n), 4), condition)
+    assert len(masks)
+    for val in masks:
+        assert not set(rows[val] // 4) & set(rows[~val] // 4)
+        assert 0 < y[rows[val]].sum() < val.sum()
+    found = fit(x, y, "knn")
+    assert found.val_auc < 0.9  # 1 by copies
+    alone = dataclasses.replace(condition, train=rows[:n], y_train=y[rows[:n]])
+    expected = stratified_folds(alone.y_train)
+    np.testing.assert_array_equal(fit_module._folds(np.arange(4 * n), alone), expected)

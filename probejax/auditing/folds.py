@@ -106,5 +106,5 @@ def lanes(cuts: list[Fold], labels: Int[np.ndarray, "L n"]) -> list[tuple[tuple[
         for number, (cut, y) in enumerate(zip(cuts, labels, strict=True))
     ]
     return batches(
-        conditions, most_rows=_TOGETHER, folds=lambda y, number: cuts[number].val[None, :]
+        conditions, most_rows=_TOGETHER, folds=lambda condition: cuts[condition.seed].val[None]
     )

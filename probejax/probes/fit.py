@@ -1,5 +1,6 @@
 """The front door: one probe, or many at once, on arrays in hand."""
 
+import functools
 from typing import Any, cast
 
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from probejax.probes.rows import Rows, batches
 from probejax.probes.scores import PROTOCOLS, Fit, Protocol, Scores
 from probejax.saes.named import reading
 from probejax.saes.stream import Dictionary
-from probejax.tasks import Condition
+from probejax.tasks import Condition, digests
 
 _TOGETHER = 1 << 17  # training rows, padding included, that are fitted together at most
 
@@ -43,7 +44,7 @@ def fit(
 
     The rows are shuffled first. Up to 127 rows validate in folds (all pairs up to 12 rows, six
     stratified folds beyond), more by a stratified fifth that is held out, of 1,000 rows at most.
-    Equal rows are not kept together there: leave copies out first, or they validate themselves.
+    Equal rows count as one there, so that none validates its own copy.
 
     Args:
       x: [n, d] one row of activations per prompt, as NumPy, JAX or torch array of any float dtype;
@@ -143,9 +144,11 @@ def fit_lanes(
     source = tokens if rules.reads_tokens else features
     sae = None if sae is None else reading(sae, features.shape[1])
     conditions, classes = _problems(rows, y, mask, len(features), seed)
+    same = np.unique(digests(np.asarray(features)), return_inverse=True)[1]
+    rule = functools.partial(_folds, same)
     found = [
         (lanes, _fit(method, source, some, sae, cast(Protocol, protocol)))
-        for lanes, some in batches(conditions, most_rows=_TOGETHER, folds=stratified_folds)
+        for lanes, some in batches(conditions, most_rows=_TOGETHER, folds=rule)
     ]
     back = np.argsort(np.concatenate([lanes for lanes, _ in found]))
     together = joined([each.probe for _, each in found])[back]
@@ -153,6 +156,19 @@ def fit_lanes(
     scores = Scores(*(np.concatenate(leaf)[back] for leaf in leaves))
     trained = sum(len(condition.train) for condition in conditions)
     return _named(Fit(together, scores), method, trained, classes)
+
+
+def _folds(same: Int[np.ndarray, " N"], condition: Condition) -> Bool[np.ndarray, "F n"]:
+    """Returns the folds of a problem, of which equal rows are on one side.
+
+    Args:
+      same: a number for each row of `x`, the same for equal ones.
+      condition: the problem.
+    """
+    _, first, unit = np.unique(same[condition.train], return_index=True, return_inverse=True)
+    order = np.argsort(first)  # as they come
+    masks = stratified_folds(condition.y_train[first[order]], condition.seed)
+    return masks[:, np.argsort(order)[unit]]
 
 
 def _check_seed(seed: int) -> None:

@@ -11,7 +11,12 @@ from probejax import inputs, sizes
 from probejax.probes.folds import paper_folds
 from probejax.tasks.splits import Condition
 
-FoldRule = Callable[[np.ndarray, int], np.ndarray]
+FoldRule = Callable[[Condition], np.ndarray]
+
+
+def paper_rule(condition: Condition) -> np.ndarray:
+    """Returns the study's folds of a condition, see `paper_folds`."""
+    return paper_folds(condition.y_train, condition.seed)
 
 
 class Rows(NamedTuple):
@@ -37,7 +42,7 @@ def batches(
     conditions: Sequence[Condition],
     groups: Sequence[int] | None = None,
     most_rows: int | None = None,
-    folds: FoldRule = paper_folds,
+    folds: FoldRule = paper_rule,
 ) -> list[tuple[tuple[int, ...], Rows]]:
     """Packs conditions into batches of lanes, by padded training size.
 
@@ -46,7 +51,7 @@ def batches(
         groups: the padded training sizes; `sizes.TRAIN` when None. Beyond the largest, sizes grow
             by an eighth at a time.
         most_rows: training rows of a batch at most, padding included; None is no limit.
-        folds: which rows validate, given a condition's labels and seed.
+        folds: which rows of a condition validate, one line per fold.
 
     Returns:
         For every batch, by rising size: which conditions the lanes are, as indices into
@@ -84,7 +89,7 @@ def _checked(condition: Condition) -> Condition:
 
 
 def _pack(conditions: list[Condition], n: int, m: int, rule: FoldRule) -> Rows:
-    folds = [rule(condition.y_train, condition.seed) for condition in conditions]
+    folds = [rule(condition) for condition in conditions]
     f = max(len(masks) for masks in folds)
     lanes = len(conditions)
     rows = Rows(
