@@ -57,6 +57,12 @@ def require_regular(path: str | os.PathLike[str]) -> None:
         raise _not_regular(path)
 
 
+def state(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """Returns what changes when a file is written anew."""
+    about = os.stat(path)
+    return about.st_ino, about.st_size, about.st_mtime_ns
+
+
 def read_bytes(path: epath.PathLike, most: int) -> bytes:
     """Returns the content of a file, on the disk or in a bucket.
 

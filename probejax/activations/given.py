@@ -28,12 +28,14 @@ class Given(NamedTuple):
         x: [N, d], any float; where it is large it stays on the disk.
         labels: N labels as they stand in the file.
         fingerprint: hash that changes when any of them does.
+        state: of their files before they were read, see `state`.
     """
 
     name: str
     x: Float[np.ndarray, "N d"]
     labels: tuple[Cell, ...]
     fingerprint: str
+    state: tuple[tuple[int, ...], ...]
 
 
 def read(activations: str | Path, labels: str | Path | None = None) -> Given:
@@ -50,7 +52,7 @@ def read(activations: str | Path, labels: str | Path | None = None) -> Given:
         DamagedFile: a file is not what its name says, lacks an array, or holds one of another
             shape or type; NaN or infinity; or a label that is missing. Nothing is ever unpickled.
     """
-    path = Path(activations)
+    path, before = Path(activations), state(activations, labels)
     x = _array(path, "x", "--activations")
     if labels is None and path.suffix == ".npy":
         raise ValueError(
@@ -60,7 +62,12 @@ def read(activations: str | Path, labels: str | Path | None = None) -> Given:
     source = path if labels is None else Path(labels)
     y = _array(source, "y", "--labels")
     _check(x, path)
-    return Given(path.stem, x, _labels(y, source, len(x)), _fingerprint(x, y))
+    return Given(path.stem, x, _labels(y, source, len(x)), _fingerprint(x, y), before)
+
+
+def state(activations: str | Path, labels: str | Path | None = None) -> tuple[tuple[int, ...], ...]:
+    """Returns what changes when one of the files is written anew, see `foreign.state`."""
+    return tuple(foreign.state(Path(path)) for path in (activations, labels) if path is not None)
 
 
 def _array(path: Path, name: str, flag: str) -> np.ndarray:

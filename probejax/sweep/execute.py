@@ -20,6 +20,7 @@ from probejax.sweep import memory, standard_scores
 from probejax.sweep.data import Lanes, TaskData
 from probejax.sweep.plan import Plan
 from probejax.sweep.source import Vectors
+from probejax.sweep.unchanged import check_unchanged
 from probejax.sweep.units import Result, Unit, columns
 
 _SHOWN = 16  # latents of a probe that a unit describes
@@ -99,9 +100,14 @@ class Execution:
           save_probes: whether the final probes are written too, to
             `probes/<task>__<source>__<method>.safetensors`; of a run at several sites with
             `__<site>` behind.
+
+        Raises:
+          ValueError: as for `run`; or a unit's files are not what they were when the run began.
         """
         for unit in group:
+            check_unchanged(self.plan, unit)
             result = self.run(unit)
+            check_unchanged(self.plan, unit)
             if save_probes:
                 self.save(unit, result, epath.Path(out) / "probes" / self.plan.probes_file(unit))
             storage.Store(out).put(unit.name, result.payload, result.timing, result.scores)

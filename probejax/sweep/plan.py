@@ -126,6 +126,11 @@ class Plan:
                     found.append(self._unit(task, site, name, sae))
         return found
 
+    def again(self, unit: Unit) -> Unit:
+        """Returns a unit as its files make it now."""
+        site = next(site for site in self.sites if self.name_of(site) == unit.site)
+        return self._unit(unit.task, site, unit.method, self.saes.get(unit.sae_id))
+
     def _unit(self, task: str, site: Site, method: str, sae: SaeFile | None) -> Unit:
         config = self.config
         given = self.source if isinstance(self.source, Vectors) else None

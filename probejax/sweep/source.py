@@ -29,6 +29,10 @@ class Texts:
         """Returns a hash of a task's own files; empty for the study's."""
         return tasks.fingerprint(task, data=self.config.own)
 
+    def where(self, task: str) -> str:
+        """Returns the files of a task in words."""
+        return tasks.where(task, data=self.config.own)
+
     def drawing(self, task: str) -> Drawing:
         """Draws a task's conditions.
 
@@ -70,9 +74,19 @@ class Vectors:
         return tuple(self._tasks)
 
     def fingerprint(self, task: str) -> str:
-        """Returns a hash of the vectors, the labels and what is positive."""
-        text = f"{self.given.fingerprint} {task} {self.config.positive}"
+        """Returns a hash of the vectors, the labels and what is positive.
+
+        Files that were written since they were opened are read anew.
+        """
+        files, content = (self.config.activations or "", self.config.labels), self.given.fingerprint
+        if given.state(*files) != self.given.state:
+            content = given.read(*files).fingerprint
+        text = f"{content} {task} {self.config.positive}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def where(self, task: str) -> str:
+        """Returns the files of a task in words; all tasks share them."""
+        return " or ".join(filter(None, (self.config.activations, self.config.labels)))
 
     def drawing(self, task: str) -> Drawing:
         """Draws a task's conditions."""

@@ -8,6 +8,7 @@ from probejax.tasks.catalog import (
     match,
     names,
     shifted_names,
+    where,
 )
 from probejax.tasks.distinct import digests, distinct_rows
 from probejax.tasks.draw import Drawing, LeftOut, draw, sentences
@@ -46,4 +47,5 @@ __all__ = [
     "sentences",
     "shifted_names",
     "split_rows",
+    "where",
 ]

@@ -123,6 +123,14 @@ def fingerprint(name: str, *, data: Data = None) -> str:
     return own.fingerprint(member, mine) if mine is not None and member else ""
 
 
+def where(name: str, *, data: Data = None) -> str:
+    """Returns the task's own files in words; all of the data if it has none among them."""
+    mine = own.own(data)
+    member = own.members(mine).get(name) or Member(None)
+    paths = [str(path) for path in (member.path, member.shifted) if path is not None]
+    return " or ".join(paths) or ("the study's file" if mine is None else f"--data={mine.path}")
+
+
 def match(patterns: Sequence[str], data: Data = None) -> tuple[str, ...]:
     """Returns the tasks that any of the patterns names, each once, in the order of `names`.
 

@@ -149,7 +149,7 @@ def fingerprint(member: Member, data: Own) -> str:
 def _against_the_rest(path: Path, data: Own) -> tuple[str, ...]:
     """Returns the classes of a file that are tasks against the rest; none if it has but two."""
     try:
-        return _names(path, data, _state(path))
+        return _names(path, data, foreign.state(path))
     except (ValueError, OSError):
         return ()
 
@@ -167,7 +167,7 @@ def _names(path: Path, data: Own, state: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def _classes(path: Path, data: Own) -> tuple[Rows, Classes]:
-    return _read(path, data.columns, _state(path))
+    return _read(path, data.columns, foreign.state(path))
 
 
 @functools.lru_cache(2)  # the tasks of one file come one after the other
@@ -175,12 +175,6 @@ def _read(path: Path, wanted: Columns, state: tuple[int, ...]) -> tuple[Rows, Cl
     rows = columns.read(path, wanted)
     with _naming(path, rows.label_column):
         return rows, classes.classes(rows.labels)
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    """Returns what changes when a file is written anew."""
-    about = path.stat()
-    return about.st_ino, about.st_size, about.st_mtime_ns
 
 
 @contextlib.contextmanager
