@@ -6,10 +6,12 @@ import pickle
 import numpy as np
 import pytest
 
-from probejax import stored_unit, sweep, tasks
+import probejax as px
+from probejax import storage, stored_unit, sweep, tasks
 from probejax.analysis.report import report
 from probejax.analysis.run import read_run
 from probejax.sweep import source
+from probejax.tasks import registry
 from tests import tiny_models
 from tests.test_sweep import write_sae
 
@@ -179,6 +181,44 @@ def test_group_shift_runs_and_its_groups_have_names(place, tmp_path):
     report(tmp_path)
     html = (tmp_path / "report.html").read_text()
     assert "Group shift" in html and "0 = de, 1 = en, 2 = fr" in html
+
+
+def test_a_task_that_has_none_of_the_regimes_cannot_run(place, vectors, tmp_path):
+    """The regimes of all kinds of tasks: own texts, own vectors, the study's."""
+    write_reviews(tmp_path / "plain.csv", 90)
+    write_reviews(tmp_path / "moved.csv", 90)
+    write_reviews(tmp_path / "moved_OOD.csv", 60)
+    shift, cache = {"regimes": ("covariate_shift",)}, tmp_path / "cache"
+    reads = {"model": str(place / "tiny"), "site": 1, "methods": ("ridge",), "data": str(tmp_path)}
+    plan = sweep.resolve(sweep.Config(**reads, **shift), cache)
+    assert plan.tasks == ("moved",)
+    why = (
+        "plain has no shifted test set, so there is nothing in --regimes=covariate_shift; add "
+        "another regime."
+    )
+    assert plan.left_out == {"plain": why}
+    with pytest.raises(ValueError, match=r"^mine has no shifted test set, so there is nothing"):
+        sweep.resolve(config_of(vectors, **shift), cache)
+    reads |= {"tasks": ("all",), "groups": "language"}
+    plan = sweep.resolve(sweep.Config(**reads, **shift), cache)
+    assert plan.tasks == (*registry.SHIFTED, "moved", "plain")
+    assert "no shifted test set and no groups" in plan.left_out["48_cm_correct"]
+    assert not (cache / "activations").exists()
+
+
+def test_units_of_before_without_a_fit_are_read_and_reported(vectors, tmp_path):
+    job = sweep.Execution(sweep.resolve(config_of(vectors, methods=("ridge",)), tmp_path / "cache"))
+    (unit,) = job.plan.units()
+    payload = job.run(unit).payload
+    store = storage.Store(tmp_path / "out")
+    empty = unit._replace(regimes=("covariate_shift",))
+    store.put(empty.name, {"unit": empty.facts, "fits": {name: [] for name in payload["fits"]}})
+    assert repr(px.read(tmp_path / "out")) == f"Run in {tmp_path / 'out'}. 1 units."
+    assert px.read(tmp_path / "out").results.empty
+    with pytest.raises(FileNotFoundError, match=r"The 1 units in .* hold no fits, because"):
+        report(tmp_path / "out")
+    store.put(unit.name, payload)
+    assert "Tables, figures and report.html are in" in report(tmp_path / "out")
 
 
 def test_a_run_of_before_knows_where_its_tasks_were(place, tmp_path):

@@ -50,7 +50,7 @@ def report(
       The summary to print.
 
     Raises:
-      FileNotFoundError: the folder holds no finished units.
+      FileNotFoundError: the folder holds no finished units, or none with a fit.
       StorageError: the folder cannot be written, or a unit is damaged.
       DamagedFile: a run's `config.json` is.
     """
@@ -102,9 +102,14 @@ def _from_runs(
                 f"`python -m experiments.sweep --out={folder}` first."
             )
     runs = [run for _, run in found]
+    first = runs[0]
+    if not any(payload["fits"]["regime"] for run in runs for payload in run.payloads):
+        raise FileNotFoundError(
+            f"The {first.done} units in {found[0][0]} hold no fits, because their tasks have none "
+            "of their regimes; run it with another of --regimes, in another --out."
+        )
     families = {task: family for run in runs for task, family in run.families.items()}
     results = results_table((payload for run in runs for payload in run.payloads), families)
-    first = runs[0]
     facts: dict[str, list[str]] = {}
     for run in runs:
         for name, values in run.facts.items():

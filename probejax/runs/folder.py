@@ -91,10 +91,9 @@ class Run:
 
     def __repr__(self) -> str:
         lines = [f"Run in {self.out}. {self.status}."]
-        if self.payloads:
+        if self.payloads and not (found := self.results).empty:
             from probejax.analysis.labels import counted
 
-            found = self.results
             where = ["site"] if found["site"].nunique() > 1 else []
             parts = [
                 counted(count, name)

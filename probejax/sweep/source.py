@@ -193,9 +193,10 @@ def methods(found: Source) -> tuple[tuple[str, ...], list[str]]:
 
 
 def left_out(found: Source) -> LeftOut:
-    """Returns what of the user's own data cannot run, each with the reason, in a sentence.
+    """Returns what of a run's tasks cannot run, each with the reason, in a sentence.
 
-    A task is left out if none of its regimes can be had. The study's tasks have all.
+    A task is left out if none of its regimes can be had. The study's tasks have all but what needs
+    groups or, in most of them, a shifted test set; nothing of them is fetched for this.
 
     Raises:
       ValueError: none of the run's tasks can run.
@@ -204,17 +205,37 @@ def left_out(found: Source) -> LeftOut:
     missing: LeftOut = {}
     for task in names:
         if not found.fingerprint(task):
+            if not _study_has_any(found.config, task):
+                missing[task] = _without_conditions(found.config, task)
             continue
         try:
             drawn = found.drawing(task)
         except (ValueError, OSError) as error:  # its file is damaged, or cannot be read
             missing[task] = str(error)
             continue
-        if drawn.left_out and not drawn.conditions:
-            missing[task] = " ".join(tasks.sentences({task: drawn.left_out}))
+        if not drawn.conditions:
+            why = " ".join(tasks.sentences({task: drawn.left_out}))
+            missing[task] = why or _without_conditions(found.config, task)
         elif drawn.left_out:
             missing[task] = drawn.left_out
     if names and all(isinstance(missing.get(task), str) for task in names):
         why = " ".join(tasks.sentences(missing))
         raise ValueError(why if len(names) == 1 else f"None of the tasks can run: {why}")
     return missing
+
+
+def _study_has_any(config: Config, task: str) -> bool:
+    """Tells whether a task of the study has any of the run's regimes."""
+    shifted = task in tasks.shifted_names(config.own)
+    return any(
+        regime in tasks.REGIMES and (shifted or regime != "covariate_shift")
+        for regime in config.regimes
+    )
+
+
+def _without_conditions(config: Config, task: str) -> str:
+    """Says why a task has no condition, where each regime needs what it has not."""
+    needs = {"covariate_shift": "shifted test set", "group_shift": "groups"}
+    lacks = " and ".join(f"no {needs[regime]}" for regime in config.regimes if regime in needs)
+    regimes = ",".join(config.regimes)
+    return f"{task} has {lacks}, so there is nothing in --regimes={regimes}; add another regime."
