@@ -9,10 +9,13 @@ import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 import probejax as px
+from probejax.runs.limits import check_limits
+from probejax.saes import train
 from tests.test_layers import imports
 from tests.test_sweep import place, write_task
 
@@ -145,6 +148,14 @@ def test_what_cannot_run_is_left_out_and_said(config, place, tmp_path, capsys):
         ({}, {"show": "bar"}, "show=bar does not exist; choose from bars, json, nothing"),
         ({}, {"rank": 2, "count": 2}, "Process 2 of 2 does not exist"),
         ({}, {"out": "s3://x"}, "no place for results"),
+        ({}, {"workers": -1}, "--workers=-1 must be a whole number of at least 1; leave it out"),
+        ({}, {"workers": 0}, "--workers=0 must be a whole number of at least 1"),
+        ({}, {"workers": True}, "--workers=True must be a whole number"),
+        ({}, {"memory_gb": 0.0}, "--memory_gb=0.0 must be a number of at least 0.1; leave it out"),
+        ({}, {"memory_gb": float("nan")}, "--memory_gb=nan must be a number of at least 0.1"),
+        ({}, {"disk_gb": -1.0}, "--disk_gb=-1.0 must be a number of at least 0"),
+        ({}, {"disk_gb": float("inf")}, "--disk_gb=inf must be a number of at least 0"),
+        ({}, {"model_parallel": 0}, "--model_parallel=0 must be a whole number of at least 1"),
         ({"tasks": ("own_c",)}, {}, "there is no task 'own_c'"),
     ],
 )
@@ -155,8 +166,34 @@ def test_a_mistake_is_told_before_any_work(config, tmp_path, changes, settings, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_limit_is_a_number():
+    check_limits(workers=None, memory_gb=2, disk_gb=0, model_parallel=np.int64(2))
+    for limit in ({"workers": 1.5}, {"workers": "1"}, {"memory_gb": "2"}, {"disk_gb": [1]}):
+        with pytest.raises(ValueError, match=r"must be a (whole )?number of at least"):
+            check_limits(**limit)
+
+
+def test_a_limit_that_nothing_keeps_is_refused_by_the_other_long_jobs_too(config, tmp_path):
+    options = train.TrainOptions()
+    with pytest.raises(ValueError, match="--model_parallel=0 must be a whole number"):
+        px.runs.train_sae(tmp_path / "out", options, model_parallel=0)
+    with pytest.raises(ValueError, match="--max_length=0 leaves no token"):
+        px.runs.plan_filling(config.model, max_length=0)
+    plan = px.runs.plan_filling(
+        config.model, ("own",), (1,), data=config.own, cache_dir=tmp_path / "cache"
+    )
+    for limits in ({"disk_gb": -1.0}, {"disk_gb": float("nan")}, {"model_parallel": 0}):
+        with pytest.raises(ValueError, match=r"must be a (whole )?number of at least"):
+            px.runs.fill_cache(plan, **limits)
+    job = px.sweep.Execution(px.sweep.resolve(config, tmp_path / "cache"))
+    with pytest.raises(ValueError, match="workers=-1 cannot run units"):
+        px.sweep.run_units(job, job.plan.units(), str(tmp_path / "out"), workers=-1)
+
+
 SCRIPT = """
 import probejax as px
+from probejax.runs.limits import check_limits
+from probejax.saes import train
 print("begins")
 found = px.run(px.Config({config}), {out!r}, cache_dir={cache!r}, workers=2)
 print(len(found.units), "units")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from probejax import activations, artifacts, devices, models, sites, storage, sweep, tasks
 from probejax.positions import ALL, LAST, parse
+from probejax.runs.limits import check_limits
 from probejax.sites import Site
 from probejax.tasks import Own
 
@@ -84,6 +85,8 @@ def plan_filling(
     Raises:
       ValueError, ArtifactError: a task, the model or a site does not exist.
     """
+    if max_length is not None and max_length < 2:
+        raise ValueError(f"--max_length={max_length} leaves no token beside BOS; give at least 2.")
     positions = positions if positions == ALL else parse(positions)
     lists = _prompts(names, data, cache_dir)  # before the model: a mistake costs no download
     if not weights and model in models.PRESETS and model != "gemma-3-270m":
@@ -94,7 +97,8 @@ def plan_filling(
         config, fingerprint = reader.config, reader.fingerprint
     token, template = reader.bos_token(bos), reader.template(chat_template)
     chosen = find_sites(config, at)
-    length = max_length or (_ALL_TOKENS if positions == ALL else _LAST_TOKEN)
+    usual = _ALL_TOKENS if positions == ALL else _LAST_TOKEN
+    length = usual if max_length is None else max_length
     done = (models.bos.done(token), models.chat.digest(template))
     recipe = activations.Recipe(config.name, fingerprint, dtype, length, positions, *done)
     how = {"bos": token, "template": template, "cache_dir": cache_dir}
@@ -122,6 +126,7 @@ def fill_cache(filling: Filling, *, disk_gb: float | None = None, model_parallel
       ValueError: the disk cannot hold them, or may not; it was planned without weights; or the
         model cannot be cut over so many devices.
     """
+    check_limits(disk_gb=disk_gb, model_parallel=model_parallel)
     recipe, root = filling.recipe, filling.cache_dir
     if not recipe.fingerprint:
         raise ValueError(f"{filling.model} was planned without its weights; plan it with them.")

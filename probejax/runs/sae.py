@@ -10,6 +10,7 @@ import jax
 from probejax import activations, devices, models, saes, sites, storage, sweep, tasks
 from probejax.positions import ALL
 from probejax.runs.fill import plan_filling
+from probejax.runs.limits import check_limits
 from probejax.saes import fit, train
 from probejax.saes.formats import gemma_scope, sae_lens
 from probejax.saes.quality import Quality
@@ -122,6 +123,7 @@ def train_sae(
         fewer than a batch or so few that none is held out, or the folder has checkpoints of an SAE
         of other options or other activations.
     """
+    check_limits(model_parallel=model_parallel)
     out, site, data = Path(out), sites.parse(tokens.site), tokens.data
     chosen = tasks.match(tokens.names, data=data)
     checkpoint = models.find(tokens.model, cache_dir=cache_dir)

@@ -13,6 +13,7 @@ from etils import epath
 
 from probejax import artifacts, hosts, storage, sweep, tasks
 from probejax.runs.folder import Run, read
+from probejax.runs.limits import check_limits
 from probejax.sweep.config import Config
 
 SHOWS = ("bars", "json", "nothing")
@@ -65,8 +66,8 @@ def run(
       The run as `read(out)` has it. Its report is in `out/report.html` when no unit is missing.
 
     Raises:
-      ValueError: the configuration names what does not exist or does not fit, nothing can run, or
-        the tokens need more disk than there is.
+      ValueError: the configuration names what does not exist or does not fit, a limit is no
+        number or too small, nothing can run, or the tokens need more disk than there is.
       ConfigMismatch: `out` holds another run.
       StorageError, ArtifactError: a place cannot be written, or a download fails.
       RuntimeError: a worker process died, or a cluster's hosts again and again.
@@ -84,6 +85,9 @@ def run(
     place = os.fspath(out)
     if show not in SHOWS:
         raise ValueError(f"show={show} does not exist; choose from {', '.join(SHOWS)}.")
+    check_limits(
+        workers=workers, memory_gb=memory_gb, disk_gb=disk_gb, model_parallel=model_parallel
+    )
     storage.check_place(place)
     hosts.share((), rank, count)
     _check_cluster(cluster, ray_address, count, model_parallel)
@@ -94,7 +98,7 @@ def run(
     root = artifacts.cache_dir(cache_dir)
     devices.compilation_cache(root)
     if cluster is None:  # else the devices are for the cluster's processes
-        memory_gb = memory_gb or devices.memory_budget() / 1e9
+        memory_gb = devices.memory_budget() / 1e9 if memory_gb is None else memory_gb
     plan = sweep.resolve(config, cache_dir)
     plan.check_parallel(model_parallel)
     job = sweep.Execution(plan, memory_gb, model_parallel)
@@ -116,7 +120,9 @@ def run(
     if verbose:
         for sae in plan.saes.values():
             says(f"{sae.sae_id}: {sae.description().get('quality', 'not measured')}")
-        limit = f"at most {memory_gb:.1f} GB" if memory_gb else "half of a host's, shared"
+        limit = (
+            f"at most {memory_gb:.1f} GB" if memory_gb is not None else "half of a host's, shared"
+        )
         says(f"memory: {limit} in each process")
     if check_sae:
         sweep.TokenDisk(job, place, keep_tokens).prepare(plan.tasks[0])
@@ -132,7 +138,7 @@ def run(
         work = sweep.cluster.Work(config, where, cache_dir, folder=os.getcwd(), **limits)
         finished = sweep.cluster.run(work, sweep.by_task(todo), ray_address)
     else:
-        workers = workers or devices.workers(model_parallel)
+        workers = devices.workers(model_parallel) if workers is None else workers
         finished = sweep.run_units(job, todo, place, workers=workers, compiled=root, **kept)
         left = list(dict.fromkeys(unit.task for unit in todo))
         if left and plan.reads_tokens:

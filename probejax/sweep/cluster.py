@@ -183,7 +183,8 @@ class Host:
         """The run as this host has it: model and SAEs are loaded once."""
         work = self.work
         devices.compilation_cache(artifacts.cache_dir(work.cache_dir))
-        memory_gb = work.memory_gb or devices.memory_budget() / 1e9
+        usual = devices.memory_budget() / 1e9
+        memory_gb = usual if work.memory_gb is None else work.memory_gb
         return Execution(resolve(work.config, work.cache_dir), memory_gb)
 
     @functools.cached_property

@@ -45,9 +45,12 @@ def run_units(
       compiled: where worker processes keep compiled programs.
 
     Raises:
+      ValueError: there are fewer than 0 workers.
       ValueError, OSError: what stopped a unit; those before it are written.
       RuntimeError: a worker died.
     """
+    if workers < 0:
+        raise ValueError(f"workers={workers} cannot run units; give 0 for this process, or more.")
     groups = by_task(units)
     disk = TokenDisk(job, out, keep_tokens)
     disk.release_finished(storage.Store(out).done())
