@@ -190,6 +190,25 @@ def test_a_limit_that_nothing_keeps_is_refused_by_the_other_long_jobs_too(config
         px.sweep.run_units(job, job.plan.units(), str(tmp_path / "out"), workers=-1)
 
 
+def test_a_run_that_is_refused_leaves_the_folder_of_the_other_as_it_was(config, place, tmp_path):
+    """A task's file has changed, and another has become one that cannot run."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("one", "two"):
+        write_task(data / f"{name}.csv", 60, 1)
+    changes = {"data": str(data), "tasks": None, "methods": ("ridge",), "regimes": ("standard",)}
+    config = dataclasses.replace(config, **changes)
+    settings = {"cache_dir": place / "cache", "workers": 1, "show": "nothing"}
+    px.run(config, tmp_path / "out", **settings)
+    files = lambda: {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
+    before = files()
+    write_task(data / "one.csv", 60, 2)
+    write_task(data / "two.csv", 3, 2)
+    with pytest.raises(px.storage.ConfigMismatch, match="units that this run would not make"):
+        px.run(config, tmp_path / "out", **settings)
+    assert files() == before
+
+
 SCRIPT = """
 import probejax as px
 from probejax.runs.limits import check_limits

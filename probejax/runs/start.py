@@ -105,6 +105,8 @@ def run(
     units, store = plan.units(), storage.Store(place)
     identity = dataclasses.asdict(config) | {"site": plan.site_names, "methods": plan.methods}
     storage.write_config(place, identity, dataclasses.asdict(Config()))
+    done = store.done()
+    sweep.check_done(place, units, done)  # before anything of that other run is written over
     storage.write_atomic(f"{place}/left_out.json", storage.encode_json(plan.left_out))
     if families := plan.families():
         storage.write_atomic(f"{place}/families.json", storage.encode_json(families))
@@ -127,8 +129,6 @@ def run(
     if check_sae:
         sweep.TokenDisk(job, place, keep_tokens).prepare(plan.tasks[0])
         says("\n".join(job.check_saes()))
-    done = store.done()
-    sweep.check_done(place, units, done)
     ours = [unit for group in hosts.share(sweep.by_task(units), rank, count) for unit in group]
     todo = [unit for unit in ours if unit.name not in done]
     kept = {"save_probes": save_probes, "keep_tokens": keep_tokens}
