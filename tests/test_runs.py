@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -164,6 +165,34 @@ def test_a_mistake_is_told_before_any_work(config, tmp_path, changes, settings, 
     with pytest.raises(ValueError, match=message):
         px.run(dataclasses.replace(config, **changes), **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["one machine", "a host of a cluster"])
+def test_a_unit_without_probes_is_fitted_again_when_they_are_wanted(
+    config, place, finished, tmp_path, capsys, how
+):
+    """It writes the same bytes; what has its probes stays."""
+    whole, settings = finished[0], {"cache_dir": place / "cache", "workers": 1}
+    out = tmp_path / "out"
+    assert len(px.run(config, out, **settings).units) == 4
+    units = lambda folder: {path.name: path.read_bytes() for path in (folder / "units").iterdir()}
+    kept = next(iter((whole / "probes").iterdir()))
+    (out / "probes").mkdir()
+    shutil.copy(kept, out / "probes")
+    before = units(out)
+    if how == "one machine":
+        px.run(config, out, save_probes=True, **settings)
+        assert "3 finished units have no probes yet" in capsys.readouterr().out
+    else:
+        groups = px.sweep.by_task(px.sweep.resolve(config, place / "cache").units())
+        work = px.sweep.cluster.Work(config, str(out), place / "cache", save_probes=True)
+        host = px.sweep.cluster.Host(work, 0)
+        with host.open:
+            found, error = host.run(groups)
+        assert error is None and {f"{unit.name}.json" for unit in found} == {*before}
+    assert units(out) == before == units(whole)
+    for path in (whole / "probes").iterdir():
+        assert (out / "probes" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_a_limit_is_a_number():

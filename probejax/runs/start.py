@@ -56,7 +56,8 @@ def run(
       count: how many processes share the tasks.
       cluster: `ray` hands the tasks to the nodes of a Ray cluster; None runs them here.
       ray_address: of that cluster, or `auto`; None starts one on this machine.
-      save_probes: whether the final probes are written too, to `out/probes`.
+      save_probes: whether the final probes are written too, to `out/probes`; finished units that
+        have none are fitted again.
       keep_tokens: whether all-token activations stay when the units of their task are written.
       check_sae: whether L0, explained variance and dead latents of every SAE are measured first.
       verbose: whether what is known of the SAEs and the memory is said.
@@ -130,6 +131,9 @@ def run(
         sweep.TokenDisk(job, place, keep_tokens).prepare(plan.tasks[0])
         says("\n".join(job.check_saes()))
     ours = [unit for group in hosts.share(sweep.by_task(units), rank, count) for unit in group]
+    if save_probes and (again := done & plan.without_probes(place, ours)):
+        says(f"{len(again)} finished units have no probes yet; they are fitted again.")
+        done -= again
     todo = [unit for unit in ours if unit.name not in done]
     kept = {"save_probes": save_probes, "keep_tokens": keep_tokens}
     if cluster is not None:

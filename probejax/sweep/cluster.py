@@ -140,17 +140,27 @@ class Host:
         """Runs what is not written of a block; returns what is, and what stopped it."""
         if not block:
             return [], None
-        store, error = storage.Store(self.work.out), None
-        done = store.done()
-        left = [[unit for unit in group if unit.name not in done] for group in block]
+        finished: list[Unit] = []
+        error = None
         try:
-            collections.deque(self._units([group for group in left if group]), maxlen=0)
+            done = self._written(block)
+            finished += [unit for group in block for unit in group if unit.name in done]
+            left = [[unit for unit in group if unit.name not in done] for group in block]
+            for unit in self._units([group for group in left if group]):
+                finished.append(unit)
         except Exception as found:
             error = portable(found)
             self.open.close()
             vars(self).pop("_workers", None)  # they may be in the middle of something
-        done = store.done()
-        return [unit for group in block for unit in group if unit.name in done], error
+        return finished, error
+
+    def _written(self, block: Block) -> set[str]:
+        """Returns the names of the units that are finished, probes and all if they are wanted."""
+        done = storage.Store(self.work.out).done()
+        if not self.work.save_probes:
+            return done
+        units = [unit for group in block for unit in group]
+        return done - self._job.plan.without_probes(self.work.out, units)
 
     def _units(self, groups: Block) -> Iterator[Unit]:
         """Runs units as one machine would."""

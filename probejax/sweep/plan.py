@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from etils import epath
 
 from probejax import activations, devices, models, probes
 from probejax.positions import ALL, LAST
@@ -88,6 +90,12 @@ class Plan:
         """Returns the name of the file of a unit's probes; with its site, if there are several."""
         site = "" if len(self.sites) == 1 else f"__{unit.site}"
         return f"{unit.label}{site}.safetensors"
+
+    def without_probes(self, out: epath.PathLike, units: Iterable[Unit]) -> set[str]:
+        """Returns the names of the units whose probes do not lie in a folder of results."""
+        folder = epath.Path(out) / "probes"
+        there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        return {unit.name for unit in units if self.probes_file(unit) not in there}
 
     def width(self, site: Site) -> int:
         """Returns the width of the vectors at a site."""
