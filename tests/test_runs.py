@@ -86,6 +86,23 @@ def test_an_unfinished_run_is_read_as_it_stands(finished, tmp_path):
     assert set(found.results.columns) == set(whole.results.columns) and found.probes == []
 
 
+@pytest.mark.parametrize("kind", ["texts", "vectors"])
+def test_a_run_that_is_interrupted_is_called_unfinished(config, place, tmp_path, monkeypatch, kind):
+    """Of vectors too, whose tasks only their files tell."""
+    if kind == "vectors":
+        rng = np.random.default_rng(0)
+        np.savez(tmp_path / "x.npz", x=rng.normal(size=(120, 4)), y=np.arange(120) % 3)
+        fields = {"methods": ("mean_difference", "ridge"), "regimes": ("standard",)}
+        config = px.Config(activations=str(tmp_path / "x.npz"), **fields)
+    monkeypatch.setattr("probejax.runs.start._watch", lambda finished, *_: next(finished))
+    found = px.run(config, tmp_path / "out", cache_dir=place / "cache", workers=1, show="nothing")
+    every = 6 if kind == "vectors" else 4
+    assert found.status.startswith(f"Unfinished: 1 of {every} units")
+    (tmp_path / "out" / "plan.json").write_text('{"units": 3}')
+    with pytest.raises(ValueError, match=r"plan\.json .*delete it; the next run writes it anew"):
+        px.read(tmp_path / "out")
+
+
 def test_a_folder_without_a_run_is_no_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run: it has neither config"):
         px.read(tmp_path / "absent")

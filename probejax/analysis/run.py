@@ -35,7 +35,7 @@ class Run(NamedTuple):
       payloads: of the finished units.
       config: of the run; empty where the folder has none.
       done: finished units.
-      expected: units that the configuration asks for, as far as it can be told; None if not.
+      expected: units that the run has when it is complete, as far as it can be told; None if not.
       facts: what the report says of the run's origin, by name.
       latents: of each protocol, model and site: task -> SAE probe -> latents under standard
         conditions.
@@ -87,6 +87,12 @@ class _Config(TypedDict, total=False):
     tasks_dir: str | None  # what `data` was called in older runs
 
 
+class _Plan(TypedDict):
+    """What a run writes before its first unit."""
+
+    units: list[str]
+
+
 class _Timing(TypedDict, total=False):
     """What is read of a unit's timing."""
 
@@ -114,7 +120,9 @@ def read_run(out: epath.PathLike) -> Run:
             here.setdefault(task, {})[method] = chosen
     units = [payload.get("unit", {}) for payload in payloads]
     left_out = read_left_out(epath.Path(out))
-    expected = _expected(config, units, left_out)
+    expected = _planned(epath.Path(out))
+    if expected is None:
+        expected = _expected(config, units, left_out)
     facts = _facts(store, units)
     if groups := [
         f"{p['unit']['task']}: {_numbered(p['groups'])}" for p in payloads if "groups" in p
@@ -152,10 +160,21 @@ def _config(out: epath.Path) -> dict[str, Any]:
     return foreign.read_json(path, _Config, "restore it, or delete it to report without it")
 
 
+def _planned(out: epath.Path) -> int | None:
+    """Returns how many units the run wrote that it has; None of a run from before it said so."""
+    path = out / "plan.json"
+    if not path.exists():
+        return None
+    return len(foreign.read_json(path, _Plan, "delete it; the next run writes it anew")["units"])
+
+
 def _expected(
     config: Mapping[str, Any], units: list[dict[str, Any]], left_out: tasks.LeftOut
 ) -> int | None:
-    """Returns tasks x methods x sites or SAEs, as far as seen, less what cannot run."""
+    """Returns tasks x methods x sites or SAEs, as far as seen, less what cannot run.
+
+    That is a guess, for folders in which no `plan.json` says it.
+    """
     if not {"tasks", "methods"} <= set(config):
         return None
     try:

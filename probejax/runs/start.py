@@ -108,6 +108,8 @@ def run(
     storage.write_config(place, identity, dataclasses.asdict(Config()))
     done = store.done()
     sweep.check_done(place, units, done)  # before anything of that other run is written over
+    names = {"units": [unit.name for unit in units]}
+    storage.write_atomic(f"{place}/plan.json", storage.encode_json(names))
     storage.write_atomic(f"{place}/left_out.json", storage.encode_json(plan.left_out))
     if families := plan.families():
         storage.write_atomic(f"{place}/families.json", storage.encode_json(families))
