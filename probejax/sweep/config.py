@@ -8,6 +8,7 @@ from probejax.positions import LAST
 from probejax.probes import methods
 from probejax.rules import BOS_RULES, DTYPES, ENGINES, PROTOCOLS, RANKINGS
 from probejax.sites import Site
+from probejax.sweep import fields
 from probejax.tasks import ALL_REGIMES, REGIMES, Own
 
 _BY_GROUP = "group_shift"
@@ -15,7 +16,7 @@ _BY_GROUP = "group_shift"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A run, each field a flag of the same name.
+    """A run, each field a flag of the same name; where several may stand, one may stand alone.
 
     Attributes:
       model: see `probejax.models.find`.
@@ -76,7 +77,11 @@ class Config:
     labels: str | None = None
 
     def __post_init__(self):
-        """Raises ValueError for a value that does not exist, or that stands twice."""
+        """Raises ValueError for a value of a wrong type, that does not exist, or stands twice."""
+        for field in dataclasses.fields(self):
+            if field.name != "site":  # which has a type of its own
+                value = fields.taken(field.name, field.type, getattr(self, field.name))
+                object.__setattr__(self, field.name, value)
         for flag, values, known in (
             ("regimes", self.regimes, tuple(ALL_REGIMES)),
             ("ranking", (self.ranking,), RANKINGS),
@@ -106,8 +111,8 @@ class Config:
             value, count = collections.Counter(getattr(self, flag)).most_common(1)[0]
             if count > 1:
                 raise ValueError(f"--{flag} names {value} {count} times; give each once.")
-        if wrong := [seed for seed in self.seeds if not 0 <= seed < 1 << 32]:
-            raise ValueError(f"--seeds={wrong[0]} is no seed: a whole number from 0 to 2**32 - 1.")
+        if wrong := [seed for seed in self.seeds if not 0 <= seed < 1 << 31]:
+            raise ValueError(f"--seeds={wrong[0]} is no seed: a whole number from 0 to 2**31 - 1.")
         if self.max_length < 2:
             raise ValueError(f"--max_length={self.max_length} leaves no token beside BOS.")
         reads = [name for name in self.all_methods() if methods.parse(name).reads_tokens]
@@ -153,7 +158,13 @@ class Config:
     def named_sites(self) -> tuple[Site | str | int, ...]:
         """What `site` names, one or several; empty for None."""
         named = () if self.site is None else self.site
-        return (named,) if isinstance(named, Site | str | int) else tuple(named)
+        if isinstance(named, Site | str | int):
+            return (named,)
+        if not isinstance(named, list | tuple | range):
+            raise ValueError(
+                f"--site={named!r} is of a wrong type; give a site, or a tuple of them."
+            )
+        return tuple(named)
 
     def all_methods(self) -> tuple[str, ...]:
         """Returns the names of all methods that run, lists and controls written out."""
