@@ -319,8 +319,10 @@ def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
 
 
 def _unwritable(path: epath.Path, error: Exception, flag: str = "--out") -> StorageError:
+    links = [each for each in path.parents if os.path.islink(each) and not os.path.exists(each)]
+    why = f"{links[0]} is a link to a place that does not exist" if links else _reason(error)
     return StorageError(
-        f"Cannot write {path}: {_reason(error)}. Free some space or choose a writable {flag}; "
+        f"Cannot write {path}: {why}. Free some space or choose a writable {flag}; "
         "what was saved before is kept, and the same command resumes."
     )
 

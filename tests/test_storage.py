@@ -82,6 +82,16 @@ def test_an_unwritable_place_is_one_sentence(tmp_path):
         storage.write_config(tmp_path / "file" / "run", {})
 
 
+@pytest.mark.parametrize("write", ["config", "unit"])
+def test_a_link_to_nowhere_is_said_to_be_one(tmp_path, write):
+    (tmp_path / "out").symlink_to(tmp_path / "gone")
+    with pytest.raises(StorageError, match=r"out is a link to a place that does not exist\. Free"):
+        if write == "config":
+            storage.write_config(tmp_path / "out", {})
+        else:
+            Store(tmp_path / "out").put("u1", PAYLOAD)
+
+
 def test_a_write_that_fails_half_way_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "results.csv"
     storage.write_atomic(path, "old")
