@@ -119,6 +119,14 @@ def test_a_share_is_a_run_that_others_finish(config, place, tmp_path, capsys):
     assert "Complete: 2 units" in capsys.readouterr().out
 
 
+def test_workers_start_whatever_stands_in_the_search_path(config, place, tmp_path, monkeypatch):
+    """Python itself passes over what is no text."""
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path, b"bytes", None])
+    config = dataclasses.replace(config, methods=("mean_difference",), regimes=("standard",))
+    settings = {"cache_dir": place / "cache", "workers": 1, "show": "nothing"}
+    assert len(px.run(config, tmp_path / "out", **settings).units) == 2
+
+
 def test_an_interrupt_between_two_units_ends_the_workers(config, place, tmp_path, monkeypatch):
     began = []
 

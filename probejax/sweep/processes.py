@@ -151,7 +151,8 @@ def in_turn(group: Sequence[Unit], turn: int, turns: int) -> list[Unit]:
 
 def _start() -> _Worker:
     ours, theirs = socket.socketpair()
-    program = _PROGRAM.format(path=sys.path, end=theirs.fileno())
+    path = [each for each in sys.path if isinstance(each, str)]  # Python imports from no other
+    program = _PROGRAM.format(path=path, end=theirs.fileno())
     with _deaf_to_interrupts(), theirs:
         process = subprocess.Popen(
             [sys.executable, "-c", program],
