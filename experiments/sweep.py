@@ -29,6 +29,9 @@ _NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes", None, "How many processes share the tasks, where nothing says so.", 1
 )
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", 0)
+_MEMORY_GB = flags.DEFINE_float(
+    "memory_gb", None, "Memory for one process. Default: half of the machine's, shared.", 0.1
+)
 _SETTINGS = (
     flags.DEFINE_enum("cluster", None, ["ray"], "Hand the tasks to the nodes of a Ray cluster."),
     flags.DEFINE_string(
@@ -46,9 +49,7 @@ _SETTINGS = (
         "Tasks at a time. Default: one per core of a CPU, four per GPU or chip.",
         1,
     ),
-    flags.DEFINE_float(
-        "memory_gb", None, "Memory for one process. Default: half of the machine's, shared.", 0.1
-    ),
+    _MEMORY_GB,
     flags.DEFINE_bool("verbose", False, "Print what is known about the SAEs and the memory."),
 )
 
@@ -58,7 +59,7 @@ def main(_: list[str]) -> int:
     target = common.target()
     if common.DRY_RUN.value:
         plan = px.sweep.resolve(config_flags.config(), common.CACHE_DIR.value)
-        print(px.sweep.look(plan, target, common.MODEL_PARALLEL.value))
+        print(px.sweep.look(plan, target, common.MODEL_PARALLEL.value, _MEMORY_GB.value))
         return 1 if any(isinstance(why, str) for why in plan.left_out.values()) else 0
     rank, count = px.hosts.rank(_MULTIHOST.value, _PROCESS_ID.value, _NUM_PROCESSES.value)
     settings: dict[str, Any] = {flag.name: flag.value for flag in _SETTINGS}

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from probejax import probes, sweep
+from probejax import sizes as listed
 from probejax.rules import TARGETS
-from probejax.sweep import machines, outlook, work
+from probejax.sweep import machines, memory, outlook, work
 from tests import tiny_models
 from tests.test_sweep import write_sae, write_task
 
@@ -64,6 +65,23 @@ def test_units_fits_and_tokens_are_counted_and_nothing_is_made(plan):
     text = str(found)
     assert f"3 tasks, {len(plan.units())} units" in text and "not known" in text
     assert "on 2 devices: about" in text or f"on {found.machine.devices} device" in text
+
+
+def test_a_memory_that_the_run_refuses_is_refused_before_it_too(plan):
+    """At the bound itself, by the same sentence."""
+    largest = max(plan.tasks, key=lambda task: len(plan.prompts(task)[0].prompts))
+    plan = dataclasses.replace(plan, methods=("logreg", "sae_k5"))  # without tokens
+    (site,) = plan.sites
+    sizes = (len(plan.prompts(largest)[0].prompts), plan.width(site), 24, plan.most_latents)
+    least = memory.predicted_bytes(*sizes, listed.TRAIN[-1]) / 1e9
+    assert sweep.look(plan, memory_gb=least + 1e-6).rows
+    unit = next(unit for unit in plan.units() if unit.task == largest)
+    for refuses in (
+        lambda: sweep.look(plan, memory_gb=least - 1e-6),
+        lambda: sweep.Execution(plan, least - 1e-6).run(unit),
+    ):
+        with pytest.raises(ValueError, match=r"--memory_gb=\S+ per process is too little: 1500 pr"):
+            refuses()
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -138,6 +156,11 @@ def test_the_command_makes_no_folder_and_needs_none(tmp_path):
         cwd=tmp_path, capture_output=True, text=True, timeout=120,
         env=os.environ | {"PYTHONPATH": os.getcwd()},
     )  # fmt: skip
+    refused = subprocess.run(
+        [*done.args, "--memory_gb=0.5"], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+    assert refused.returncode == 1 and "--memory_gb=0.5 per process is too" in refused.stderr
     assert done.returncode == 0, done.stderr
     assert "1 task, 1 unit," in done.stdout and "time on h100" in done.stdout
     assert "Does not fit" not in done.stdout

@@ -74,22 +74,26 @@ class Outlook:
         return "\n".join(_lines(self))
 
 
-def look(plan: Plan, target: str = "cpu", model_parallel: int = 1) -> Outlook:
+def look(
+    plan: Plan, target: str = "cpu", model_parallel: int = 1, memory_gb: float | None = None
+) -> Outlook:
     """Foresees a run: counts its fits and tokens exactly, and estimates time and memory.
 
     Args:
       plan: the run.
       target: a machine, see `rules.TARGETS`; `cpu` is this one.
       model_parallel: devices that hold the language model together.
+      memory_gb: memory for one process; None is what the machine has.
 
     Raises:
-      ValueError: there is no such machine.
+      ValueError: there is no such machine, or the memory does not hold one fit of a task.
     """
     machine = machines.machine(target, plan.config.dtype)
     drawn = {task: plan.source.drawing(task) for task in plan.tasks}
     prompts = {task: sum(len(each.prompts) for each in drawn[task].sets) for task in plan.tasks}
     lanes = {task: work.sizes_of(data.pack(drawn[task].conditions)) for task in plan.tasks}
     widths = {plan.name_of(site): plan.width(site) for site in plan.sites}
+    _check_memory(plan, memory_gb, max(prompts.values()))
     by_method: dict[str, list[Unit]] = {name: [] for name in plan.methods}
     for unit in plan.units():
         by_method[unit.method].append(unit)
@@ -122,6 +126,15 @@ def look(plan: Plan, target: str = "cpu", model_parallel: int = 1) -> Outlook:
         on_disk=on_disk,
         faults=tuple(_faults(machine, on_device)),
     )
+
+
+def _check_memory(plan: Plan, memory_gb: float | None, prompts: int) -> None:
+    """Raises ValueError where the run would, of a task of so many prompts; tokens are not seen."""
+    if memory_gb is None:
+        return
+    d_sae = max((sae.d_sae for sae in plan.saes.values()), default=0)
+    for site in plan.sites:
+        memory.rows_that_fit(memory_gb, prompts, plan.width(site), d_sae, plan.most_latents)
 
 
 def _d_sae(plan: Plan, unit: Unit) -> int:
