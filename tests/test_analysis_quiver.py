@@ -6,6 +6,7 @@ import pytest
 
 from probejax import analysis
 from probejax.analysis.facts import is_control
+from probejax.analysis.head_to_head import head_to_head
 from probejax.analysis.quiver import choices, quiver
 from probejax.analysis.tables import as_results
 from probejax.analysis.ties import TIE_RULES
@@ -81,6 +82,32 @@ def test_the_documented_order_among_baselines_and_among_saes():
         chosen = choices(_table(*rows))["baseline_row"].iloc[0]
         order.append(rows.pop(chosen)["method"])
     assert order == ["logreg", "knn", "mlp", "lda"]
+
+
+@pytest.mark.parametrize(
+    ("names", "levels"),
+    [
+        ({"a": ("de", "en"), "b": ("de", "en")}, [0.0, 1.0]),
+        ({"a": ("de", "en"), "b": ("2001", "2002")}, []),
+        ({"a": ("", ""), "b": ("", "")}, []),
+        ({"a": ("de", "en")}, [0.0, 1.0]),
+    ],
+)
+def test_groups_of_different_tasks_are_compared_only_where_they_are_the_same(names, levels):
+    rows = [
+        _fit(method, val, test, task, float(i), sae_id, k, regime="group_shift", group=name)
+        for task, groups in names.items()
+        for i, name in enumerate(groups)
+        for method, val, test, sae_id, k in (
+            ("logreg", 0.8, 0.9, "", None),
+            ("sae_k16", 0.9, 0.7, NARROW, 16),
+        )
+    ]
+    for table in (quiver(_table(*rows)), head_to_head(_table(*rows), "logreg", NARROW, 16)):
+        assert table["level"].dropna().tolist() == levels
+        assert table["cells"].iloc[-1] == len(rows) / 2
+    old = quiver(_table(*rows).drop(columns="group"))
+    assert old["level"].dropna().tolist() == (levels if len(names) == 1 else [])
 
 
 def test_validation_auc_chooses_and_test_auc_is_reported():

@@ -178,7 +178,10 @@ def test_group_shift_runs_and_its_groups_have_names(place, tmp_path):
     assert payload["fits"]["level"] == [None, 0.0, 1.0, 2.0]
     assert payload["fits"]["num_test"][1:] == [30, 30, 30]
     assert read_run(tmp_path).facts["groups, by number"] == ["grouped: 0 = de, 1 = en, 2 = fr"]
+    results = px.read(tmp_path).results
+    assert results["group"].tolist() == ["", "de", "en", "fr"]
     report(tmp_path)
+    assert "group_shift,0,de," in (tmp_path / "results.csv").read_text().replace('"', "")
     html = (tmp_path / "report.html").read_text()
     assert "Group shift" in html and "0 = de, 1 = en, 2 = fr" in html
 

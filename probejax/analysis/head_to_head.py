@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from probejax.analysis import intervals
+from probejax.analysis import intervals, levels
 from probejax.analysis.facts import with_facts
 
 _CELL = ["protocol", "model", "site", "regime", "level", "task", "task_family", "seed"]
@@ -31,8 +31,9 @@ def pairs(
             raise ValueError(f"The results table has no row of {name}.")
         if side.duplicated(_CELL).any():
             raise ValueError(f"The results table has {name} twice in a cell. Keep one row of each.")
-    table = left[[*_CELL, "test_auc"]].merge(
-        right[[*_CELL, "test_auc"]], how="outer", on=_CELL, suffixes=("_baseline", "_sae")
+    same = [*_CELL, "group"] if "group" in results else _CELL
+    table = left[[*same, "test_auc"]].merge(
+        right[[*same, "test_auc"]], how="outer", on=same, suffixes=("_baseline", "_sae")
     )
     table = table.rename(columns={"test_auc_baseline": "baseline", "test_auc_sae": "sae"})
     return table.assign(delta=table["sae"] - table["baseline"])
@@ -63,7 +64,7 @@ def head_to_head(
             raise ValueError(f"The table mixes the {name}s {values}; keep the rows of one.")
     rows = []
     for regime, part in table.groupby("regime", sort=False):
-        for level in sorted(part["level"].dropna().unique()):
+        for level in levels.in_common(part):
             rows.append(_row(part[part["level"] == level], regime, level, margin))
         rows.append(_row(part, regime, np.nan, margin))
     return pd.DataFrame(rows)

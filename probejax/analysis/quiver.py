@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from probejax.analysis import intervals
+from probejax.analysis import intervals, levels
 from probejax.analysis.facts import CONTROL, is_control, with_facts
 from probejax.analysis.multiplicity import holm, simultaneous_bands
 from probejax.analysis.ties import ORDERED_BY, TIE_RULES, TOLERANCE, tie_orders
@@ -72,7 +72,8 @@ def quiver(
 
     A method is an SAE arrow where its `sae_id` is not empty; controls (`is_control`) are no arrows
     and are left out. Only rows of one protocol, model and
-    site are compared; where the table holds several, each gets its own rows.
+    site are compared; where the table holds several, each gets its own rows. Levels of
+    `group_shift` have rows only where they are the same groups in all tasks.
 
     Args:
         results: one row per fit (columns of `results.csv`).
@@ -142,7 +143,8 @@ def _prepare(results: pd.DataFrame, baseline_methods: Sequence[str] | None) -> _
     missing = sorted({*_CELL, *_ARROW, "val_auc", "test_auc"} - set(results.columns))
     if missing:
         raise ValueError(f"The results table lacks the columns {', '.join(missing)}.")
-    used = [*_CELL, *_ARROW, "val_auc", "test_auc", "task_family", *ORDERED_BY, *CONTROL]
+    named = ["group"] if "group" in results else []
+    used = [*_CELL, *_ARROW, "val_auc", "test_auc", "task_family", *ORDERED_BY, *CONTROL, *named]
     results = with_facts(results)[list(dict.fromkeys(used))]  # copies of a million rows are slow
     is_sae = (results["sae_id"].fillna("") != "").to_numpy(dtype=bool)
     control = is_control(results)
@@ -153,7 +155,7 @@ def _prepare(results: pd.DataFrame, baseline_methods: Sequence[str] | None) -> _
     groups = rows.groupby(_CELL, sort=False, dropna=False)
     cell = groups.ngroup().to_numpy()
     first = ~groups.cumcount().to_numpy().astype(bool)
-    cells = rows.loc[first, [*_CELL, "task_family"]].reset_index(drop=True)
+    cells = rows.loc[first, [*_CELL, "task_family", *named]].reset_index(drop=True)
     arrows = rows.groupby(_ARROW, sort=False, dropna=False)
     arrow = arrows.ngroup().to_numpy()
     names = rows.loc[~arrows.cumcount().to_numpy().astype(bool)]
@@ -278,12 +280,12 @@ def _summarise(table: pd.DataFrame, fits: pd.DataFrame, rule: str) -> pd.DataFra
         for key, part in _by(block, _GROUP[:-1]):
             group = dict(zip(_GROUP[:-1], key, strict=True))
             known = _matching(fits, group)
-            levels = [
+            apart = [
                 group | _row(part[part["level"] == x], known[known["level"] == x], x, rule)
-                for x in sorted(part["level"].dropna().unique())
+                for x in levels.in_common(part)
             ]
             together = group | _row(part, known, np.nan, rule)
-            rows += [*_corrected(levels, part, "level"), together]
+            rows += [*_corrected(apart, part, "level"), together]
             overall.append(together)
         _corrected(overall, block, "regime")
     frame = pd.DataFrame(rows, columns=list(COLUMNS))

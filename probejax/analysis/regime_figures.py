@@ -171,7 +171,7 @@ def chosen(group: Group, regime: str) -> Picture | None:
     cells = group.compared(regime)
     if cells.empty or regime in group.head_to_head:
         return None
-    if cells["level"].isna().all():
+    if group.levels(regime).empty:
         return _counts(group, regime, cells["chosen_label"].value_counts())
     cells = cells[cells["level"].notna()]
     names, colours = _categories(group.table)

@@ -23,6 +23,7 @@ COLUMNS = (
     "task",
     "regime",
     "level",
+    "group",
     "num_train",
     "num_test",
     "method",
@@ -46,9 +47,13 @@ COLUMNS = (
     *facts.FACTS,
 )
 _OF_UNIT = ("task", "method", "protocol", "model", "site", "sae_id", "k")
-_OF_FIT = tuple(name for name in COLUMNS if name not in (*_OF_UNIT, "layer", "bos", *facts.FACTS))
+_MADE = ("group", "layer", "bos", *facts.FACTS)
+_OF_FIT = tuple(name for name in COLUMNS if name not in (*_OF_UNIT, *_MADE))
 _OPTIONAL = ("test_tpr", "test_ece")  # units from before these were measured lack them
-_TEXT = ("task", "regime", "method", "protocol", "model", "site", "bos", "sae_id", *facts.TEXT)
+_TEXT = (
+    *("task", "regime", "group", "method", "protocol", "model", "site", "bos", "sae_id"),
+    *facts.TEXT,
+)
 _COUNTS = ("num_train", "num_test", "layer", "k", "code")
 
 
@@ -66,13 +71,14 @@ def results_table(
 
     Returns:
         `COLUMNS`, sorted, so that the table does not depend on the order of the units. `sae_id` is
-        empty for baselines.
+        empty for baselines, `group` where no group is held out.
 
     Raises:
         ValueError: a unit lacks a field or its lists differ in length.
     """
     of_unit: dict[str, list] = {name: [] for name in (*_OF_UNIT, "bos")}
     of_fit: dict[str, list] = {name: [] for name in _OF_FIT}
+    groups: list[str] = []
     lengths: list[int] = []
     saes: dict[str, Mapping[str, Any]] = {}
     for payload in units:
@@ -86,8 +92,9 @@ def results_table(
         of_unit["bos"].append(_bos(unit))
         for name in _OF_FIT:
             of_fit[name].extend(fits.get(name) or [None] * lengths[-1])
+        groups += _groups(payload)
     columns = {name: np.repeat(np.array(each, object), lengths) for name, each in of_unit.items()}
-    table = as_results(pd.DataFrame(columns | of_fit), saes, families)
+    table = as_results(pd.DataFrame(columns | of_fit | {"group": groups}), saes, families)
     regimes = {name: place for place, name in enumerate(_in_order(table["regime"]))}
     order = ["regime", "level", "task", "seed", "protocol", "model", "site", "sae_id", "k"]
     return table.sort_values(
@@ -96,6 +103,15 @@ def results_table(
         ignore_index=True,
         key=lambda column: column.map(regimes) if column.name == "regime" else _codes(column),
     )
+
+
+def _groups(payload: Mapping[str, Any]) -> list[str]:
+    """Returns the name of the group that each fit holds out; empty for those that hold out none."""
+    fits, names = payload["fits"], dict(enumerate(payload.get("groups") or []))
+    return [
+        names.get(level, "") if regime == "group_shift" else ""
+        for regime, level in zip(fits["regime"], fits["level"], strict=True)
+    ]
 
 
 def _bos(unit: Mapping[str, Any]) -> str:
