@@ -45,6 +45,11 @@ def own() -> list[Any]:
     return [place] if isinstance(place, jax.Device) else jax.local_devices()
 
 
+def apart() -> bool:
+    """Says whether this thread computes on a device whose memory is not the host's."""
+    return own()[0].platform != "cpu"
+
+
 def mesh(count: int) -> jax.sharding.Mesh | None:
     """Returns so many local devices, from this thread's on, for one model; None for a single one.
 

@@ -16,6 +16,8 @@ BLOCK = 1024
 """Rows of a matrix of any length, where they are worked on a block at a time."""
 SHARED = (512, 2048, 4096)
 """Rows that the lanes of a batch train on, all together."""
+TABLE = (512, 2048, 4096, 6144)
+"""Rows of which lanes take some, where a device keeps them."""
 RANKED = (2048, 4096)
 """The same rows, where latents are ranked."""
 LANES = (16, 64, 256)

@@ -8,9 +8,11 @@ for every set of shapes and static arguments; what is asked of the host is not. 
 says how that went: `name`, `shapes`, `seconds`, `error`, which is null if it compiles,
 `float64_loops`, whether a loop of it holds a float64, which a TPU emulates, `kernels` in the body
 of each loop, the most first, `gathered`, the most numbers that it picks one by one, which a TPU is
-slow at, and `bytes` of what it is given, returns and needs besides.
+slow at, and `bytes` of what it is given, returns and needs besides. The last line says how many
+bytes of the host all of them were `sent`.
 """
 
+import collections
 import functools
 import importlib.util
 import json
@@ -63,7 +65,7 @@ _NO_KERNEL = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"),
     *("after-all", "call", "async-done", "copy-done", "partition-id", "replica-id"),
 )
-_jit = jax.jit
+_jit, _device_put = jax.jit, jax.device_put
 
 
 class Program:
@@ -77,9 +79,26 @@ class Program:
         return getattr(self._program, name)
 
     def __call__(self, *args, **kwargs):
-        if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs))):
+        leaves = jax.tree.leaves((args, kwargs))
+        if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
             self._compile_once(self._program, args, kwargs)
+            count_sent(self._program.__qualname__, leaves)
         return self._program(*args, **kwargs)
+
+
+sent: collections.Counter[str] = collections.Counter()
+
+
+def count_sent(name: str, leaves) -> None:
+    """Counts what the host sends to a device that would not share its memory."""
+    if jax.config.jax_default_device is None:
+        sent[name] += sum(leaf.nbytes for leaf in leaves if isinstance(leaf, np.ndarray))
+
+
+def count_put(x, *args, **kwargs):
+    """Sends arrays, and counts them."""
+    count_sent("device_put", jax.tree.leaves(x))
+    return _device_put(x, *args, **kwargs)
 
 
 def float64_loops(jaxpr, inside: bool = False) -> bool:
@@ -187,22 +206,26 @@ def watch(target: str, report: str) -> None:
             return functools.partial(jit, **options)
         return Program(function, options, compile_once)
 
-    jax.jit = jit
+    jax.jit, jax.device_put = jit, count_put
 
 
 def main(_):
     """Runs every unit in this process, where it is watched."""
     from experiments import config_flags, flags
-    from probejax import sweep
+    from probejax import devices, sweep
 
+    devices.apart = lambda: devices.default() is None  # but for what the host does
     plan = sweep.resolve(config_flags.config(), flags.CACHE_DIR.value)
     job = sweep.Execution(plan)
     for unit in plan.units():
         job.run(unit)
+    with open(report, "a") as file:
+        file.write(json.dumps({"sent": sum(sent.values()), "by": sent.most_common(8)}) + "\n")
 
 
 if __name__ == "__main__":
-    watch(sys.argv.pop(1), sys.argv.pop(1))
+    report = sys.argv.pop(2)
+    watch(sys.argv.pop(1), report)
     from absl import app
 
     from experiments import config_flags  # noqa: F401  (its flags)

@@ -2,6 +2,7 @@
 
 import collections
 
+import jax
 import numpy as np
 import pytest
 
@@ -33,6 +34,7 @@ def first_and_second(tmp_path_factory):
     sae.parent.mkdir(parents=True)
     names = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
     np.savez(sae, **{name: np.asarray(getattr(made, name)) for name in names})
+    jax.clear_caches()  # of what other tests compiled
     return [list(costs(each, each.plan.units())) for each in
             (job(folder, 1700, str(sae)), job(folder, 2300, str(sae)))]  # fmt: skip
 

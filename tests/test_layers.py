@@ -47,7 +47,7 @@ ORDER = {
         "named", "top", "architectures", "train", "fit",
     ),
     "solvers": (
-        "codes", "lanes", "engine", "cholesky", "interior_point", "l1", "newton",
+        "codes", "lanes", "tables", "engine", "cholesky", "interior_point", "l1", "newton",
         "l2_float64", "rotated_newton", "rotated", "l2", "small_logreg", "ridge",
     ),
     "activations": (

@@ -67,7 +67,7 @@ def test_the_first_epochs_are_scikit_learn_s(n, epochs, monkeypatch):
     mask = np.zeros(512, bool)
     mask[rng.permutation(512)[:n]] = True
     layers, code = minibatch.train(
-        jnp.asarray(x)[None], np.array([0]), mask[None], y[None], np.array([42]), mlp.RULES
+        jnp.asarray(x), np.array([0]), mask[None], y[None], np.array([42]), mlp.RULES
     )
     theirs = study_mlp.fit(x[mask].astype(np.float64), y[mask], n, max_iter=epochs)
     assert code == codes.MAX_TRIPS and theirs.n_iter_ == epochs

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 import probejax
-from probejax import storage, sweep
+from probejax import devices, storage, sweep
 from probejax.solvers import meeting
 from probejax.sweep import workers
 from tests import tiny_models
@@ -79,6 +79,7 @@ def test_lanes_of_several_tasks_are_fitted_together_to_the_same_bytes(
     met, answered = [], meeting._Table.answered
     spy = lambda self, group, results: met.append(len(group)) or answered(self, group, results)
     monkeypatch.setattr(meeting._Table, "answered", spy)
+    monkeypatch.setattr(devices, "apart", lambda: True)  # so features and states stay there
     many = _side_by_side(job, tmp_path / "many", len(TASKS), at_once=1)
     assert sorted(many) == sorted(one) == sorted(units)
     _same(job, tmp_path / "one", tmp_path / "many")
@@ -96,6 +97,7 @@ def test_tasks_have_devices_in_turn_and_share_what_is_loaded(config, tmp_path, m
         used.setdefault(unit.task, set()).add(jax.config.jax_default_device)
         return run(self, unit)
 
+    monkeypatch.setattr(devices, "apart", lambda: True)
     monkeypatch.setattr(sweep.Execution, "run", watched)
     monkeypatch.setattr(sweep.Execution, "_load_model", lambda self: loaded.append(1) or load(self))
     many = _side_by_side(job, tmp_path / "many", 5)

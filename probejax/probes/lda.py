@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from probejax.probes import closed_form, scale, scores
 from probejax.probes.rows import Rows
-from probejax.solvers import arithmetic, cholesky
+from probejax.solvers import arithmetic, cholesky, tables
 from probejax.solvers.engine import each
 from probejax.solvers.spread import over_lanes
 
@@ -40,7 +40,8 @@ def fit(
 
 def _solve(x, rows, mask, y):
     def solved(which, dtype):
-        load = lambda rows, mask, y: (x[rows].astype(dtype), mask, y)
+        own = x.astype(dtype, copy=False)
+        load = lambda rows, mask, y: (tables.rows(own, rows), mask, y)
         return each(_discriminants, (rows[which], mask[which], y[which]), width, load=load)
 
     width = min(max(1, _ROWS // rows.shape[1]), _FITS)

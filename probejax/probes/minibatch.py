@@ -67,7 +67,7 @@ class _Feed(NamedTuple):
 
 
 def train(
-    x: Float[Array | np.ndarray, "S n d"],
+    table: Float[Array | np.ndarray, "Sn d"],
     which: Int[np.ndarray, " J"],
     mask: Bool[np.ndarray, "J n"],
     y: Int[np.ndarray, "J n"],
@@ -77,10 +77,10 @@ def train(
     """Trains J networks.
 
     Args:
-      x: S tables of standardised features.
-      which: the table of each fit.
-      mask: the rows of its table that a fit trains on, both classes among them.
-      y: labels, 0 or 1, of the rows of its table.
+      table: standardised features, S sets of n rows one after the other.
+      which: the set of each fit.
+      mask: the rows of its set that a fit trains on, both classes among them.
+      y: labels, 0 or 1, of the rows of its set.
       seeds: of start and shuffles.
       rules: the kind of network.
 
@@ -88,8 +88,7 @@ def train(
       The layers [J, ...] and the codes: CONVERGED where the loss stopped falling, MAX_TRIPS after
       1,000 epochs.
     """
-    _, n, d = x.shape
-    table = np.reshape(x, (-1, d))
+    n, d = mask.shape[1], table.shape[1]
     fits = [
         _Fit(np.flatnonzero(mask[j]), y[j], int(seeds[j]), d, rules, which[j] * n)
         for j in range(len(which))

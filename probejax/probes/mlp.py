@@ -16,7 +16,7 @@ from probejax.probes.families.network import Layers
 from probejax.probes.minibatch import Rules
 from probejax.probes.rows import Rows
 from probejax.probes.scale import Scale
-from probejax.solvers import codes, engine
+from probejax.solvers import codes, engine, tables
 
 RULES = Rules(hidden=(16, 16, 16), rate=10**-2.5, decay=0.01)
 FEW_ROWS = Rules(hidden=(32,), rate=1e-3, decay=1e-4)  # up to three rows: scikit-learn's defaults
@@ -96,8 +96,8 @@ def _fit(
     for start in range(0, len(first_table), room):
         part = first_table[start : start + room]
         padded = np.resize(part, room)
-        made = _standardise(x[rows[padded]], seen[padded])
-        standard, scalers = jax.tree.map(np.asarray, made)
+        standard, scalers = _standardise(tables.rows(x, rows[padded]), seen[padded])
+        scalers = jax.tree.map(np.asarray, scalers)
         inside = (table_of >= start) & (table_of < start + len(part))
         for rules, wanted in ((FEW_ROWS, ~searched), (RULES, searched)):
             some = inside & wanted[first]
@@ -143,5 +143,6 @@ def _grown(w, b, outputs: int, inputs: int | None):
 
 @jax.jit
 def _standardise(own, seen):
-    """Returns the standardised rows [S, n, d] and their scalers."""
-    return jax.lax.map(lambda each: scale.standardise(*each), (own, seen))
+    """Returns the standardised rows, one set after the other, and the scalers of the sets."""
+    rows, scalers = jax.lax.map(lambda each: scale.standardise(*each), (own, seen))
+    return rows.reshape(-1, rows.shape[-1]), scalers

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from probejax.probes import scale
+from probejax.solvers import tables
 from probejax.solvers.engine import distinct, each, once
 from probejax.solvers.spread import over_lanes
 
@@ -52,7 +53,7 @@ def learn_scales(
       rows: training rows.
       seen: those to learn from.
     """
-    load = lambda rows, seen: (x[rows], seen)
+    load = lambda rows, seen: (tables.rows(x, rows), seen)
     with jax.enable_x64(True):
         found, kind = once(_learn, (rows, seen), max(1, _WIDTH // rows.shape[1]), load=load)
     return found.mean[kind], found.scale[kind]

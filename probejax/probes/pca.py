@@ -13,7 +13,7 @@ from probejax.probes import given, scale, scores
 from probejax.probes.closed_form import codes_of
 from probejax.probes.logreg import centred, linear
 from probejax.probes.rows import Rows
-from probejax.solvers import codes, small_logreg
+from probejax.solvers import codes, small_logreg, tables
 from probejax.solvers.engine import once
 
 _MOST = 100  # components at most, as the study has it
@@ -95,7 +95,7 @@ def _bases(x, rows, seen) -> _Basis:
     """Finds the components of every set of rows, once where sets are equal."""
     count = min(rows.shape[1], x.shape[1], _MOST)
     width = min(max(1, _ROWS // rows.shape[1]), _SETS)
-    load = lambda rows, seen: (x[rows], seen)
+    load = lambda rows, seen: (tables.rows(x, rows), seen)
     found, kind = once(_find, (rows, seen), width, count, load=load, threads=devices.cores())
     return _Basis(*(leaf[kind] for leaf in found))
 

@@ -13,16 +13,17 @@ see `meeting`.
 """
 
 import functools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from probejax import devices
-from probejax.solvers import meeting
+from probejax import devices, sizes
+from probejax.solvers import meeting, tables
 from probejax.solvers.spread import is_program
 
 _States = TypeVar("_States")
@@ -115,7 +116,7 @@ def _in_batches(function, sources: list[_Source], width: int, shared: tuple, thr
         which = np.arange(begin, begin + width)
         which[which >= count] = begin
         with jax.default_device(device):
-            some = _joined([source.some(own) for source, own in _owners(sources, ends, which)])
+            some = _batch(sources, ends, which)
             found = function(*some, *shared) if isinstance(some, tuple) else function(some, *shared)
         if isinstance(found, list):
             return found[: count - begin]
@@ -132,12 +133,32 @@ def _in_batches(function, sources: list[_Source], width: int, shared: tuple, thr
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
 
 
-def _owners(sources: list[_Source], ends, which) -> Iterator[tuple[_Source, np.ndarray]]:
-    """Yields whose some lanes of all are, and their numbers there, in the order of the lanes."""
+def _batch(sources: list[_Source], ends, which) -> Any:
+    """Returns what the function is given of some lanes of all.
+
+    Each source loads a whole batch, with its first lane in the places of others: so whatever is on
+    a device has one shape, however many sources share the batch.
+    """
     owner = np.searchsorted(ends, which, side="right")
-    for part in np.split(np.arange(len(which)), np.flatnonzero(np.diff(owner)) + 1):
-        source, end = sources[owner[part[0]]], ends[owner[part[0]]]
-        yield source, which[part] - (end - len(source))
+    batch = None
+    for number in np.unique(owner):
+        mine, first = owner == number, ends[number] - len(sources[number])
+        some = sources[number].some(np.where(mine, which - first, 0))
+        merge = functools.partial(_merged, mine)
+        batch = some if batch is None else jax.tree.map(merge, some, batch)
+    return batch
+
+
+def _merged(mine: np.ndarray, new, old):
+    """Returns lanes of which some are new."""
+    if not isinstance(new, np.ndarray):
+        return _chosen(mine, new, old)
+    return np.where(mine.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+
+@jax.jit
+def _chosen(mine, new, old):
+    return jax.vmap(jnp.where)(mine, new, old)
 
 
 def _joined(trees: list[Any]) -> Any:
@@ -169,7 +190,8 @@ def _key(function, width: int | None, shared: tuple, source: _Source) -> Hashabl
         else (type(leaf), leaf)
         for leaf in settings
     )
-    leaves, tree = jax.tree.flatten(source.some(np.zeros(1, int)))
+    with tables.only_shapes():
+        leaves, tree = jax.tree.flatten(source.some(np.zeros(1, int)))
     shapes = tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves)
     return function, width, form, values, tree, shapes
 
@@ -192,12 +214,14 @@ def drive(
         widths: how many slots a batch may have on a device, rising: few, as each is a program.
 
     Returns:
-        The states of all lanes at their ends.
+        The states of all lanes at their ends. Meanwhile they stay on the device, see `settled`.
     """
+    count, sent = len(jax.tree.leaves(states)[0]), devices.apart() and _on_host(states)
     busy, waiting = np.zeros(0, int), np.asarray(live, int)
     device, share = _shared(len(waiting), widths[-1])
     widths = [0, *(share * width for width in widths)]
     with jax.default_device(device):
+        states = settled(states)
         while len(busy) + len(waiting):
             room = widths[-1] - len(busy)
             busy, waiting = np.append(busy, waiting[:room]), waiting[room:]
@@ -206,7 +230,7 @@ def drive(
             moved, running = advance(slots, take(states, slots), len(waiting), widths[place - 1])
             states = put(states, slots, moved)
             busy = busy[np.asarray(running)[: len(busy)]]
-    return states
+    return jax.tree.map(lambda leaf: np.array(leaf)[:count], states) if sent else states
 
 
 def _shared(count: int, width: int) -> tuple[Any, int]:
@@ -252,6 +276,19 @@ def once(
         kind[group] = number
     firsts = tuple(leaf[[group[0] for group in groups]] for leaf in lanes)
     return each(function, firsts, width, *shared, load=load, threads=threads), kind
+
+
+def settled(lanes: _States) -> _States:
+    """Sends lanes to a device that has a memory of its own, where `take` and `put` leave them.
+
+    There are more of them then, up to a size that programs are compiled for. Where programs read
+    the memory of the host, and where lanes are on a device already, they are returned as they are.
+    """
+    if not devices.apart() or not _on_host(lanes):
+        return lanes
+    count = len(jax.tree.leaves(lanes)[0])
+    every = np.resize(np.arange(count), sizes.up(count, sizes.LANES))
+    return jax.tree.map(lambda leaf: jax.device_put(leaf[every]), lanes)
 
 
 def take(states: _States, slots: Int[np.ndarray, " w"]) -> _States:

@@ -18,9 +18,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import cho_solve
 from jax.scipy.special import xlog1py, xlogy
 from jaxtyping import Array, Float, Int
+
+from probejax.solvers import cholesky
 
 _LENGTHS = 0.5 ** np.arange(7)  # shares of a step that the line search looks at, all at once
 _BOUNDARY = 0.99  # share of the way to the boundary that a step may go
@@ -46,8 +47,20 @@ class Frame(NamedTuple):
 class Path(NamedTuple):
     """What was found, one row per strength; few arrays, because each is a write of its own."""
 
-    vectors: Float[Array, "P 6 k"]  # the weights; and where they are from: w, p, q, up, uq
+    vectors: Float[Array, "P 6 k"]  # the weights; and where they are from: w and the slacks
     numbers: Float[Array, "P 4"]  # intercept, objective, gap, trips
+
+
+class Point(NamedTuple):
+    """What the objective is made of at some weights, whatever C."""
+
+    margins: Float[Array, " n"]
+    norm: Float[Array, ""]  # what the weights cost
+    loss: Float[Array, ""]  # of all rows, C left out
+
+    def objective(self, C):
+        """Returns the objective at C."""
+        return self.norm + C * self.loss
 
 
 class State(NamedTuple):
@@ -57,10 +70,8 @@ class State(NamedTuple):
     trips: Int[Array, ""]  # spent on this strength
     w: Float[Array, " k"]
     b: Float[Array, ""]
-    p: Float[Array, " k"]
-    q: Float[Array, " k"]
-    up: Float[Array, " k"]
-    uq: Float[Array, " k"]
+    point: Point  # there
+    slack: Float[Array, "4 k"]  # p, q, up, uq
     ridge: Float[Array, ""]  # in units of the least
     decrement: Float[Array, ""]  # what Newton's method has left to do
     bound: Float[Array, ""]  # the highest lower bound of the minimum so far
@@ -72,9 +83,11 @@ class State(NamedTuple):
 class _Model(NamedTuple):
     """The Newton model of one trip."""
 
-    centre: Float[Array, " k"]  # columns without it are blind to the intercept, which eliminates it
     curvature: Float[Array, " n"]
+    force: Float[Array, " k"]  # of the loss on the weights, once the intercept has given way
+    balance: Float[Array, ""]  # of the loss on the intercept
     total: Float[Array, ""]
+    centre: Float[Array, " k"]  # columns without it are blind to the intercept, which eliminates it
     diagonal: Float[Array, " k"]
     give: Float[Array, " k"]  # how far a weight moves for a unit of its v
     solve: Callable
@@ -85,9 +98,10 @@ def start(frame, stage, w, b, margins) -> State:
     steps, k, zero = len(frame.strengths), len(w), jnp.zeros(())
     path = Path(jnp.zeros((steps, 6, k)), jnp.zeros((steps, 4)))
     C = frame.strengths[jnp.minimum(stage, steps - 1)]
-    central = _central(frame, C, w, margins)
+    point = _point(frame, w, margins)
+    slack = _central(frame, w, point.objective(C))
     none, ridge, least = jnp.zeros((), int), jnp.full((), 10.0), jnp.full((), jnp.inf)
-    return State(stage, none, w, b, *central, ridge, zero, zero, least, none, path)
+    return State(stage, none, w, b, point, slack, ridge, zero, zero, least, none, path)
 
 
 def trip(x, frame, state, *, limits, precision) -> State:
@@ -100,37 +114,38 @@ def trip(x, frame, state, *, limits, precision) -> State:
         limits: relative duality gap that will do; trips after which anything does.
         precision: of the Gram matrix and its factor, "float32" or "float64".
     """
-    t, strengths = frame.t, frame.strengths
+    strengths = frame.strengths
     tolerance, max_trips = limits
     steps = len(strengths)
     C = strengths[jnp.minimum(state.stage, steps - 1)]
-    margins = t * (x @ state.w + state.b)
-    model = _model(x, frame, C, state, margins, precision)
-    state = _step(x, frame, C, state, margins, model, tolerance)
+    model = _model(x, frame, C, state, precision)
+    state = _step(x, frame, C, state, model, tolerance)
 
-    margins = t * (x @ state.w + state.b)
-    pulls, decrement = _newton_dual(x, frame, C, state, margins, model)
+    # One pass over the rows for the weights in hand and both that a caller may get of them.
+    w, b = _roundings(frame, state, model)
+    points = _at(x, frame, jnp.stack([*w, state.w]), jnp.stack([b, b, state.b]))
+    w, value = _better(C, w, points, tolerance)
+    state = state._replace(point=jax.tree.map(lambda leaf: leaf[2], points))
+    pulls, decrement = _newton_dual(x, frame, C, state, model)
     bound = _dual_value(x, frame, C, pulls)
     bound = jnp.where(bound > state.bound, bound, state.bound)  # and never NaN
-    w, b, value = _rounded(x, frame, C, state, model, tolerance)
     gap = (value - bound) / value
     trips = state.trips + 1
     over = (gap <= tolerance) | (trips >= max_trips)
     idle = jnp.where(gap < _FELL * state.least, 0, state.idle + 1)
     least = jnp.fmin(gap, state.least)
     if x.dtype == jnp.float32:  # whose gaps are no smaller than their noise; `judge` will see
-        complementarity = state.p @ state.up + state.q @ state.uq
-        centred = complementarity <= _CENTRED * tolerance * value
+        centred = _complementarity(state.slack) <= _CENTRED * tolerance * value
         stuck = (idle >= _PATIENCE) & (centred | (idle >= 3 * _PATIENCE)) & (least < _NOISE)
         over = (over & centred) | stuck | (trips >= max_trips)
 
     slot = jnp.where(over, state.stage, steps)  # past the end: dropped
-    vectors = jnp.stack([w, state.w, state.p, state.q, state.up, state.uq])
+    vectors = jnp.concatenate([jnp.stack([w, state.w]), state.slack])
     found = Path(vectors, jnp.stack([b, value, gap, trips.astype(x.dtype)]))
     path = jax.tree.map(lambda old, new: old.at[slot].set(new, mode="drop"), state.path, found)
     stage = jnp.minimum(state.stage + over, steps)
-    central = _central(frame, strengths[jnp.minimum(stage, steps - 1)], state.w, margins)
-    fresh = dict(zip(("p", "q", "up", "uq"), central, strict=True))
+    C = strengths[jnp.minimum(stage, steps - 1)]
+    fresh = {"slack": _central(frame, state.w, state.point.objective(C))}
     fresh |= {"trips": 0, "decrement": 0.0, "bound": 0.0, "least": jnp.inf, "idle": 0}
     state = state._replace(trips=trips, decrement=decrement, bound=bound, least=least, idle=idle)
     reset = {key: jnp.where(over, new, getattr(state, key)) for key, new in fresh.items()}
@@ -146,18 +161,21 @@ def judge(x, frame, path, tolerance) -> Path:
     zero = jnp.zeros(())
 
     def one(C, found):
+        w, b, slack = found.vectors[1], found.numbers[0], found.vectors[2:]
         state = State(
-            **dict(zip(("w", "p", "q", "up", "uq"), found.vectors[1:], strict=True)),
             **dict.fromkeys(("decrement", "bound", "least"), zero),
             **dict.fromkeys(("stage", "trips", "idle"), jnp.zeros((), int)),
-            b=found.numbers[0],
+            w=w,
+            b=b,
+            point=_point(frame, w, frame.t * (x @ w + b)),
+            slack=slack,
             ridge=jnp.ones(()),
             path=found,
         )
-        margins = frame.t * (x @ state.w + state.b)
-        model = _model(x, frame, C, state, margins, x.dtype.name)
-        pulls, _ = _newton_dual(x, frame, C, state, margins, model)
-        w, b, value = _rounded(x, frame, C, state, model, tolerance)
+        model = _model(x, frame, C, state, x.dtype.name)
+        w, b = _roundings(frame, state, model)
+        w, value = _better(C, w, _at(x, frame, w, jnp.stack([b, b])), tolerance)
+        pulls, _ = _newton_dual(x, frame, C, state, model)
         gap = (value - _dual_value(x, frame, C, pulls)) / value
         numbers = jnp.stack([b, value, gap, found.numbers[3]])
         return Path(found.vectors.at[0].set(w), numbers)
@@ -166,112 +184,121 @@ def judge(x, frame, path, tolerance) -> Path:
     return jax.vmap(one)(frame.strengths, path)
 
 
-def _objective(frame, C, w, margins):
-    return frame.cost @ jnp.abs(w) + C * (frame.t**2 @ jax.nn.softplus(-margins))
+def _point(frame, w, margins) -> Point:
+    return Point(margins, jnp.abs(w) @ frame.cost, jax.nn.softplus(-margins) @ frame.t**2)
 
 
-def _central(frame, C, w, margins):
-    """Returns (p, q, up, uq) with p up = q uq = mu, p - q = w, up + uq = 2 cost, for a mid mu."""
+def _at(x, frame, w, b) -> Point:
+    """Returns what the objective is made of at each of some weights [m, k] and intercepts [m]."""
+    one = lambda w, b: _point(frame, w, frame.t * (x @ w + b))
+    return jax.vmap(one)(w, b)
+
+
+def _complementarity(slack):
+    return (slack[:2] * slack[2:]).sum()
+
+
+def _central(frame, w, objective):
+    """Returns slacks with p up = q uq = mu, p - q = w, up + uq = 2 cost, for a mid mu."""
     cost = frame.cost
-    mu = _START * _objective(frame, C, w, margins) / (2 * len(w))
+    mu = _START * objective / (2 * len(w))
     root = mu + jnp.sqrt(mu**2 + (cost * w) ** 2)
     large = cost + cost**2 * jnp.abs(w) / root
     small = 2 * mu * cost**2 / (root * large)  # the same with a minus, without cancellation
     up, uq = jnp.where(w > 0, small, large), jnp.where(w > 0, large, small)
-    return mu / up, mu / uq, up, uq
+    return jnp.stack([mu / up, mu / uq, up, uq])
 
 
-def _model(x, frame, C, state, margins, precision):
-    curvature = C * frame.t**2 * jax.nn.sigmoid(-margins) * jax.nn.sigmoid(margins)
-    total = jnp.maximum(curvature.sum(), _TINY)
-    centre = curvature @ x / total
+def _model(x, frame, C, state, precision):
+    t, margins = frame.t, state.point.margins
+    pulls = C * t**2 * jax.nn.sigmoid(-margins)
+    curvature = pulls * jax.nn.sigmoid(margins)
+    sums = jnp.stack([curvature, t * pulls])
+    total, balance = sums.sum(1)
+    total = jnp.maximum(total, _TINY)
+    centre, force = sums @ x
+    centre = centre / total
     root = (jnp.sqrt(curvature)[:, None] * (x - centre[None, :])).astype(precision)
     hessian = jnp.matmul(root.T, root, precision="highest")
     diagonal = jnp.diagonal(hessian).astype(x.dtype)
-    give = state.p / state.up + state.q / state.uq
+    give = (state.slack[:2] / state.slack[2:]).sum(0)
     extra = 1 / give + _RIDGE[precision] * state.ridge * diagonal
     size = jax.lax.rsqrt(diagonal + extra)  # to a unit diagonal
     scale, rest = size.astype(precision), (extra * size**2).astype(precision)
-    factor = jnp.linalg.cholesky(hessian * scale[:, None] * scale[None, :] + jnp.diag(rest))
-    solve = lambda r: size * cho_solve((factor, True), (size * r).astype(precision))
-    return _Model(centre, curvature, total, diagonal, give, solve)
+    apply = cholesky.solver(hessian * scale[:, None] * scale[None, :] + jnp.diag(rest))
+    solve = lambda r: size * apply((size * r).astype(precision))
+    force = force - balance * centre
+    return _Model(curvature, force, balance, total, centre, diagonal, give, solve)
 
 
-def _step(x, frame, C, state, margins, model, tolerance):
+def _step(x, frame, C, state, model, tolerance):
     """Moves the state by Mehrotra's predictor and corrector."""
-    w, p, q, up, uq = state.w, state.p, state.q, state.up, state.uq
-    pulls = C * frame.t * jax.nn.sigmoid(-margins)
-    balance = pulls.sum()
-    force = pulls @ x - balance * model.centre
+    w, slack = state.w, state.slack
+    sign = jnp.asarray([[1.0], [-1.0]], x.dtype)
 
-    def direction(cp, cq):
-        """Solves the linearised conditions for complementarities p up = cp, q uq = cq."""
-        ep, eq = cp / up - p, cq / uq - q
-        e = ep - eq + (p - q - w)
-        dw = model.solve((up - uq) / 2 + force + e / model.give)
-        dv = (dw - e) / model.give
-        return dw, dv, ep + p * dv / up, eq - q * dv / uq
+    def direction(target):
+        """Solves the linearised conditions for complementarities (p up, q uq) = target."""
+        short = target / slack[2:] - slack[:2]
+        e = short[0] - short[1] + (slack[0] - slack[1] - w)
+        dw = model.solve((slack[2] - slack[3]) / 2 + model.force + e / model.give)
+        dv = sign * ((dw - e) / model.give)[None, :]
+        return dw, jnp.concatenate([short + slack[:2] * dv / slack[2:], -dv])
 
-    def reach(dv, dp, dq):
+    def reach(change):
         """Returns how far the primal and the dual may go before they leave their domain."""
-        ratio = lambda a, d: jnp.min(jnp.where(d < 0, a / jnp.where(d < 0, -d, 1), jnp.inf))
-        return jnp.minimum(ratio(p, dp), ratio(q, dq)), jnp.minimum(ratio(up, -dv), ratio(uq, dv))
+        down = change < 0
+        ratio = jnp.where(down, slack / jnp.where(down, -change, 1), jnp.inf)
+        return ratio.reshape(2, -1).min(1)
 
-    comp = p @ up + q @ uq
-    _, dv, dp, dq = direction(0, 0)
-    primal, dual = (jnp.minimum(1, r) for r in reach(dv, dp, dq))
-    affine = (p + primal * dp) @ (up - dual * dv) + (q + primal * dq) @ (uq + dual * dv)
-    floor = _FLOOR * jnp.maximum(state.decrement, tolerance * _objective(frame, C, w, margins))
+    comp = _complementarity(slack)
+    _, change = direction(jnp.zeros((2, 1), x.dtype))
+    full = jnp.minimum(1, reach(change))
+    affine = _complementarity(slack + jnp.repeat(full, 2)[:, None] * change)
+    floor = _FLOOR * jnp.maximum(state.decrement, tolerance * state.point.objective(C))
     mu = jnp.clip(jnp.maximum((affine / comp) ** 3, floor / comp), 0, 1) * comp / (2 * len(w))
     # The second-order term presumes a full step: it counts as far as the predictor reached.
-    bend = primal * dual * dv
-    dw, dv, dp, dq = direction(mu + bend * dp, mu - bend * dq)
-    primal, dual = (jnp.minimum(1, _BOUNDARY * r) for r in reach(dv, dp, dq))
-    db = balance / model.total - model.centre @ dw
-    share = _search(x, frame, C, mu, w, margins, primal * dw, primal * db, _SLACK * comp)
+    dw, change = direction(mu - full.prod() * change[:2] * change[2:])
+    lengths = jnp.minimum(1, _BOUNDARY * reach(change))
+    db = model.balance / model.total - model.centre @ dw
+    share = _search(x, frame, C, mu, state, lengths[0] * dw, lengths[0] * db, _SLACK * comp)
 
     # A factor that broke down, or a step of no use, moves nothing: a larger ridge is the remedy.
-    sound = jnp.isfinite(dw).all() & jnp.isfinite(dv).all() & (share > 0)
+    sound = jnp.isfinite(change).all() & (share > 0)
     move = lambda a, da, length: a + jnp.where(sound, share * length * da, 0)
     return state._replace(
-        w=move(w, dw, primal),
-        b=move(state.b, db, primal),
-        p=move(p, dp, primal),
-        q=move(q, dq, primal),
-        up=move(up, -dv, dual),
-        uq=move(uq, dv, dual),
+        w=move(w, dw, lengths[0]),
+        b=move(state.b, db, lengths[0]),
+        slack=move(slack, change, jnp.repeat(lengths, 2)[:, None]),
         ridge=jnp.where(sound, jnp.maximum(state.ridge / 3, 1), state.ridge * 100),
     )
 
 
-def _search(x, frame, C, mu, w, margins, dw, db, slack):
+def _search(x, frame, C, mu, state, dw, db, slack):
     """Returns the longest share of a step after which the smoothed objective has not risen much.
 
     Only curvature that the Newton model does not see cuts a step: a row that fitted so well that it
     weighed nothing, and no longer does. The smoothing is that of the barrier at this mu.
     """
-    t, cost = frame.t, frame.cost
-    shares, shift = jnp.asarray(_LENGTHS, x.dtype), t * (x @ dw + db)
-
-    def smooth(w):
-        root = jnp.sqrt(mu**2 + (cost * w) ** 2)
-        return (root - mu * jnp.log(mu + root)).sum()
-
-    losses = jax.nn.softplus(-margins[None, :] - shares[:, None] * shift[None, :])
-    rise = C * (losses - jax.nn.softplus(-margins)[None, :]) @ t**2
-    rise = rise + jax.vmap(smooth)(w[None, :] + shares[:, None] * dw[None, :]) - smooth(w)
-    fine = rise <= slack + 1e-6 * _objective(frame, C, w, margins)
+    t, cost, point = frame.t, frame.cost, state.point
+    shares, shift = jnp.asarray((*_LENGTHS, 0), x.dtype), t * (x @ dw + db)
+    share = shares[:, None]
+    root = jnp.sqrt(mu**2 + ((cost * state.w)[None, :] + share * (cost * dw)[None, :]) ** 2)
+    smooth = (root - mu * jnp.log(mu + root)).sum(1)
+    losses = jax.nn.softplus(-point.margins[None, :] - share * shift[None, :]) @ t**2
+    level = smooth + C * losses
+    rise = level[:-1] - level[-1]
+    fine = rise <= slack + 1e-6 * point.objective(C)
     return jnp.where(fine.any(), shares[jnp.argmax(fine)], 0)
 
 
-def _newton_dual(x, frame, C, state, margins, model):
+def _newton_dual(x, frame, C, state, model):
     """Returns the dual half of the next Newton step, and the decrement of that step.
 
     A Newton step meets linear constraints, such as the dual's, exactly; one refinement makes up for
     the rounding of the factor.
     """
-    t, half = frame.t, (state.up - state.uq) / 2
-    pulls = C * t**2 * jax.nn.sigmoid(-margins)
+    t, half = frame.t, (state.slack[2] - state.slack[3]) / 2
+    pulls = C * t**2 * jax.nn.sigmoid(-state.point.margins)
     decrements = []
     for _ in range(2):
         balance = t @ pulls
@@ -291,21 +318,26 @@ def _dual_value(x, frame, C, pulls):
     both, meets them exactly.
     """
     t, cost, _ = frame
-    positive, negative = jnp.where(t > 0, pulls, 0).sum(), jnp.where(t < 0, pulls, 0).sum()
+    positive, negative = jnp.where(jnp.stack([t > 0, t < 0]), pulls[None, :], 0).sum(1)
     pulls = pulls * jnp.minimum(1, jnp.where(t > 0, negative / positive, positive / negative))
     share = pulls / jnp.maximum(1, jnp.max(jnp.abs((t * pulls) @ x) / cost)) / C
     return -C * (xlogy(share, share) + xlog1py(1 - share, -share)).sum()
 
 
-def _rounded(x, frame, C, state, model, tolerance):
-    """Returns what a caller gets: float32 weights with exact zeros, and the objective there."""
-    # A weight is pinned to zero where its own term in the matrix outweighs the data's; not if that
-    # costs, as where its column alone bends the loss of a row that fits too well to show it.
+def _roundings(frame, state, model):
+    """Returns what a caller may get, float32: weights with exact zeros, all of them, the intercept.
+
+    A weight is pinned to zero where its own term in the matrix outweighs the data's; not if that
+    costs, as where its column alone bends the loss of a row that fits too well to show it.
+    """
     pinned = model.give * model.diagonal < 1
     w = jnp.stack([jnp.where(pinned, 0, state.w), state.w])
     w = (w * frame.cost[None, :]).astype(jnp.float32) / frame.cost[None, :]
-    b = state.b.astype(jnp.float32).astype(x.dtype)
-    margins = frame.t[None, :] * (w @ x.T + b)
-    sparse, dense = (_objective(frame, C, w[i], margins[i]) for i in range(2))
-    plain = dense < sparse * (1 - 0.1 * tolerance)
-    return jnp.where(plain, w[1], w[0]), b, jnp.where(plain, dense, sparse)
+    return w, state.b.astype(jnp.float32).astype(state.b.dtype)
+
+
+def _better(C, w, points, tolerance):
+    """Returns the weights that a caller gets of both, and the objective there."""
+    value = points.objective(C)
+    plain = value[1] < value[0] * (1 - 0.1 * tolerance)
+    return jnp.where(plain, w[1], w[0]), jnp.where(plain, value[1], value[0])

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from probejax.solvers import arithmetic, codes, engine
 from probejax.solvers.codes import Solution
-from probejax.solvers.engine import each, whole
+from probejax.solvers.engine import each
 from probejax.solvers.interior_point import Frame, judge, start, trip
 from probejax.solvers.lanes import checked
 from probejax.solvers.spread import over_lanes
@@ -88,50 +88,55 @@ def _solve(z, mask, y, strengths, warm, tolerance, max_trips, batch_bytes):
     mask, y = checked(mask, y, strengths, (lanes, n))
     if warm is None:
         warm = (np.zeros((lanes, k)), np.full(lanes, np.nan))
-    whole = (np.asarray(z, np.float32), mask, y, strengths, warm)
+    problems = (np.asarray(z, np.float32), mask, y, strengths, warm)
+    settings = (tolerance, max_trips, batch_bytes)
     if arithmetic.chosen() == "float64":
-        return _in_float64(whole, tolerance, max_trips, batch_bytes)
-    found = _in_float32(whole, tolerance, max_trips, batch_bytes)
+        return engine.whole(_in_float64, problems, *settings)
+    found = engine.whole(_in_float32, problems, *settings)
     poor = found.code == codes.MAX_TRIPS
     left = np.flatnonzero(poor.any(axis=1))
     arithmetic.count(poor.size, int(poor.sum()))
     if len(left):
-        rest = jax.tree.map(lambda leaf: leaf[left], whole)
+        rest = jax.tree.map(lambda leaf: leaf[left], problems)
         with arithmetic.on_host():
-            better = _in_float64(rest, tolerance, max_trips, batch_bytes)
+            better = engine.whole(_in_float64, rest, *settings)
         jax.tree.map(lambda leaf, new: leaf.__setitem__(left, new), found, better)
     return found
 
 
-def _in_float64(lanes, tolerance, max_trips, batch_bytes) -> Solution:
+def _in_float64(z, mask, y, strengths, warm, tolerance, max_trips, batch_bytes) -> Solution:
     """Walks with float32 factors as far as these carry, then with float64 ones."""
     with jax.enable_x64(True):
-        frames, states, code, first, width = _begin(lanes, batch_bytes)
-        limits = (tolerance, max_trips)
-        states = whole(_walk, (lanes[0], frames, states), limits, "float32", width)
-        states = whole(_walk, (lanes[0], frames, states), limits, "float64", width)
+        kept, begun, first, width = _begin(z, mask, y, strengths, warm, batch_bytes)
+        frames, states, code = begun
+        for precision in ("float32", "float64"):
+            states = _walk(kept, frames, states, (tolerance, max_trips), precision, width)
         return _ended(states.path, frames, code, tolerance, first)
 
 
-def _in_float32(lanes, tolerance, max_trips, batch_bytes) -> Solution:
+def _in_float32(z, mask, y, strengths, warm, tolerance, max_trips, batch_bytes) -> Solution:
     """Walks in float32 throughout; the host judges the results in float64."""
-    frames, states, code, first, width = _begin(lanes, batch_bytes)
+    kept, begun, first, width = _begin(z, mask, y, strengths, warm, batch_bytes)
+    frames, states, code = begun
     limits = (_ENOUGH * tolerance, max_trips)
-    states = whole(_walk, (lanes[0], frames, states), limits, "float32", width)
+    states = _walk(kept, frames, states, limits, "float32", width)
     with arithmetic.judging():
-        path = each(_judged, (lanes[0], frames, states.path), min(width, _LANES), tolerance)
+        path = each(_judged, (z, frames, states.path), min(width, _LANES), tolerance)
         return _ended(path, frames, code, tolerance, first)
 
 
-def _begin(lanes, batch_bytes):
-    """Returns frames, states and codes of lanes; the first strength; and lanes that go together."""
-    z, mask, y, strengths, warm = lanes
+def _begin(z, mask, y, strengths, warm, batch_bytes):
+    """Returns the features where they stay; frames, states and codes of lanes; and two numbers.
+
+    These are the first strength of a path, and how many lanes go together.
+    """
     first = -strengths.shape[1] % _STEPS
     strengths = np.pad(strengths, ((0, 0), (first, 0)), mode="edge").astype(_dtype())
     warm = tuple(np.asarray(part, _dtype()) for part in warm)
-    width = _width(z.shape[1], z.shape[2], batch_bytes)
-    frames, states, code = each(_prepare, (z, mask, y, strengths, warm), width, first)
-    return frames, states, code, first, width
+    width, kept = _width(z.shape[1], z.shape[2], batch_bytes), engine.settled(z)
+    lanes = (np.arange(len(z)), mask, y, strengths, warm)
+    load = lambda which, *others: (engine.take(kept, which), *others)
+    return kept, each(_prepare, lanes, width, first, load=load), first, width
 
 
 def _dtype():
@@ -183,11 +188,13 @@ def _width(n: int, k: int, batch_bytes: int | None) -> int:
 def _walk(z, frames, states, limits, precision, width):
     """Runs all lanes to the end of their paths, or of their patience, a batch at a time."""
     waiting = np.flatnonzero(states.stage < frames.strengths.shape[1])
+    if not len(waiting):
+        return states
+    own = (z, engine.settled(frames))
 
     def advance(slots, moved, waiting, _):
         rest = width - max(1, width // 4) if waiting else 0  # of a device
-        own = jax.tree.map(lambda leaf: leaf[slots], (z, frames))
-        return _advance(*own, moved, rest, limits, precision)
+        return _advance(*(engine.take(part, slots) for part in own), moved, rest, limits, precision)
 
     return engine.drive(advance, states, waiting, (width,))
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from probejax import sizes
-from probejax.solvers import codes, newton
+from probejax.solvers import codes, newton, tables
 from probejax.solvers.codes import Solution
 from probejax.solvers.engine import each
 from probejax.solvers.spread import over_lanes
@@ -155,7 +155,7 @@ def _walked(x, shared: Products, lanes: Lanes, strengths, limits: Limits) -> Sol
             rest = jax.tree.map(lambda leaf: leaf[left], (*every, states))
             rest = walk(rest, min(batch, _FEW), "float64")
             jax.tree.map(lambda leaf, new: leaf.__setitem__(left, new), states, rest)
-        own = lambda rows, *others: (x[rows], *others)
+        own = lambda rows, *others: (tables.rows(x, rows), *others)
         found = each(_collect, (*every, states.path), sizes.width(n * d), form, load=own)
     return jax.tree.map(lambda leaf: leaf[:, limits.keep], found)
 
@@ -169,11 +169,10 @@ def _narrow(lanes: Lanes, width: int | None) -> Lanes:
 def _data(form, x, shared: Products, rows):
     """Returns what the form needs of the lanes' rows: [L, n, d], or inner products [L, n, n]."""
     if form == newton.FEATURES:
-        return x[rows]
+        return tables.rows(x, rows)
     if shared.gram is None:
-        return _grams(x[rows])
-    place = shared.place[rows]
-    return shared.gram[place[:, :, None], place[:, None, :]]
+        return _grams(tables.rows(x, rows))
+    return tables.squares(shared.gram, shared.place[rows])
 
 
 def _judge(finite, mask, y):

@@ -11,17 +11,18 @@ which is counted.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.linalg import lapack, solve_triangular
 from scipy.special import expit, xlog1py, xlogy
 
 from probejax import sizes
-from probejax.solvers import arithmetic, codes, rotated_newton
+from probejax.solvers import arithmetic, codes, rotated_newton, tables
 from probejax.solvers.codes import Solution
 from probejax.solvers.engine import each
 from probejax.solvers.rotated_newton import Base
@@ -128,6 +129,7 @@ class _Lane(NamedTuple):
 
     x: np.ndarray  # [n, d], features as given; 0 on rows that do not count
     a: np.ndarray  # [n, r], the same rows turned
+    place: np.ndarray  # [n], where `turned` has them
     t: np.ndarray  # [n], labels +-1; 0 on rows that do not count
     strengths: np.ndarray  # [P]
     code: int  # that it has unless it can be fitted
@@ -171,11 +173,13 @@ def solve(
     n, d = lanes[0].shape[1], x.shape[1]
     width = sizes.width(n * min(n, d))
     limits = (np.array(tolerances, np.float32) * _ENOUGH, _STEPS)
-    a, t, low = (
+    table, numbers = _stacked(on_host)
+    load = lambda numbers, *others: (tables.rows(table, numbers), *others)
+    t, low = (
         np.stack([getattr(lane, name) for lane in on_host]).astype(np.float32)
-        for name in ("a", "t", "strengths")
+        for name in ("t", "strengths")
     )
-    u, b, trips = each(_walk, (a, t, low), width, limits)
+    u, b, trips = each(_walk, (numbers, t, low), width, limits, load=load)
     found = [_judged(*each_) for each_ in zip(on_host, u, b, trips, strict=True)]
     kept = np.zeros(strengths.shape, bool)
     kept[:, keep] = True
@@ -195,8 +199,8 @@ def solve(
         started = [_started(on_host[lane], found[lane], begin[lane]) for lane in left]
         bases = Base(*map(np.stack, zip(*(base for _, _, base in started), strict=True)))
         bases = jax.tree.map(lambda leaf: leaf.astype(np.float32), bases)
-        some = (a[left], t[left], low[left], bases, _following(todo[left]))
-        moves = each(_refine, some, width, limits)
+        some = (numbers[left], t[left], low[left], bases, _following(todo[left]))
+        moves = each(_refine, some, width, limits, load=load)
         for lane, (u, b, _), *move in zip(left, started, *moves, strict=True):
             found[lane] = _moved(on_host[lane], found[lane], begin[lane], u, b, *move)
     todo = kept & (np.stack([each_.solution.gap for each_ in found]) > np.array(tolerances))
@@ -210,13 +214,29 @@ def solve(
 
 @over_lanes(shared=("limits",))
 def _walk(a, t, strengths, limits):
-    return jax.vmap(functools.partial(rotated_newton.walk, limits=limits))(a, t, strengths)
+    walk = functools.partial(rotated_newton.walk, limits=limits)
+    return jax.vmap(walk)(_counting(a, t), t, strengths)
 
 
 @over_lanes(shared=("limits",))
 def _refine(a, t, strengths, bases, following, limits):
     refine = functools.partial(rotated_newton.refine, limits=limits)
-    return jax.vmap(refine)(a, t, strengths, bases, following)
+    return jax.vmap(refine)(_counting(a, t), t, strengths, bases, following)
+
+
+def _counting(a, t):
+    """Returns rows of which those that do not count are zero."""
+    return jnp.where(t[:, :, None] != 0, a, 0)
+
+
+def _stacked(lanes: Sequence[_Lane]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns all coordinates that lanes use, float32, one after the other; and the lanes' rows."""
+    every = {id(lane.turned): lane.turned for lane in lanes}
+    ends = np.cumsum([len(turned.a) for turned in every.values()])
+    begins = dict(zip(every, [0, *ends[:-1]], strict=True))
+    table = np.concatenate([turned.a.astype(np.float32) for turned in every.values()])
+    numbers = [np.maximum(lane.place, 0) + begins[id(lane.turned)] for lane in lanes]
+    return table, np.stack(numbers)
 
 
 def _following(todo: Bool[np.ndarray, "L P"]) -> Int[np.ndarray, "L P1"]:
@@ -236,8 +256,9 @@ def _lane(x, turned: Coordinates, rows, mask, y, strengths) -> _Lane:
         code = codes.CONVERGED if (t > 0).any() and (t < 0).any() else codes.DEGENERATE
     t = t if code == codes.CONVERGED else np.zeros_like(t)
     counts = t[:, None] != 0
-    own, a = np.where(counts, own, 0), np.where(counts, axes.a[axes.place[rows]], 0)
-    return _Lane(own, a, t, strengths, code, axes)
+    place = axes.place[rows]
+    own, a = np.where(counts, own, 0), np.where(counts, axes.a[place], 0)
+    return _Lane(own, a, place, t, strengths, code, axes)
 
 
 def _started(lane: _Lane, found: _Found, begin) -> tuple[np.ndarray, np.ndarray, Base]:

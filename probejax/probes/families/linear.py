@@ -64,9 +64,13 @@ class Linear(Probe):
 def products(w: Float[np.ndarray, "L d"], x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "L n"]:
     """Returns the inner products of many vectors with the rows of a matrix, block by block."""
     width, block = sizes.width(1, 64), sizes.BLOCK
-    of_rows = lambda rows: each(lambda some: _product(some, rows), w, width).T
     pad = -len(x) % block
     x = np.pad(x, ((0, pad), (0, 0))).reshape(-1, block, x.shape[1])
+
+    def of_rows(rows):
+        rows = jax.device_put(rows)  # once
+        return each(lambda some: _product(some, rows), w, width).T
+
     return np.concatenate([of_rows(rows) for rows in x]).T[:, : x.shape[0] * block - pad]
 
 

@@ -11,6 +11,7 @@ from probejax import sizes
 from probejax.probes import scale
 from probejax.probes.families.probe import Probe
 from probejax.probes.scale import Scale
+from probejax.solvers import tables
 from probejax.solvers.engine import each
 
 Layers = tuple[tuple[Array | np.ndarray, Array | np.ndarray], ...]
@@ -49,7 +50,7 @@ class Network(Probe):
             own = jax.tree.map(
                 lambda leaf: np.asarray(leaf)[lane[which]], (self.scale, self.layers)
             )
-            return _logits(x[rows[which]], *own)
+            return _logits(tables.rows(x, rows[which]), *own)
 
         width = sizes.width(sizes.BLOCK * x.shape[1])
         return each(some, np.arange(len(rows)), width).reshape(lanes, -1)[:, :m]
