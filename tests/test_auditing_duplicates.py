@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from probejax import metrics
 from probejax.auditing.by_group import by_group, clusters
 from probejax.auditing.dataset import dataset
 from probejax.auditing.duplicates import duplicates
@@ -150,6 +151,24 @@ def test_the_worst_group_comes_first(data):
     assert finding.claims[1].value == first["auc"]
     assert "1 groups have one row, such as 'alone'" in finding.notes[0]
     assert "1 groups have rows of one class alone" in finding.notes[1]
+
+
+def test_a_line_of_each_group_is_what_its_rows_alone_give():
+    rng = np.random.default_rng(0)
+    y, groups = rng.permutation(np.arange(500) % 2), rng.integers(0, 40, 500)
+    p = np.round(rng.random(500), 1).astype(np.float32)  # on the edges of bins, 0 and 1 too
+    data = dataset(rng.normal(size=(500, 2)), y, groups=groups.tolist())
+    told = Judged("logreg", p, 0.5, p, 0.5, 0)
+    table = by_group(data, told).tables[0].rows.set_index("group")
+    assert set(table.index) == set(map(str, groups.tolist()))
+    for group, line in table.iterrows():
+        own = groups == int(group)
+        assert line["rows"] == own.sum()
+        assert line["auc"] == pytest.approx(roc_auc_score(y[own], p[own]))
+        assert line["accuracy"] == pytest.approx(((p > 0.5) == y)[own].mean())
+        assert line["share_1"] == pytest.approx(y[own].mean())
+        error = metrics.calibration_error(p[own], y[own], np.ones(own.sum(), bool))
+        assert line["calibration_error"] == pytest.approx(float(error), abs=1e-6)
 
 
 def test_the_worst_of_many_groups_stands_beside_the_worst_of_shuffled_ones():

@@ -113,10 +113,11 @@ def _search(x, chosen: Sequence[Search], lengths, chunk: int) -> list[np.ndarray
         size = np.sqrt(scales.min(axis=0)) * np.sqrt(scales.max(axis=0))
         weight = ((size / scales) ** 2).astype(np.float32)
         own = (x[rows] / size).astype(np.float32)
+        among = jax.device_put((own, weight, norm.astype(np.float32)))  # once for all queries
         for start in range(0, len(queries), _QUERIES):
             block = queries[start : start + _QUERIES]
             asked = (x[np.resize(block, _QUERIES)] / size).astype(np.float32)
-            keys = _keys(asked, own, weight, norm.astype(np.float32))
+            keys = _keys(asked, *among)
             length = np.sqrt(lengths[block])
             doubt = _ROUNDING * longest[: len(chosen)] * (length + longest[: len(chosen)])
             for count in (min(most + _SPARE, rows.shape[1]), rows.shape[1]):
