@@ -58,8 +58,8 @@ def _there(table: np.ndarray) -> Array | None:
     """Returns the copy of a table on this thread's device, None where programs read the host's."""
     if not devices.apart() or _only_shapes.get():
         return None
-    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-    key = id(table), devices.own()[0], x64
+    kind = jax.dtypes.canonicalize_dtype(table.dtype)  # float64 only where that is enabled
+    key = id(table), devices.own()[0], kind
     with _copying:
         if key not in _copies:
             spare = sizes.up(len(table), sizes.TABLE) - len(table)
