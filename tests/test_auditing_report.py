@@ -61,6 +61,19 @@ def test_what_is_written(audited, tmp_path):
     assert "suspect_labels" in audited.tables
 
 
+def test_tables_in_which_nothing_stands_have_a_header(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(N, 4)), rng.permutation(np.arange(N) % 2)
+    words = [f"{word:08x}" for word in rng.permutation(N)]
+    found = report.audit(x, y, texts=words, sae=Rectified())
+    empty = {name for name, table in found.tables.items() if not len(table)}
+    assert {"latent_rules", "latent_suspects", "shortcuts_found_by", "duplicates"} <= empty
+    found.save(tmp_path)
+    for name in empty - {"cleaned"}:
+        read = pd.read_csv(tmp_path / f"{name}.csv")
+        assert list(read) == list(found.tables[name]) != [], name
+
+
 def test_the_cleaned_file_holds_the_data_as_they_were(audited, tmp_path):
     audited.save(tmp_path)
     own = Own(tmp_path / "cleaned.jsonl")

@@ -137,6 +137,9 @@ def _share(x) -> Float[np.ndarray, " f"]:
 
 def _found_by(data, claimed: pd.DataFrame, scored, latents, tokens) -> pd.DataFrame:
     """Returns the strongest features, and which latent and which tokens name them."""
+    columns = ["shortcut", "auc", "features"]
+    columns += ["latent"] if latents is not None else []
+    columns += ["tokens"] if tokens is not None else []
     rows = []
     for feature, family, own in claimed[["feature", "family", "auc"]].head(NAMED).to_numpy():
         each = next(s.family for s in scored if s.family.name == family)
@@ -147,7 +150,7 @@ def _found_by(data, claimed: pd.DataFrame, scored, latents, tokens) -> pd.DataFr
         if tokens is not None:
             row["tokens"] = tokens.naming(each.marks[place])
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _latent(latents: Latents, feature: Float[np.ndarray, " n"]) -> str:

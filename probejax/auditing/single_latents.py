@@ -21,6 +21,8 @@ _FEWEST = 10  # prompts above a threshold
 _THRESHOLDS = 40
 _DOUBT = 0.05  # a rule is as good as the 5 % lower limit of its share
 _SURE = 0.05  # by which that limit must exceed the share of the class
+_RULE = ("latent", "says", "above", "chosen_on_half", "rows_above", "share", "share_of_all", "auc")
+_SUSPECT = ("row", "text", "label", "latent", "activation", "says", "share")
 
 
 class Rule(NamedTuple):
@@ -141,13 +143,12 @@ def _judged(found: list[Rule], told, z, y) -> tuple[float, float, float]:
 
 def _finding(data, rules, suspects, best, chance) -> Finding:
     own, by_chance = best.mean(axis=0), chance.mean(axis=0)
-    table = pd.DataFrame(rules)
-    if len(table) and data.page:
+    table = pd.DataFrame(rules, columns=list(_RULE))
+    if data.page:
         table["link"] = [page(data.page, int(latent)) for latent in table["latent"]]
-    rows = pd.DataFrame(suspects)
-    if len(rows):
-        rows = rows.sort_values(["share", "activation"], ascending=False, kind="stable")
-        rows = rows.drop_duplicates("row").reset_index(drop=True)
+    rows = pd.DataFrame(suspects, columns=list(_SUSPECT))
+    rows = rows.sort_values(["share", "activation"], ascending=False, kind="stable")
+    rows = rows.drop_duplicates("row").reset_index(drop=True)
     return Finding(
         "single_latents",
         "Suspect by a single latent",
