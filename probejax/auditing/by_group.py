@@ -43,8 +43,8 @@ def by_group(data: Dataset, judged: Judged, *, seed: int = 0) -> Finding:
         ("The groups of the data" if named else
          f"K-means puts the standardised activations into {table['group'].nunique()} clusters; "
          "each shows a prompt near its middle")
-        + (". " if named else ". Vectors of a cluster are alike, so a probe has less to go by there "
-           "than among vectors at random: a low AUC by itself says little. ")
+        + (". " if named else ". Vectors of a cluster are alike, so a probe has less to go by "
+           "there than among vectors at random: a low AUC by itself says little. ")
         + f"Each is judged by {judged.method}, by probes that have not seen its prompts: AUC and "
         "calibration error (ten bins). A group far below the others is one on which the labels, or "
         f"the text, are of another kind. Groups of fewer than {FEWEST} rows do not count as worst. "
