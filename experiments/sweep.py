@@ -38,6 +38,9 @@ _SETTINGS = (
         "ray_address", None, "Of that cluster, or `auto`. Default: one on this machine alone."
     ),
     *(common.MODEL_PARALLEL, common.DISK_GB, common.CACHE_DIR),
+    flags.DEFINE_bool(
+        "extend", False, "Add tasks, methods, SAEs or sites to the run in OUT; what it has stays."
+    ),
     flags.DEFINE_bool("save_probes", False, "Write the final probes to OUT/probes."),
     flags.DEFINE_bool("keep_tokens", False, "Keep all-token activations that have served."),
     flags.DEFINE_bool(

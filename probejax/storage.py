@@ -153,7 +153,11 @@ def _is_written(path: str, found: re.Match[str]) -> bool:
 
 
 def write_config(
-    out: epath.PathLike, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    out: epath.PathLike,
+    config: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+    *,
+    replace: bool = False,
 ) -> None:
     """Writes `config.json` once per output folder; several processes may call it at once.
 
@@ -161,6 +165,7 @@ def write_config(
         out: the folder.
         config: what is run there.
         defaults: what a setting meant before there was such a setting: a folder from then goes on.
+        replace: whether it takes the place of another.
 
     Raises:
         ConfigMismatch: the folder already holds another configuration.
@@ -168,6 +173,9 @@ def write_config(
     """
     path = epath.Path(out) / "config.json"
     text = json.dumps(_plain(config), sort_keys=True, indent=2, allow_nan=False) + "\n"
+    if replace:
+        write_atomic(path, text)
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():

@@ -263,6 +263,27 @@ def test_a_run_that_is_refused_leaves_the_folder_of_the_other_as_it_was(config, 
     assert files() == before
 
 
+def test_a_run_grows_and_what_it_has_stays(config, place, tmp_path):
+    settings = {"cache_dir": place / "cache", "workers": 1, "show": "nothing"}
+    first = dataclasses.replace(config, tasks=("own_a",), methods=("mean_difference",))
+    more = dataclasses.replace(config, methods=("ridge", "mean_difference", "sae_k2"))
+    px.run(first, tmp_path, **settings)
+    ((unit, before),) = {p: (p.read_bytes(), p.stat()) for p in tmp_path.glob("units/*")}.items()
+    with pytest.raises(px.storage.ConfigMismatch, match=r"methods.* add .* give --extend"):
+        px.run(more, tmp_path, **settings)
+    found = px.run(more, tmp_path, extend=True, **settings)
+    assert len(found.units) == 6 and len(px.read(tmp_path).results) == 6 * 12
+    assert (unit.read_bytes(), unit.stat()) == before
+    assert found.config["methods"] == ["ridge", "mean_difference", "sae_k2"]
+    assert px.run(more, tmp_path, **settings).status == found.status  # it is that run now
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+    others = {"tasks": ("own_b",), "methods": ("ridge",), "seeds": (7,), "protocol": "strict"}
+    for name, value in others.items():
+        with pytest.raises(px.storage.ConfigMismatch, match=r"would not make.* leave all else"):
+            px.run(dataclasses.replace(more, **{name: value}), tmp_path, extend=True, **settings)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == files
+
+
 SCRIPT = """
 import probejax as px
 from probejax.runs.limits import check_limits

@@ -33,6 +33,7 @@ def run(
     count: int = 1,
     cluster: str | None = None,
     ray_address: str | None = None,
+    extend: bool = False,
     save_probes: bool = False,
     keep_tokens: bool = False,
     check_sae: bool = False,
@@ -46,7 +47,7 @@ def run(
 
     Args:
       config: what is run; see `Config`.
-      out: folder or gs:// prefix for the results; one configuration each.
+      out: folder or gs:// prefix for the results; one configuration each, but see `extend`.
       cache_dir: where downloads and activations live, see `probejax.artifacts.cache_dir`.
       workers: tasks at a time; None is one per core of a CPU, four per GPU or TPU chip.
       memory_gb: memory for one process; None is half of the machine's, shared.
@@ -56,6 +57,8 @@ def run(
       count: how many processes share the tasks.
       cluster: `ray` hands the tasks to the nodes of a Ray cluster; None runs them here.
       ray_address: of that cluster, or `auto`; None starts one on this machine.
+      extend: whether the run in `out` may be another that this one contains: its units stay, and
+        tasks, methods, SAEs and sites are added.
       save_probes: whether the final probes are written too, to `out/probes`; finished units that
         have none are fitted again.
       keep_tokens: whether all-token activations stay when the units of their task are written.
@@ -105,9 +108,8 @@ def run(
     job = sweep.Execution(plan, memory_gb, model_parallel)
     units, store = plan.units(), storage.Store(place)
     identity = dataclasses.asdict(config) | {"site": plan.site_names, "methods": plan.methods}
-    storage.write_config(place, identity, dataclasses.asdict(Config()))
     done = store.done()
-    sweep.check_done(place, units, done)  # before anything of that other run is written over
+    _claim(place, identity, units, done, extend)  # before anything of another run is written over
     names = {"units": [unit.name for unit in units]}
     storage.write_atomic(f"{place}/plan.json", storage.encode_json(names))
     storage.write_atomic(f"{place}/left_out.json", storage.encode_json(plan.left_out))
@@ -161,6 +163,29 @@ def run(
 
         says(report(place, cache_dir=root))
     return read(place)
+
+
+def _claim(place: str, identity: dict, units, done: set[str], extend: bool) -> None:
+    """Makes a folder this run's, or raises ConfigMismatch because it is another's.
+
+    Args:
+      place: the folder.
+      identity: the configuration.
+      units: that it makes.
+      done: names of the units that are there.
+      extend: whether it may have more of them than the run that the folder was made for.
+    """
+    try:
+        if extend:
+            sweep.check_done(place, units, done)
+        storage.write_config(place, identity, dataclasses.asdict(Config()), replace=extend)
+    except storage.ConfigMismatch as error:
+        hint = (
+            "To add to a run, name its tasks, methods, SAEs and sites too, and leave all else "
+            "as it is." if extend else "To add tasks, methods, SAEs or sites to it give --extend."
+        )  # fmt: skip
+        raise storage.ConfigMismatch(f"{error} {hint}") from None
+    sweep.check_done(place, units, done)
 
 
 def _check_cluster(cluster: str | None, address: str | None, count: int, parallel: int) -> None:
