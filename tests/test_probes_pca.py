@@ -100,7 +100,7 @@ def test_the_largest_grid():
 def test_components_beyond_the_rank_are_zero(n):
     rng = np.random.default_rng(0)
     x = np.tile(rng.normal(size=(n // 4, 20)), (4, 1)).astype(np.float32)  # each row four times
-    found = pca._bases(jnp.asarray(x), np.arange(n)[None], np.ones((1, n), bool))
+    found = pca._bases(x, np.arange(n)[None], np.ones((1, n), bool))
     sizes = np.linalg.norm(found.vectors[0], axis=0)
     rank = min(n // 4 - 1, 20)
     np.testing.assert_allclose(sizes[:rank], 1, rtol=1e-5)

@@ -101,7 +101,7 @@ def test_the_gap_of_a_poor_point_covers_what_is_left(monkeypatch, steps):
     z = np.maximum(x[rows], 0)
     none = (np.zeros((4, 24)), np.full(4, np.nan))
     with arithmetic.using("float32"):
-        found = l1._in_float32((z, mask, y, grid, none), 1e-6, steps, None)
+        found = l1._in_float32(z, mask, y, grid, none, 1e-6, steps, None)
     assert honest(found, l1.solve_path(z, mask, y, low))
 
 
