@@ -43,7 +43,7 @@ def look(about: Ready, target: str = "cpu") -> str:
     read = sum(len(ids[i]) for i in some)
     tokens = read + sum(each.tokens for each in plans if not each.cached)
     flops = tokens * activations.flops_per_token(checkpoint.config, [plan.sites[0]])
-    seconds = flops / (machine.of_model(config.dtype) * machine.devices)
+    seconds = machine.model_seconds(flops, config.dtype)
     lines = [
         *about.missing.values(),
         activations.table(plans, target=target),

@@ -105,8 +105,7 @@ def plan_filling(
     plans = activations.plan(lists, chosen, recipe, reader.tokenizer(), config, **how)
     todo = sum(each.tokens for each in plans if not each.cached)
     flops = todo * activations.flops_per_token(config, chosen)
-    machine = sweep.machine(target, dtype)
-    seconds = flops / (machine.of_model(dtype) * machine.devices)
+    seconds = sweep.machine(target, dtype).model_seconds(flops, dtype)
     root, width = Path(artifacts.cache_dir(cache_dir)), config.width(chosen[0])
     return Filling(model, chosen, lists, recipe, plans, width, seconds, target, root)
 

@@ -121,7 +121,7 @@ def look(
         left_out=tuple(sentences(plan.left_out)),
         rows=tuple(rows),
         tokens=tokens,
-        harvest=tokens * per_token / (machine.of_model(plan.config.dtype) * machine.devices),
+        harvest=machine.model_seconds(tokens * per_token, plan.config.dtype),
         on_device=on_device,
         on_disk=on_disk,
         faults=tuple(_faults(machine, on_device)),
