@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probejax import models
+from probejax import devices, models
+from probejax.activations import forward
 from probejax.activations.forward import _read_sites, batches, run
 from probejax.models import tokens
 from probejax.sites import parse
@@ -47,6 +48,23 @@ def test_packed_equals_one_by_one(alone, positions, batch_tokens):
             np.testing.assert_allclose(part.rows[site], np.concatenate(expected), rtol=0, atol=2e-5)
     assert sorted(seen) == list(range(len(PROMPTS)))
     assert total == sum(len(ids) for ids in IDS)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_device_apart_has_the_next_batch_while_the_caller_has_one(apart, monkeypatch):
+    begun, todo = [], batches(IDS, 256)
+    original = forward._read_sites
+    note = lambda *args: begun.append(1) or original(*args)
+    expected = list(run(MODEL.transformer, todo, (AFTER,)))
+    monkeypatch.setattr(forward, "_read_sites", note)
+    monkeypatch.setattr(devices, "apart", lambda: apart)
+    ahead = []
+    for number, part in enumerate(run(MODEL.transformer, todo, (AFTER,))):
+        ahead.append(len(begun) - number - 1)
+        assert np.array_equal(part.prompts, expected[number].prompts)
+        assert np.array_equal(part.rows[AFTER], expected[number].rows[AFTER])
+    assert len(todo) == len(ahead) > 2
+    assert ahead == [*[int(apart)] * (len(todo) - 1), 0]
 
 
 def test_longer_prompts_keep_bos_and_their_end(alone):

@@ -1,5 +1,6 @@
 """Runs prompts through the model and keeps its activations at the positions that matter."""
 
+import collections
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from probejax import devices
 from probejax.activations.packing import Batch, pack
 from probejax.models.transformer import Transformer, read_sites
 from probejax.positions import ALL, LAST, MEAN
@@ -46,6 +48,8 @@ def run(
 ) -> Iterator[Part]:
     """Yields the activations of each batch.
 
+    A device with a memory of its own works on the next one while the caller has this one.
+
     Args:
       transformer: a model that holds the blocks up to the last site.
       todo: batches of packed prompts.
@@ -55,21 +59,53 @@ def run(
       places: the token of each of the n prompts that is read, counted from its end, see
         `reading.from_end`; of `mean` the first that counts. None is the last.
     """
+    under_way, most = collections.deque(), 1 if devices.apart() else 0
     for batch in todo:
-        ends = batch.starts + batch.lengths
-        read = np.ones_like(ends) if places is None else places[batch.prompts]
-        counts = np.ones_like(ends)
-        if position == ALL:
-            keep, counts = _ranges(batch.starts, batch.lengths), batch.lengths
-        elif position == MEAN:
-            keep = _ranges(ends - read, read)
-        else:
-            keep = ends - read
-        found = _read_sites(transformer, batch.tokens, batch.segments, sites)
-        rows = {site: np.asarray(_take(x, keep))[: len(keep)] for site, x in found.items()}
-        if position == MEAN:
-            rows = {site: _means(x, read) for site, x in rows.items()}
-        yield Part(batch.prompts, counts, rows, int(batch.lengths.sum()))
+        read = np.ones_like(batch.lengths) if places is None else places[batch.prompts]
+        under_way.append(_start(transformer, batch, sites, position, read))
+        if len(under_way) > most:
+            yield _end(under_way.popleft())
+    yield from map(_end, under_way)
+
+
+class _Started(NamedTuple):
+    """A batch that is on its way through the model.
+
+    Attributes:
+      batch: it.
+      rows: site -> rows that are kept, on the device, with others after them.
+      counts: int [p], rows of each prompt among them.
+      means: whether those of a prompt become one.
+    """
+
+    batch: Batch
+    rows: dict[Site, Array]
+    counts: np.ndarray
+    means: bool
+
+
+def _start(transformer, batch: Batch, sites, position: str, read: np.ndarray) -> _Started:
+    """Tells the device what to do with a batch, and does not wait for it."""
+    ends, counts = batch.starts + batch.lengths, np.ones_like(batch.lengths)
+    if position == ALL:
+        keep, counts = _ranges(batch.starts, batch.lengths), batch.lengths
+    elif position == MEAN:
+        keep, counts = _ranges(ends - read, read), read
+    else:
+        keep = ends - read
+    found = _read_sites(transformer, batch.tokens, batch.segments, sites)
+    rows = {site: _take(x, keep) for site, x in found.items()}
+    return _Started(batch, rows, counts, position == MEAN)
+
+
+def _end(started: _Started) -> Part:
+    """Waits for the device, and returns the harvest of a batch."""
+    batch, counts = started.batch, started.counts
+    rows = {site: np.asarray(x)[: counts.sum()] for site, x in started.rows.items()}
+    if started.means:
+        rows = {site: _means(x, counts) for site, x in rows.items()}
+        counts = np.ones_like(counts)
+    return Part(batch.prompts, counts, rows, int(batch.lengths.sum()))
 
 
 def _means(
