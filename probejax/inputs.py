@@ -28,6 +28,7 @@ def matrix(x: Any, what: str = "activations") -> Any:
         x = x.detach().to("cpu").float().numpy()
     if hasattr(x, "tocsr"):  # SciPy's
         raise ValueError(f"the {what} are a sparse matrix; give a dense one: x.toarray()")
+    _refuse_masked(x, what)
     if not all(hasattr(x, name) for name in ("astype", "dtype", "ndim")):  # a DataFrame, or lists
         x = np.asarray(x)
     if x.ndim != 2:
@@ -76,19 +77,28 @@ def two_classes(y: Any) -> tuple[Int[np.ndarray, "*shape"], tuple[Any, Any]]:
             in sort order becomes 1.
 
     Raises:
-        ValueError: there are not two values, or one of them is missing (NaN, None).
+        ValueError: there are not two values, they are of several types, or a label is missing (NaN,
+            None).
     """
     if hasattr(y, "detach"):
         y = y.detach().to("cpu").numpy()
+    _refuse_masked(y, "labels")
+    given = np.asarray(y, dtype=None if hasattr(y, "dtype") else object)  # a list's as they are
+    if (missing := np.flatnonzero(_missing(given))).size:
+        others = f", as are {missing.size - 1:,} others" if missing.size > 1 else ""
+        raise ValueError(
+            f"label {missing[0]} is missing (NaN or None){others}; leave these rows out"
+        )
     y = np.asarray(y)
     if y.dtype.kind not in "biufUSO":
         raise ValueError(f"the labels are {y.dtype}; expected numbers, booleans or text")
+    mixed = y.dtype.kind in "US" and not all(isinstance(each, str | bytes) for each in given.flat)
     try:
         values, places = np.unique(y, return_inverse=True)
     except TypeError:
-        raise ValueError("the labels are of several types; give numbers or text alone") from None
-    if any(value is None or value != value for value in values.tolist()):
-        raise ValueError("some labels are missing (NaN or None); leave these rows out")
+        mixed = True
+    if mixed:
+        raise ValueError("the labels are of several types; give numbers or text alone")
     if len(values) != 2:
         shown = ", ".join(repr(value) for value in values[:_SHOWN].tolist())
         shown += ", ..." if len(values) > _SHOWN else ""
@@ -98,6 +108,26 @@ def two_classes(y: Any) -> tuple[Int[np.ndarray, "*shape"], tuple[Any, Any]]:
         )
     low, high = values.tolist()
     return places.reshape(y.shape).astype(np.int32), (low, high)
+
+
+def _refuse_masked(array: Any, what: str) -> None:
+    """Refuses a masked array, whose mask NumPy drops where it becomes an array of numbers."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise ValueError(f"the {what} are a masked array; give its rows without a mask, as .data")
+
+
+def _missing(labels: np.ndarray) -> Bool[np.ndarray, "*shape"]:
+    """Returns which labels are NaN, None or pandas' NA."""
+
+    def absent(label) -> bool:
+        try:
+            return label is None or bool(label != label)
+        except TypeError:  # NA is neither true nor false
+            return True
+
+    if labels.dtype.kind == "O":
+        return np.array([absent(label) for label in labels.flat], bool).reshape(labels.shape)
+    return np.isnan(labels) if labels.dtype.kind == "f" else np.zeros(labels.shape, bool)
 
 
 def labelled(
