@@ -71,7 +71,7 @@ def test_claims_are_of_unseen_prompts_beside_permuted_labels(found):
     claims = {each.text: each for each in found[0].claims}
     own = claims["AUC of final character alone"]
     assert own.value > 0.64 and abs(own.by_chance - 0.5) < 0.15
-    assert claims["AUC of all of these together"].value > 0.64
+    assert claims["AUC of all features of the writing together"].value > 0.64
     assert claims["AUC of length alone"].value < 0.68
 
 

@@ -60,7 +60,7 @@ def shortcuts(
     claims = [
         Claim(f"AUC of {each.family.name} alone", each.auc, each.permuted_auc) for each in scored
     ]
-    claims.append(Claim("AUC of all of these together", together[0], together[1]))
+    claims.append(Claim("AUC of all features of the writing together", together[0], together[1]))
     return Finding(
         "shortcuts",
         "Shortcuts",

@@ -47,7 +47,9 @@ def suspect_labels(data: Dataset, judged: list[Judged], *, seed: int = 0) -> Fin
     ]
     every, chance = wrong.all(axis=0), by_chance.all(axis=0)
     if len(judged) > 1:
-        claims.append(Claim("labels that all of them call wrong", every.sum(), chance.sum(), 0))
+        *some, last = (each.method for each in judged)
+        text = f"labels that {', '.join(some)} and {last} agree are wrong"
+        claims.append(Claim(text, every.sum(), chance.sum(), 0))
     first = order[:LOOKED]
     table.loc[: len(first) - 1, "neighbours_alike"] = share_alike(data, first)
     table.loc[: len(first) - 1, "latents"] = firing(data, first)

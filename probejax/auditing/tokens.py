@@ -54,6 +54,7 @@ def tokens(data: Dataset, corpus: Corpus, *, seed: int = 0) -> tuple[Finding, To
         notes.append(f"BOS, left out, scores {found.bos:+.1f}.")
     widest = float(table["score"].abs().max()) if len(table) else np.nan
     beyond = float(table["beyond_chance"].sum())
+    digits = 0 if found.by_chance.is_integer() else 1  # a mean over permutations
     return (
         Finding(
             "tokens",
@@ -66,7 +67,7 @@ def tokens(data: Dataset, corpus: Corpus, *, seed: int = 0) -> tuple[Finding, To
             "exceeds with any token.",
             (
                 Claim("largest score of a token, either way", widest, found.bound, 1),
-                Claim("tokens beyond chance", beyond, found.by_chance, 1),
+                Claim("tokens beyond chance", beyond, found.by_chance, digits),
             ),
             (
                 Table("tokens", "Tokens, from the highest to the lowest", table),
