@@ -67,6 +67,21 @@ def test_a_device_apart_has_the_next_batch_while_the_caller_has_one(apart, monke
     assert ahead == [*[int(apart)] * (len(todo) - 1), 0]
 
 
+@pytest.mark.parametrize("config", [None, tiny_models.GEMMA3])
+def test_a_prompt_has_the_same_bytes_whatever_stands_beside_it(config):
+    """On a CPU: so a task's units do not depend on which prompts the cache has already."""
+    model = tiny_models.language_model(*(() if config is None else (config,)))
+    ids = tokens.encode(model.tokenizer, [p or "w0" for p in tiny_models.prompts(300, 6)], 1024)
+    some = np.flatnonzero(np.random.default_rng(0).random(len(ids)) < 0.7)
+
+    def last(prompts):
+        parts = list(run(model.transformer, batches(prompts), (parse(1),)))
+        rows = np.concatenate([part.rows[parse(1)] for part in parts])
+        return rows[np.argsort(np.concatenate([part.prompts for part in parts]))]
+
+    assert np.array_equal(last(ids)[some], last([ids[i] for i in some]))
+
+
 def test_longer_prompts_keep_bos_and_their_end(alone):
     """The study's rule: the left is cut off, BOS stays, and the last real token is kept."""
     (cut,) = tokens.encode(MODEL.tokenizer, ["w7 " * 100 + PROMPTS[0]], len(IDS[0]))
