@@ -168,10 +168,10 @@ def test_the_command_makes_no_folder_and_needs_none(tmp_path):
 
 
 def test_the_models_time_is_a_floor_but_on_this_machine():
-    """Dense products reach all of a device's speed; a harvest on a CPU has had 0.65 to 0.83."""
+    """Dense products reach all of a device's speed; a harvest on a CPU has had 0.5 to 0.8."""
     tpu = machines.machine("v5e-8")
     assert tpu.model_seconds(8 * 197e12, "bfloat16") == pytest.approx(1)
     assert tpu.model_seconds(8 * 197e12, "float32") == pytest.approx(6)
     cpu = machines.machine("cpu")  # 1e9 a second, all cores together
-    assert 1 / 0.83 <= cpu.model_seconds(1e9, "float32") <= 1 / 0.65
+    assert 1 / 0.8 <= cpu.model_seconds(1e9, "float32") <= 1 / 0.5
     assert cpu.float32 * cpu.devices == pytest.approx(1e9)
