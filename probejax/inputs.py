@@ -113,7 +113,9 @@ def two_classes(y: Any) -> tuple[Int[np.ndarray, "*shape"], tuple[Any, Any]]:
 def _refuse_masked(array: Any, what: str) -> None:
     """Refuses a masked array, whose mask NumPy drops where it becomes an array of numbers."""
     if isinstance(array, np.ma.MaskedArray):
-        raise ValueError(f"the {what} are a masked array; leave masked rows out, and give a plain one")
+        raise ValueError(
+            f"the {what} are a masked array; leave masked rows out, and give a plain one"
+        )
 
 
 def _missing(labels: np.ndarray) -> Bool[np.ndarray, "*shape"]:
