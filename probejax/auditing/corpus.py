@@ -1,15 +1,15 @@
 """Neutral texts as tokens with their activations."""
 
-import warnings
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from probejax.activations.language_model import LanguageModel
+from probejax import activations, sweep
 from probejax.models import tokens as tokenizers
-from probejax.sites import Site
+from probejax.positions import ALL
 
 MOST_TOKENS = 100_000
 LENGTH = 128  # tokens kept of a text
@@ -33,31 +33,39 @@ class Corpus(NamedTuple):
     about: str
 
 
-def activate(model: LanguageModel, site: Site, texts: Sequence[str], about: str) -> Corpus:
+def recipe(plan: sweep.Plan) -> activations.Recipe:
+    """Returns how a model reads neutral texts: every token, and none as a turn of a chat."""
+    return dataclasses.replace(plan.recipe, positions=ALL, max_length=LENGTH, chat="")
+
+
+def read(job: sweep.Execution, texts: Sequence[str], about: str) -> Corpus:
     """Returns the tokens of texts with their activations, of as many texts as fit the limit.
 
+    They stay in the cache, for every audit that reads the same texts.
+
     Args:
-      model: gives the activations.
-      site: where it is read.
-      texts: the texts; the last tokens of each are kept.
+      job: has the model.
+      texts: different ones; the last tokens of each are kept.
       about: where they are from, for the page.
     """
-    ids, some = drawn(model.tokenizer, texts, model.bos)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that texts are cut, which the page says
-        wanted = [texts[i] for i in some]
-        found = model.activations(list(map(str, wanted)), site, positions="all", max_length=LENGTH)
+    plan = job.plan
+    tokenizer, bos = plan.checkpoint.tokenizer(), plan.checkpoint.bos_token(plan.config.bos)
+    ids, some = drawn(tokenizer, texts, bos)
+    wanted = [texts[int(i)] for i in some]
+    (found,) = job.read(wanted, "neutral texts", recipe(plan)).values()
     parts = zip(found.starts, found.counts, strict=True)
     rows = np.concatenate([np.arange(start, start + count) for start, count in parts])
     flat = np.concatenate([ids[i] for i in some])
-    strings = {int(i): model.tokenizer.decode([int(i)], skip_special_tokens=False)
+    strings = {int(i): tokenizer.decode([int(i)], skip_special_tokens=False)
                for i in np.unique(flat)}  # fmt: skip
     cut = "" if len(some) == len(texts) else f" (of {len(texts):,}, drawn at random)"
-    bos = None if model.bos is None else model.tokenizer.token_to_id(model.bos)
     return Corpus(
-        np.asarray(found.x[rows], np.float32), flat, strings, bos,
+        np.asarray(found.x[rows], np.float32),
+        flat,
+        strings,
+        None if bos is None else tokenizer.token_to_id(bos),
         f"the last {LENGTH} tokens of {len(some):,} texts{cut} of {about}",
-    )  # fmt: skip
+    )
 
 
 def drawn(

@@ -29,26 +29,28 @@ def look(about: Ready, target: str = "cpu") -> str:
         lists[task.name] = task.prompts
         if task.name in about.shifted:
             lists[f"{task.name}, shifted"] = about.shifted[task.name].prompts
-    plans = activations.plan(
-        lists,
-        [plan.sites[0]],
-        plan.recipe,
-        tokenizer,
-        checkpoint.config,
-        bos=bos,
-        template=checkpoint.template(config.chat_template),
-        cache_dir=plan.cache_dir,
-    )
-    ids, some = corpus.drawn(tokenizer, about.neutral_texts(), bos)
-    read = sum(len(ids[i]) for i in some)
-    tokens = read + sum(each.tokens for each in plans if not each.cached)
+    texts = about.neutral_texts()
+    _, some = corpus.drawn(tokenizer, texts, bos)
+    neutral = {"neutral texts": [texts[int(i)] for i in some]}
+    plans = []
+    for prompts, recipe in ((lists, plan.recipe), (neutral, corpus.recipe(plan))):
+        plans += activations.plan(
+            prompts,
+            [plan.sites[0]],
+            recipe,
+            tokenizer,
+            checkpoint.config,
+            bos=bos,
+            template=checkpoint.template(config.chat_template) if recipe.chat else None,
+            cache_dir=plan.cache_dir,
+        )
+    tokens = sum(each.tokens for each in plans if not each.cached)
     flops = tokens * activations.flops_per_token(checkpoint.config, [plan.sites[0]])
     seconds = machine.model_seconds(flops, config.dtype)
     lines = [
         *about.missing.values(),
         activations.table(plans, target=target),
-        f"Neutral texts, which are read every time: {read:,} tokens of {len(some):,} texts of "
-        f"{about.about}.",
+        f"Neutral texts are {len(some):,} of {about.about}; audits that read the same share them.",
         f"The language model reads {tokens:,} tokens in all, "
         f"{'about' if machine.is_cpu else 'at the least'} {activations.duration(seconds)} on "
         f"{machine.name}; probes and features come on top.",

@@ -7,11 +7,10 @@ import numpy as np
 from etils import epath
 
 from probejax import artifacts, devices, foreign, storage, sweep
-from probejax.activations.language_model import LanguageModel
 from probejax.analysis.left_out import attempt
+from probejax.auditing import corpus as corpora
 from probejax.auditing import dataset
-from probejax.auditing.corpus import Corpus, activate
-from probejax.auditing.ready import Ready, ready
+from probejax.auditing.ready import ready
 from probejax.auditing.report import Audit, examine
 from probejax.auditing.shifted import Shifted
 from probejax.sweep.config import Config
@@ -53,7 +52,7 @@ def run(
     left_out: list[str] = []
     neutral = None
     if not isinstance(plan.source, Vectors):
-        make = lambda: _corpus(about)
+        make = lambda: corpora.read(job, about.neutral_texts(), about.about)
         neutral = attempt(left_out, "the probe's direction on single tokens", make)
     sae = next(iter(plan.saes.values()), None)
     for task in wanted:
@@ -82,9 +81,3 @@ def run(
         place = place if len(wanted) == 1 else place / foreign.file_name(task.name)
         found.save(place)
         yield str(place), found
-
-
-def _corpus(about: Ready) -> Corpus:
-    plan = about.plan
-    model = LanguageModel(plan.checkpoint, plan.config.dtype, plan.config.bos)
-    return activate(model, plan.sites[0], about.neutral_texts(), about.about)

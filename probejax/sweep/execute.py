@@ -227,17 +227,29 @@ class Execution:
                     lines.append(f"warning: {sae.sae_id}: {warning}")
         return lines
 
+    def read(
+        self, texts: Sequence[str], label: str, recipe: activations.Recipe
+    ) -> dict[str, activations.Activations]:
+        """Returns the activations of any texts at every site, from the cache or harvested.
+
+        Args:
+          texts: what the model reads.
+          label: what the progress bar says.
+          recipe: how it reads them.
+        """
+        plan = self.plan
+        where = {"cache_dir": plan.cache_dir, "label": label}
+        found = activations.harvest(texts, plan.sites, recipe, self._model, **where)
+        return {plan.name_of(site): each for site, each in found.items()}
+
     def activations(self, task: tasks.Task) -> dict[str, activations.Activations]:
         """Returns the activations of a task's prompts at every site, named as in results.
 
         One pass harvests those that are not in the cache.
         """
-        plan = self.plan
-        if isinstance(plan.source, Vectors):
-            return {GIVEN: plan.source.activations(task)}
-        where = {"cache_dir": plan.cache_dir, "label": task.name}
-        found = activations.harvest(task.prompts, plan.sites, plan.recipe, self._model, **where)
-        return {plan.name_of(site): each for site, each in found.items()}
+        if isinstance(self.plan.source, Vectors):
+            return {GIVEN: self.plan.source.activations(task)}
+        return self.read(task.prompts, task.name, self.plan.recipe)
 
     def _load_model(self) -> models.LoadedModel:
         plan = self.plan
