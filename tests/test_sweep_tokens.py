@@ -204,6 +204,37 @@ def test_killed_and_run_again_loses_and_leaves_nothing(config, tmp_path):
     assert len(folders(tmp_path)) == int(missing.task == "own_a")
 
 
+def test_classes_of_one_file_share_its_tokens(config, place, tmp_path, monkeypatch):
+    texts = [f"w{i} w{i % 7} w{i % 11}" for i in range(90)]
+    rows = [f"{text},{'abc'[i % 3]}" for i, text in enumerate(texts)]
+    (tmp_path / "three.csv").write_text("\n".join(["text,label", *rows]))
+    changes = {"data": str(tmp_path / "three.csv"), "tasks": ("own",), "methods": ("mean_pool",)}
+    job, out = fresh(config, tmp_path, **changes), str(tmp_path / "out")
+    assert len(job.plan.tasks) == 3
+    lists = token_disk.plans(job.plan, job.plan.tasks)
+    assert [sum(each.tokens for each in some) > 0 for some in lists.values()] == [
+        True,
+        False,
+        False,
+    ]
+    read = []
+    whole = activations.forward.run
+    monkeypatch.setattr(activations.forward, "run", lambda *given: (
+        read.append(part.tokens) or part for part in whole(*given)))  # fmt: skip
+    for unit in sweep.run_units(job, job.plan.units(), out):
+        assert len(folders(tmp_path)) == (unit.task != job.plan.tasks[-1])
+    (first, *_), *_ = lists.values()
+    assert sum(read) == first.tokens
+    # A run that was killed has its note under another task than is finished last.
+    disk = sweep.TokenDisk(job, out, keep=False)
+    for task in job.plan.tasks[::-1]:
+        disk.prepare(task)
+    for task in job.plan.tasks:
+        assert folders(tmp_path) or task != job.plan.tasks[0]
+        disk.release(task)
+    assert folders(tmp_path) == [] and not list((tmp_path / "out" / "harvested").iterdir())
+
+
 class FakeDisk(sweep.TokenDisk):
     """Counts tasks whose tokens lie there."""
 

@@ -61,7 +61,8 @@ def plan(
 ) -> list[Plan]:
     """Counts what a harvest of lists of prompts takes; exact but for the headers of files.
 
-    Where only the last token is kept, a prompt passes the model for the first list that has it.
+    Where only the last token is kept, a prompt passes the model for the first list that has it. A
+    list that is given twice is harvested and kept once: only the first counts.
 
     Args:
       lists: name -> prompts, in the order of their harvest.
@@ -82,8 +83,13 @@ def plan(
     how = {"bos": bos, "template": template, "position": recipe.positions}
     how["max_length"] = recipe.max_length
     vectors = sum(map(config.width, sites)) * np.dtype(recipe.dtype).itemsize
-    found = []
+    found: list[Plan] = []
+    first: set[tuple[str, ...]] = set()
     for name, prompts in lists.items():
+        if tuple(prompts) in first:
+            found.append(Plan(name, len(prompts), len(set(prompts)), 0, 0, cached[name]))
+            continue
+        first.add(tuple(prompts))
         distinct = list(dict.fromkeys(prompts))
         new = distinct if every else [prompt for prompt in distinct if prompt not in known]
         known.update(prompts)

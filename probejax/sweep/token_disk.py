@@ -1,10 +1,12 @@
 """A run's tokens on the disk: what they will take, and which of them the run may delete.
 
-A task's tokens go when its units are written. Only those go that the run has harvested itself:
+A task's tokens go when its units are written, and those of all other tasks that read the same, as
+the classes of one file may. Only those go that the run has harvested itself:
 `<out>/harvested/<task>.json` notes which, before the harvest begins, so that a run that was killed
 knows its own. What was in the cache before stays there.
 """
 
+import functools
 import heapq
 import itertools
 import json
@@ -40,7 +42,7 @@ class TokenDisk:
         self.plan = job.plan
         self.harvest = job.prepare
         self.deletes = job.plan.reads_tokens and not keep
-        self.notes = epath.Path(out) / "harvested"
+        self.store, self.notes = storage.Store(out), epath.Path(out) / "harvested"
 
     def prepare(self, task: str) -> None:
         """Sees to it that a task's activations are in the cache, and notes which are the run's.
@@ -50,20 +52,27 @@ class TokenDisk:
         """
         if self.deletes:
             missing = {key for key, part in self._parts(task) if not self._is_cached(*part)}
-            if missing - self._noted(task):
-                storage.write_atomic(self._note(task), json.dumps(sorted(missing)))
+            if missing - (noted := self._noted(task)):
+                storage.write_atomic(self._note(task), json.dumps(sorted(noted | missing)))
         self.harvest(task)
 
     def release(self, task: str) -> None:
-        """Deletes what the run has harvested for a task."""
-        if not self.deletes or not (noted := self._noted(task)):
+        """Deletes what the run has harvested for a task, once no other needs it."""
+        if not self.deletes:
             return
+        alike = [task, *self._sharing(task)]
+        if not set().union(*map(self._noted, alike)):
+            return
+        if len(alike) > 1 and self._open_tasks(self.store.done()) & set(alike[1:]):
+            return  # the last of them deletes
         plan = self.plan
-        for key, (each, site) in self._parts(task):
-            if key in noted:
-                where = ([site], plan.recipe)
-                activations.discard(each.prompts, *where, cache_dir=plan.cache_dir)
-        self._note(task).unlink(missing_ok=True)
+        for one in alike:
+            noted = self._noted(one)
+            for key, (each, site) in self._parts(one):
+                if key in noted:
+                    where = ([site], plan.recipe)
+                    activations.discard(each.prompts, *where, cache_dir=plan.cache_dir)
+            self._note(one).unlink(missing_ok=True)
 
     def release_finished(self, done: Collection[str]) -> None:
         """Deletes what a run left that was killed between a task's last unit and its release.
@@ -73,10 +82,24 @@ class TokenDisk:
         """
         if not self.deletes:
             return
-        open_tasks = {unit.task for unit in self.plan.units() if unit.name not in done}
+        open_tasks = self._open_tasks(done)
         for task in self.plan.tasks:
             if task not in open_tasks:
                 self.release(task)
+
+    def _open_tasks(self, done: Collection[str]) -> set[str]:
+        return {unit.task for unit in self.plan.units() if unit.name not in done}
+
+    def _sharing(self, task: str) -> list[str]:
+        """Returns the other tasks that have a list of prompts in common with one."""
+        own = self._keys.get(task, set())
+        return [other for other, keys in self._keys.items() if other != task and keys & own]
+
+    @functools.cached_property
+    def _keys(self) -> dict[str, set[str]]:
+        """The lists of each task of one's own; the study's have none in common."""
+        own = [task for task in self.plan.tasks if self.plan.source.fingerprint(task)]
+        return {task: {key for key, _ in self._parts(task)} for task in own}
 
     def _parts(self, task: str) -> Iterator[tuple[str, tuple[Task, Site]]]:
         """Yields what a task has in the cache, a list of prompts at a site, by its key."""
@@ -107,11 +130,16 @@ def plans(plan: Plan, tasks: Sequence[str]) -> dict[str, list[activations.Plan]]
         "template": plan.checkpoint.template(plan.config.chat_template),
         "cache_dir": plan.cache_dir,
     }
-    found = {}
+    owners, lists = [], {}
     for task in tasks:
         own, *shifted = plan.prompts(task)
-        lists = {task: own.prompts} | {f"{task}, shifted": each.prompts for each in shifted}
-        found[task] = activations.plan(lists, plan.sites, plan.recipe, tokenizer, config, **how)
+        some = {task: own.prompts} | {f"{task}, shifted": each.prompts for each in shifted}
+        owners += [task] * len(some)
+        lists |= some
+    every = activations.plan(lists, plan.sites, plan.recipe, tokenizer, config, **how)
+    found: dict[str, list[activations.Plan]] = {task: [] for task in tasks}
+    for task, each in zip(owners, every, strict=True):
+        found[task].append(each)
     return found
 
 
