@@ -121,11 +121,18 @@ def target() -> str:
 
 
 def own() -> Own | None:
-    """Returns the user's own data, for commands that have no `Config`."""
-    if DATA.value is None:
-        return None
-    _, *columns = (flag.value for flag in OWN)
-    return Own(DATA.value, *columns)
+    """Returns the user's own data, for commands that have no `Config`.
+
+    Raises:
+      ValueError: something is said of data that are not given.
+    """
+    place, *columns = (flag.value for flag in OWN)
+    if place is not None:
+        return Own(place, *columns)
+    for flag in OWN[1:]:
+        if flag.value is not None:
+            raise ValueError(f"--{flag.name}={flag.value} is about --data; give that, too.")
+    return None
 
 
 def chosen_sites() -> tuple[str, ...] | None:

@@ -29,13 +29,16 @@ _RANKING = flags.DEFINE_enum(
 
 def main(_: list[str]) -> None:
     """Reads results and reports on them."""
+    px.storage.check_place(_OUT.value)
+    for flag in (common.MODEL, _RANKING):
+        if flag.present and not _PUBLISHED.value:
+            raise app.UsageError(f"--{flag.name} is about --published; give that, too.")
+    if _ALSO.value and _PUBLISHED.value:
+        raise app.UsageError("--also goes with a run, not with --published.")
     from probejax.analysis.report import report, report_published  # slow to import
 
-    px.storage.check_place(_OUT.value)
     cache_dir = common.CACHE_DIR.value
     if _PUBLISHED.value:
-        if _ALSO.value:
-            raise app.UsageError("--also goes with a run, not with --published.")
         model = common.MODEL.value if common.MODEL.present else None
         where = (_OUT.value, _PUBLISHED.value, model, _RANKING.value)
         print(report_published(*where, cache_dir=cache_dir))

@@ -37,9 +37,11 @@ _OPTIONS = (
 def main(_: list[str]) -> None:
     """Harvests, trains, measures and saves."""
     target = common.target()
-    chosen, names, own = common.chosen_sites() or ("9",), common.chosen_tasks(), common.own()
+    chosen, names, own = common.chosen_sites(), common.chosen_tasks(), common.own()
+    chosen = ("9",) if chosen is None else chosen
     if len(chosen) != 1:
-        raise ValueError(f"An SAE is trained at one site; {', '.join(chosen)} are {len(chosen)}.")
+        named = ", ".join(chosen) or "none"
+        raise ValueError(f"An SAE is trained at one site, and --site names {named}; give one.")
     site = sites.parse(chosen[0])
     px.tasks.match(names, data=own)
     from probejax.saes.train import TrainOptions  # imports JAX: after what can be told without it

@@ -10,6 +10,8 @@ import re
 
 LAST, MEAN, ALL = "last", "mean", "all"
 _AFTER = "after:"
+_LONGEST = 1000
+_TEXT = re.compile(r"[^\x00-\x08\x0b-\x1f\x7f]*")
 _BACK = re.compile(r"-([1-9][0-9]{0,3})")
 
 
@@ -19,7 +21,14 @@ def parse(text: str) -> str:
     Raises:
       ValueError: it is none.
     """
-    if text in (LAST, MEAN) or (text.startswith(_AFTER) and text != _AFTER):
+    if text in (LAST, MEAN):
+        return text
+    if text.startswith(_AFTER) and text != _AFTER:
+        if len(text) > _LONGEST or not _TEXT.fullmatch(text):
+            raise ValueError(
+                f"--position={text!r:.100} will not do: TEXT has at most {_LONGEST:,} characters, "
+                "and of control characters line ends (\\n) and tabs alone."
+            )
         return text
     if found := _BACK.fullmatch(text):
         return LAST if found[1] == "1" else text

@@ -14,7 +14,7 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -157,7 +157,7 @@ def write_config(
     config: Mapping[str, Any],
     defaults: Mapping[str, Any] | None = None,
     *,
-    replace: bool = False,
+    free: Collection[str] = (),
 ) -> None:
     """Writes `config.json` once per output folder; several processes may call it at once.
 
@@ -165,7 +165,7 @@ def write_config(
         out: the folder.
         config: what is run there.
         defaults: what a setting meant before there was such a setting: a folder from then goes on.
-        replace: whether it takes the place of another.
+        free: settings that may be others there; then this configuration takes its place.
 
     Raises:
         ConfigMismatch: the folder already holds another configuration.
@@ -173,9 +173,6 @@ def write_config(
     """
     path = epath.Path(out) / "config.json"
     text = json.dumps(_plain(config), sort_keys=True, indent=2, allow_nan=False) + "\n"
-    if replace:
-        write_atomic(path, text)
-        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
@@ -184,7 +181,10 @@ def write_config(
         raise _unwritable(path, error) from error
     there, here = _read_json(path, "restore it or choose another --out"), json.loads(text)
     there = json.loads(encode_json(defaults or {})) | there
-    if there != here:
+    fixed = lambda settings: {name: v for name, v in settings.items() if name not in free}
+    if free and there != here and fixed(there) == fixed(here):
+        write_atomic(path, text)
+    elif there != here:
         raise ConfigMismatch(
             f"{out} holds a run with another configuration: {_differences(there, here)}. "
             "Give the same flags to resume that run, or another --out to start a new one."

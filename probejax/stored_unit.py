@@ -1,9 +1,10 @@
 """What the file of a finished unit holds: one schema, checked whenever such a file is read.
 
 Runs are passed on as archives, so a unit may come from anywhere. What is checked here need not be
-checked by those who read results: names are short text without control characters, a site is the
-text form of one or `given` (vectors of one's own), scores lie where they can, and all columns of
-the fits are equally long.
+checked by those who read results: names are short text without control characters (a
+position may have line ends and tabs, as chat templates do), a site is the text form of one or
+`given` (vectors of one's own), scores lie where they can, and all columns of the fits are equally
+long.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from msgspec import Meta
 from probejax import sites
 
 Text = Annotated[str, Meta(max_length=1000, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
+Position = Annotated[str, Meta(max_length=1000, pattern=r"\A[^\x00-\x08\x0b-\x1f\x7f]*\Z")]
 Word = Annotated[str, Meta(max_length=200, pattern=r"\A[A-Za-z][A-Za-z0-9_.-]*\Z")]
 Layer = Annotated[str, Meta(pattern=r"\A(?:embed|[0-9]{1,4})\Z")]
 _SITE = rf"\A(?:{sites.GIVEN}|(?:{'|'.join(sites.KINDS)})\.[0-9]{{1,4}})\Z"
@@ -36,7 +38,7 @@ class Facts(msgspec.Struct):
     layer: Layer | None = None  # units from before there were sites have this
     bos: Literal["prepended", "none"] | None = None  # unless it was prepended as is usual
     chat: Text | None = None  # where a template made each prompt a turn of a chat
-    position: Text | None = None  # of the token that was read, unless it was the last
+    position: Position | None = None  # of the token that was read, unless it was the last
 
     def __post_init__(self):
         """Raises ValueError unless it says where the model was read."""
@@ -106,6 +108,18 @@ class StoredUnit(msgspec.Struct):
             raise ValueError(
                 f"it has {len(self.fits.regime)} fits and {len(self.latents)} lists of latents"
             )
+
+
+def check_names(facts: Mapping[str, Any]) -> None:
+    """Raises ValueError for a name that no unit may hold, before any is written."""
+    try:
+        msgspec.convert(facts, Facts)
+    except msgspec.ValidationError as error:
+        name = str(error).rpartition("$.")[2].rstrip("`")
+        raise ValueError(
+            f"The {name} {facts.get(name)!r:.100} cannot stand in results: a name there is one "
+            "line of at most 1,000 characters, so rename it."
+        ) from None
 
 
 def checked(payload: Mapping[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Evil:
         return (print, ("unpickled",))
 
 
-PICKLED = r"is damaged \(.*(Python objects|allow_pickle)"
+PICKLED = r"holds Python objects, which are never unpickled; save"
 REFUSED = {
     "one dimension": (X[:, 0], Y, r"x\.npy holds float32 \[6\]; expected floats \[N, d\]"),
     "integers": (Y[:, None], Y, r"x\.npy holds int64 \[6, 1\]; expected floats"),
@@ -132,6 +132,16 @@ def test_an_npz_of_pickles_is_not_unpickled(tmp_path, capsys):
     with zipfile.ZipFile(tmp_path / "evil.npz", "w") as archive:
         archive.writestr("x.npy", stream.getvalue())
         archive.writestr("y.npy", stream.getvalue())
-    with pytest.raises(ValueError, match=r"evil\.npz is damaged \(.*(Python objects|allow_pickle)"):
+    with pytest.raises(ValueError, match=rf"evil\.npz {PICKLED}"):
         given.read(tmp_path / "evil.npz")
     assert "unpickled" not in capsys.readouterr().out
+
+
+def test_labels_of_pandas_are_told_how_to_be_saved(tmp_path):
+    put(tmp_path / "x.npy", X)
+    objects = np.array(["a", "b"] * 3, dtype=object)
+    np.save(tmp_path / "y.npy", objects, allow_pickle=True)
+    np.savez(tmp_path / "both.npz", x=X, y=objects)
+    for files in (("x.npy", "y.npy"), ("both.npz", None)):
+        with pytest.raises(ValueError, match=r"holds Python objects, .* save y\.astype\(str\) in"):
+            given.read(*(name and tmp_path / name for name in files))

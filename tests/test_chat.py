@@ -89,7 +89,7 @@ def test_a_model_without_a_template(config, place, monkeypatch):
         make(config, place, chat_template=True)
     with pytest.raises(ValueError, match=said):
         activations.load_model(config.model, chat_template=True)
-    with pytest.raises(ValueError, match="read by no model, so --chat_template means none"):
+    with pytest.raises(ValueError, match="read by no model, so --chat_template=True means none"):
         sweep.Config(activations="x.npz", chat_template=True)
 
 

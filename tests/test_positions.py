@@ -43,6 +43,11 @@ def test_a_position_has_one_form():
     assert [positions.parse(text) for text in ("last", "-1", "-2", "mean", "after:Yes, ")] == [
         "last", "last", "-2", "mean", "after:Yes, ",
     ]  # fmt: skip
+    line = "after:<start_of_turn>model\n"
+    assert positions.parse(line) == line
+    for long in ("after:a\x1b[2J", "after:" + 1000 * "a", "after:a\r\n"):
+        with pytest.raises(ValueError, match=r"will not do: TEXT has at most 1,000 characters"):
+            positions.parse(long)
     for wrong in ("", "first", "2", "-0", "-02", "after:", "--2", "all", "-12345"):
         with pytest.raises(ValueError, match="is none: give last, mean, a number"):
             positions.parse(wrong)

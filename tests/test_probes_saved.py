@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialise
 
 import probejax as px
-from probejax import probes, saes
+from probejax import probes, saes, sites
 from probejax.probes import saved, scores, xgboost
 from probejax.saes import random_sae
 from probejax.saes.named import NamedSAE
@@ -269,3 +270,45 @@ def test_the_sae_of_another_probe_is_told(tmp_path):
     known = px.load_probe(tmp_path / "p", sae=NamedSAE(saes.shipped("gemma-3-270m")[0], sae))
     np.testing.assert_array_equal(known(x), found.probe(x))
     assert known.probe.sae is sae  # not something that encodes and no more
+
+
+READ = {
+    "positions": ({"positions": "mean"}, {"positions": "mean"}),
+    "bos": ({"bos": "never"}, {"bos": "never"}),
+    "bos as units have it": ({"bos": "prepended"}, {"bos": "always"}),
+    "chat": ({"chat_template": True}, {"chat_template": True}),
+    "length": ({"max_length": 64, "dtype": "bfloat16"}, {"max_length": 64, "dtype": "bfloat16"}),
+    "a site and a path": ({"site": sites.parse(3), "model": Path("m")}, {"site": "resid_post.3"}),
+}
+
+
+@pytest.mark.parametrize("which", READ)
+def test_texts_are_read_as_those_of_the_probe_were(tmp_path, monkeypatch, which):
+    said, expected = READ[which]
+    x, asked = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32), {}
+
+    def load_model(model, **how):
+        read = lambda texts, site, **more: asked.update(how, site=site, **more) or x[: len(texts)]
+        return SimpleNamespace(activations=read)
+
+    monkeypatch.setattr(saved, "load_model", load_model)
+    px.save(px.fit(x, x[:, 0] > 0, "ridge"), tmp_path / "p", **{"model": "m", "site": 1, **said})
+    px.load_probe(tmp_path / "p").score(["a", "b"])
+    assert expected.items() <= asked.items()
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"bos": "yes"}, "bos is 'yes'; choose from"),
+        ({"positions": "first"}, "--position=first is none"),
+        ({"dtype": "float16"}, "dtype is 'float16'; choose from float32, bfloat16"),
+        ({"note": {1, 2}}, r"note is \{1, 2\}; give text, a number, or a list of these"),
+        ({"site": "mlp.3"}, "mlp.3 is no site"),
+    ],
+)
+def test_what_a_probe_cannot_say_is_told(tmp_path, said, message):
+    x = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    with pytest.raises(ValueError, match=message):
+        px.save(px.fit(x, x[:, 0] > 0, "ridge"), tmp_path / "p", **said)
+    assert not (tmp_path / "p").exists()

@@ -258,7 +258,7 @@ def test_a_run_that_is_refused_leaves_the_folder_of_the_other_as_it_was(config, 
     before = files()
     write_task(data / "one.csv", 60, 2)
     write_task(data / "two.csv", 3, 2)
-    with pytest.raises(px.storage.ConfigMismatch, match="units that this run would not make"):
+    with pytest.raises(px.storage.ConfigMismatch, match="units that this one would not make"):
         px.run(config, tmp_path / "out", **settings)
     assert files() == before
 
@@ -281,7 +281,23 @@ def test_a_run_grows_and_what_it_has_stays(config, place, tmp_path):
     for name, value in others.items():
         with pytest.raises(px.storage.ConfigMismatch, match=r"would not make.* leave all else"):
             px.run(dataclasses.replace(more, **{name: value}), tmp_path, extend=True, **settings)
+    with pytest.raises(px.storage.ConfigMismatch, match=r"engine is .* leave all else"):
+        px.run(dataclasses.replace(more, engine="float32"), tmp_path, extend=True, **settings)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == files
+
+
+def test_what_a_run_was_to_have_is_not_forgotten_when_it_grows(config, place, tmp_path):
+    settings = {"cache_dir": place / "cache", "workers": 1, "show": "nothing"}
+    first = dataclasses.replace(config, tasks=("own_a",), methods=("mean_difference", "ridge"))
+    px.run(first, tmp_path, **settings)
+    for path in list(tmp_path.glob("units/*")):  # as after a kill
+        if '"ridge"' in path.read_text():
+            path.unlink()
+    less = dataclasses.replace(first, methods=("mean_difference", "sae_k2"))
+    with pytest.raises(px.storage.ConfigMismatch, match=r"1 units that this one would not make"):
+        px.run(less, tmp_path, extend=True, **settings)
+    more = dataclasses.replace(less, methods=("ridge", *less.methods))
+    assert len(px.run(more, tmp_path, extend=True, **settings).units) == 3
 
 
 SCRIPT = """

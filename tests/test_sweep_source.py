@@ -10,7 +10,7 @@ import probejax as px
 from probejax import storage, stored_unit, sweep, tasks
 from probejax.analysis.report import report
 from probejax.analysis.run import read_run
-from probejax.sweep import source
+from probejax.sweep import places, source
 from probejax.tasks import registry
 from tests import tiny_models
 from tests.test_sweep import write_sae
@@ -237,3 +237,43 @@ def test_a_run_of_before_knows_where_its_tasks_were(place, tmp_path):
     (tmp_path / "left_out.json").write_text('{"mine": {"imbalance": "why"}}')
     assert read_run(tmp_path).left_out == ["mine, imbalance: why."]
     assert read_run(tmp_path).expected == 1
+
+
+def test_vectors_that_are_called_as_a_task_of_the_study_are_not_that_task(vectors, tmp_path):
+    path = tmp_path / "87_glue_cola.npz"
+    path.write_bytes(vectors.read_bytes())
+    config = config_of(path, methods=("mean_difference",))
+    plan = sweep.resolve(config, tmp_path / "cache")
+    assert plan.tasks == ("87_glue_cola (vectors)",)
+    (mine,) = sweep.resolve(config_of(vectors, methods=("mean_difference",)), tmp_path).tasks
+    one = plan.source.drawing(plan.tasks[0]).conditions
+    other = source.open_source(config_of(vectors)).drawing(mine).conditions
+    for a, b in zip(one, other, strict=True):  # their own balance, as under any other name
+        np.testing.assert_array_equal(a.train, b.train)
+    px.run(config, tmp_path / "out", cache_dir=tmp_path / "cache", workers=1, show="nothing")
+    assert set(px.read(tmp_path / "out").results["task"]) == {"87_glue_cola (vectors)"}
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2Jb", "a" * 1001])
+def test_a_name_that_no_unit_may_hold_is_told_before_any_is_written(tmp_path, name):
+    x, y = np.random.default_rng(0).normal(size=(60, 4)), np.array([name, "c", "d"] * 20)
+    np.savez(tmp_path / "v.npz", x=x.astype(np.float32), y=y)
+    config = config_of(tmp_path / "v.npz", methods=("mean_difference",))
+    with pytest.raises(ValueError, match=r"^The task 'v=a.* cannot stand in results: a name there"):
+        px.run(config, tmp_path / "out", cache_dir=tmp_path / "cache", show="nothing")
+    assert not (tmp_path / "out").exists()
+
+
+def test_saes_that_no_method_reads_are_told(vectors, tmp_path):
+    config = config_of(vectors, sae=("absent",), methods=("logreg", "ridge"))
+    (note,) = sweep.resolve(config, tmp_path).notes
+    assert note == "No method reads latents: neither --sae=absent nor its site is used."
+
+
+def test_the_site_of_a_model_is_that_of_its_sae(tmp_path):
+    config = sweep.Config(model="smollm2-135m", methods=("logreg",))
+    numbers = tiny_models.change(tiny_models.LLAMA, n_layers=30)
+    (site,) = places.find_sites(config, numbers, "smollm2-135m")
+    assert str(site) == "resid_post.14"
+    with pytest.raises(ValueError, match="Nothing says where mine is to be read; give --site"):
+        places.find_sites(config, numbers, "mine")

@@ -56,6 +56,18 @@ REFUSED = {
         "prompt,target\n" + "".join(f"a,{i / 7}\n" for i in range(1000)),
         r"has 1,000 classes .*, more than 20: these look like measurements, and a probe tells two",
     ),
+    "rows in a text": (
+        'text,target\n"one,0\ntwo",1\nb,0\n',
+        r"has on line 2 a text that holds whole rows of the file: a quotation opens in it and",
+    ),
+    "rows in a text, labels first": (
+        'target,text\n0,"one\n1,two"\n1,b\n',
+        r"has on line 2 a text that holds whole rows of the file",
+    ),
+    "no header but a label": (
+        "great,y\nbad,n\nfine,y\n",
+        r"has no header, it seems: 'y' stands at the head of its labels and is one of them",
+    ),
     "case": ("prompt,target\na,True\nb,true\n", r"\('True' x 1, 'true' x 1\).* only in case"),
     "spaces": ("prompt,target\na,yes\nb, yes\n", r"\(' yes' x 1, 'yes' x 1\).* only in case"),
     "composed": ("prompt,target\na,\u00e9\nb,e\u0301\n", r"differ only in case or spaces"),
@@ -498,3 +510,30 @@ def test_any_header_is_read_or_refused_in_a_sentence(tmp_path_factory, header, t
         columns.read(path, columns.Columns(text, label, groups))
     except DamagedFile as error:
         assert str(path) in str(error)
+
+
+def test_a_group_has_a_name_in_one_line(tmp_path):
+    for name, shown in (("Ann\nSmith", r"'Ann\\nSmith'"), ("a" * 201, "'aaa")):
+        (tmp_path / "g.csv").write_text(f'text,label,writer\na,0,Bob\nb,1,"{name}"\n')
+        said = rf"has {shown}.* in its column writer on line 3; a group is named in one line of at"
+        with pytest.raises(DamagedFile, match=said):
+            columns.read(tmp_path / "g.csv", columns.Columns(groups="writer"))
+
+
+def test_two_tasks_of_one_name_are_told(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "text,label\n" + "".join(f"t{i},{'xyz'[i % 3]}\n" for i in range(9))
+    )
+    (tmp_path / "a=x.csv").write_text("text,label\nb,0\nc,1\n")
+    with pytest.raises(ValueError, match=r"a=x\.csv both make a task 'a=x' .*; rename one of the"):
+        own.members(Own(tmp_path))
+
+
+def test_a_class_that_cannot_name_a_task_is_told_as_what_it_is(tmp_path):
+    (tmp_path / "long.csv").write_text(f"text,label\na,{'v' * 101}\nb,x\nc,y\n")
+    ((name, member),) = own.members(Own(tmp_path / "long.csv")).items()
+    assert name == "long"
+    with pytest.raises(
+        DamagedFile, match=r"has the class 'v+, which cannot name a task: rename it"
+    ):
+        own.read(member, Own(tmp_path / "long.csv"))

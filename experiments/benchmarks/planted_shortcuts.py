@@ -16,15 +16,13 @@ import pandas as pd
 from jaxtyping import Bool
 
 from probejax import sweep, tasks
-from probejax.activations.language_model import LanguageModel
-from probejax.auditing import neutral_texts
-from probejax.auditing.corpus import Corpus, activate
+from probejax.auditing import corpus, neutral_texts
+from probejax.auditing.corpus import Corpus
 from probejax.auditing.dataset import Dataset, dataset
 from probejax.auditing.latents import Latents, latents
 from probejax.auditing.shortcuts import CERTAIN, shortcuts
 from probejax.auditing.tokens import Tokens, tokens
 from probejax.metrics import host_aucs
-from probejax.tasks import Task
 
 ROWS, SHARE = 400, 0.8  # of both classes together; of class 1 that gets the shortcut
 _END = 120  # characters of a prompt that are kept
@@ -134,16 +132,14 @@ class Reader:
         return dataset(x, given.y, texts=given.texts, sae=clean.sae)
 
     def _x(self, texts: Sequence[str], name: str) -> np.ndarray:
-        task = Task(name, tuple(texts), np.zeros(len(texts), int), False)
-        (found,) = self.job.activations(task).values()
+        (found,) = self.job.read(texts, name, self.job.plan.recipe).values()
         return np.asarray(found.last(), np.float32)
 
     @functools.cached_property
     def corpus(self) -> Corpus:
         """Neutral texts, token by token."""
-        plan, texts = self.job.plan, [text[:_NEUTRAL] for text in self._neutral()]
-        model = LanguageModel(plan.checkpoint, plan.config.dtype, plan.config.bos)
-        return activate(model, plan.sites[0], texts, "other tasks")
+        texts = [text[:_NEUTRAL] for text in self._neutral()]
+        return corpus.read(self.job, texts, "other tasks")
 
 
 class Found(NamedTuple):

@@ -1,6 +1,8 @@
 """Activations that were made elsewhere: one vector per row, and its label, from files."""
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,7 +77,7 @@ def _array(path: Path, name: str, flag: str) -> np.ndarray:
     if path.suffix not in _ENDINGS:
         raise ValueError(f"{flag}={path}: its name must end in one of {', '.join(_ENDINGS)}.")
     foreign.require_regular(path)
-    with foreign.parsing(path, _ADVICE):
+    with foreign.parsing(path, _ADVICE), _without_objects(path, name):
         if path.suffix == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
         if path.suffix == ".npz":
@@ -89,6 +91,21 @@ def _array(path: Path, name: str, flag: str) -> np.ndarray:
         with safe_open(path, framework="numpy") as arrays:
             _require(name, list(arrays.keys()), path)
             return arrays.get_tensor(name)
+
+
+@contextlib.contextmanager
+def _without_objects(path: Path, name: str) -> Iterator[None]:
+    """Says of an array of Python objects, as pandas gives for text, what to write in its place."""
+    try:
+        yield
+    except ValueError as error:
+        if "Python objects in dtype" not in str(error) and "Object arrays" not in str(error):
+            raise
+        kind = "np.float32" if name == "x" else "str"
+        raise DamagedFile(
+            f"{path} holds Python objects, which are never unpickled; save {name}.astype({kind}) "
+            "in their place."
+        ) from None
 
 
 def _require(name: str, there: list[str], path: Path) -> None:

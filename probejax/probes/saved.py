@@ -19,13 +19,13 @@ from jaxtyping import Array, Float
 from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialise
 
-from probejax import foreign, storage
+from probejax import foreign, positions, sites, storage
 from probejax.activations.language_model import load_model
 from probejax.probes import arrays
 from probejax.probes.families import OnLatents, Probe
 from probejax.probes.families.probe import joined
 from probejax.probes.scores import Fit
-from probejax.rules import NO_BOS, PREPENDED
+from probejax.rules import BOS_RULES, DTYPES, NO_BOS, PREPENDED
 from probejax.saes.named import NamedSAE
 from probejax.tasks.splits import Condition
 
@@ -130,11 +130,11 @@ class SavedProbe:
                 "activations, or save it with model= and site="
             )
         dtype, length = self.origin.get("dtype", "float32"), self.origin.get("max_length", 1024)
-        positions = "all" if self.probe.reads_tokens else str(self.origin.get("position") or "last")
+        place = "all" if self.probe.reads_tokens else str(self.origin.get("position") or "last")
         bos = _BOS.get(str(self.origin.get("bos")), "auto")
         how = {"bos": bos, "chat_template": bool(self.origin.get("chat"))}
         lm = load_model(str(model), dtype=dtype, cache_dir=cache_dir, **how)
-        return self(lm.activations(texts, site, positions=positions, max_length=length))
+        return self(lm.activations(texts, site, positions=place, max_length=length))
 
     def find(
         self, regime: str, level: float | int | None = None, seed: int | None = None
@@ -166,10 +166,14 @@ def save(probe: Probe | Fit, path: epath.PathLike, **origin: Any) -> None:
     Args:
       probe: from `fit` or `fit_lanes`, or its `probe`.
       path: of the file, which appears whole or not at all.
-      **origin: what the file shall say about it; with `model` and `site` it can score texts.
+      **origin: what the file shall say about it, as text, numbers or lists of these. With `model`
+        and `site` it can score texts, which it reads as its own were read if you say how: give
+        `positions`, `bos`, `chat_template`, `dtype` and `max_length` as you gave them to
+        `load_model` and `activations`.
 
     Raises:
       StorageError: the place is unwritable or full.
+      ValueError: one of these is not what it can be, or no JSON.
 
     Example:
       >>> import numpy as np
@@ -182,7 +186,37 @@ def save(probe: Probe | Fit, path: epath.PathLike, **origin: Any) -> None:
     if isinstance(probe, Fit):
         known = {"method": probe.method, "classes": [str(each) for each in probe.classes]}
         probe, origin = probe.probe, known | origin
-    _write(path, probe, {"unit": origin})
+    _write(path, probe, {"unit": _as_read(origin)})
+
+
+def _as_read(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what is said of a probe in the names and values of a unit's fields."""
+    found = dict(origin)
+    if found.get("site") is not None:
+        found["site"] = str(sites.parse(found["site"]))
+    if found.get("model") is not None:
+        found["model"] = str(found["model"])
+    place = found.pop("positions", found.get("position"))
+    if place not in (None, positions.ALL):
+        found["position"] = positions.parse(place)
+    if "chat_template" in found:
+        found["chat"] = bool(found.pop("chat_template"))
+    done = {rule: name for name, rule in _BOS.items()}
+    bos = found.pop("bos", None)
+    if bos not in (None, "auto", *done, *_BOS):
+        raise ValueError(f"bos is {bos!r}; choose from {', '.join(BOS_RULES)}.")
+    if bos not in (None, "auto"):
+        found["bos"] = done.get(bos, bos)
+    if found.get("dtype", DTYPES[0]) not in DTYPES:
+        raise ValueError(f"dtype is {found['dtype']!r}; choose from {', '.join(DTYPES)}.")
+    for name, value in found.items():
+        try:
+            storage.encode_json({name: value})
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"{name} is {value!r:.100}; give text, a number, or a list of these."
+            ) from None
+    return found
 
 
 def write(

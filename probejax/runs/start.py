@@ -11,13 +11,17 @@ from pathlib import Path
 
 from etils import epath
 
-from probejax import artifacts, hosts, storage, sweep, tasks
+from probejax import artifacts, foreign, hosts, storage, sweep, tasks
 from probejax.runs.folder import Run, read
 from probejax.runs.limits import check_limits
 from probejax.sweep.config import Config
 
 SHOWS = ("bars", "json", "nothing")
 CLUSTERS = ("ray",)
+_ADDED = (  # of which --extend may name more
+    *("tasks", "methods", "controls", "sae", "site"),
+    *("data", "text_column", "label_column", "positive"),
+)
 
 
 def run(
@@ -177,8 +181,9 @@ def _claim(place: str, identity: dict, units, done: set[str], extend: bool) -> N
     """
     try:
         if extend:
-            sweep.check_done(place, units, done)
-        storage.write_config(place, identity, dataclasses.asdict(Config()), replace=extend)
+            sweep.check_done(place, units, done | _planned(place))
+        free = _ADDED if extend else ()
+        storage.write_config(place, identity, dataclasses.asdict(Config()), free=free)
     except storage.ConfigMismatch as error:
         hint = (
             "To add to a run, name its tasks, methods, SAEs and sites too, and leave all else "
@@ -186,6 +191,15 @@ def _claim(place: str, identity: dict, units, done: set[str], extend: bool) -> N
         )  # fmt: skip
         raise storage.ConfigMismatch(f"{error} {hint}") from None
     sweep.check_done(place, units, done)
+
+
+def _planned(place: str) -> set[str]:
+    """Returns the names of the units that the run in a folder was to have."""
+    path = epath.Path(place) / "plan.json"
+    if not path.exists():
+        return set()
+    advice = "delete it and give the flags of the run as it was"
+    return set(foreign.read_json(path, dict[str, list[str]], advice).get("units", []))
 
 
 def _check_cluster(cluster: str | None, address: str | None, count: int, parallel: int) -> None:

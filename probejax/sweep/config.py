@@ -12,6 +12,7 @@ from probejax.sweep import fields
 from probejax.tasks import ALL_REGIMES, REGIMES, Own
 
 _BY_GROUP = "group_shift"
+_OF_A_MODEL = ("model", "site", "dtype", "max_length", "bos", "chat_template", "position")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,14 +130,12 @@ class Config:
         if self.activations is not None and (self.data is not None or self.tasks is not None):
             other = "--tasks" if self.data is None else "--data"
             raise ValueError(f"--activations are one task, so {other} has no place beside them.")
-        if self.activations is not None and self.bos != "auto":
-            raise ValueError(f"--activations are read by no model, so --bos={self.bos} means none.")
-        if self.activations is not None and self.chat_template:
-            raise ValueError("--activations are read by no model, so --chat_template means none.")
-        if self.activations is not None and self.position != LAST:
-            raise ValueError(
-                f"--activations are read by no model, so --position={self.position} means none."
-            )
+        for name in _OF_A_MODEL if self.activations is not None else ():
+            if (value := getattr(self, name)) != type(self).__dataclass_fields__[name].default:
+                shown = ",".join(map(str, value)) if isinstance(value, tuple | list) else value
+                raise ValueError(
+                    f"--activations are read by no model, so --{name}={shown} means none."
+                )
         for flag in ("text_column", "label_column", "groups"):
             if getattr(self, flag) is not None and self.data is None:
                 raise ValueError(f"--{flag} names a column of --data; give that, too.")

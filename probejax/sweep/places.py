@@ -52,7 +52,9 @@ def find_sites(
         if not given and name in DEFAULT_LAYERS:
             given = {DEFAULT_LAYERS[name]}
         if not given:
-            raise ValueError("The site is not clear (the SAEs name none); give --site.")
+            given = {site for sae in saes.shipped(name) if (site := sae.default_site)}
+        if not given:
+            raise ValueError(f"Nothing says where {name} is to be read; give --site.")
     chosen = tuple(sorted(sites.expand(given, model.n_layers)))
     model.check(chosen)
     return chosen

@@ -70,7 +70,10 @@ class Vectors:
         return open_source, (self.config,)
 
     def names(self) -> tuple[str, ...]:
-        """Returns the tasks that the labels make: one, or each class against the rest."""
+        """Returns the tasks that the labels make: one, or each class against the rest.
+
+        A file that is called as a task of the study is not that task.
+        """
         return tuple(self._tasks)
 
     def fingerprint(self, task: str) -> str:
@@ -136,8 +139,9 @@ class Vectors:
     def _tasks(self) -> dict[str, tuple[np.ndarray, tuple[str, str]]]:
         found = classes.classes(self.given.labels)
         made = classes.tasks(found, self.config.positive)
-        name = self.given.name
-        one = len(found.names) == 2
+        name, one = self.given.name, len(found.names) == 2
+        if name in tasks.names():  # whose draws and balance are the study's
+            name = f"{name} (vectors)"
         return {
             name if one or place is None else f"{name}={found.names[place]}": classes.binary(
                 found, place

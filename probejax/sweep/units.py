@@ -77,7 +77,7 @@ def check_done(out: str, units: Sequence[Unit], done: Collection[str]) -> None:
     """
     if foreign := sorted(set(done) - {unit.name for unit in units}):
         raise storage.ConfigMismatch(
-            f"{out} holds {len(foreign)} units that this run would not make, such as "
+            f"{out} is of a run with {len(foreign)} units that this one would not make, such as "
             f"units/{foreign[0]}.json: the file of a task, the weights or probejax have changed "
             "since. Choose another --out, or delete those units to have them made anew."
         )

@@ -20,6 +20,8 @@ from probejax.tasks.content import content
 # So a text is tokenised whole or refused. That takes 70 to 300 bytes a character.
 MOST_CHARACTERS = 1 << 22
 
+_LONGEST = 200  # characters of a group's name
+
 TEXTS = (
     *("prompt", "text", "sentence", "content", "review", "statement", "question", "document"),
     *("message", "comment", "tweet", "input"),
@@ -86,9 +88,15 @@ def read(path: Path, columns: Columns) -> Rows:
         at = At(path, raw.unit, number)
         texts.append(_text(text, at, names[0]))
         labels.append(label_of(label, at, names[1], labels[0] if labels else None))
-        groups += [str(label_of(each, at, names[2])).strip() for each in group]
+        groups += [_group(each, at, names[2]) for each in group]
     if not texts:
         raise DamagedFile(f"{path} has no rows; expected one for each text.")
+    if columns.label is None and names[1] in labels:
+        raise DamagedFile(
+            f"{path} has no header, it seems: {names[1]!r} stands at the head of its labels "
+            "and is one of them; add a first line such as text,label, or name the columns with "
+            "--text_column and --label_column."
+        )
     return Rows(tuple(texts), tuple(labels), tuple(groups), str(names[1]))
 
 
@@ -147,6 +155,14 @@ def label_of(cell: Any, at: At, name: str, first: Cell = None) -> Cell:
         advice = f"above it has {classes.kind(first)}s"
         raise at.refuse(f"the {classes.kind(cell)} {cell!r:.50}", name, advice)
     return cell
+
+
+def _group(cell: Any, at: At, name: str) -> str:
+    text = str(label_of(cell, at, name)).strip()
+    if not text.isprintable() or len(text) > _LONGEST:
+        advice = f"a group is named in one line of at most {_LONGEST} characters"
+        raise at.refuse(f"{text!r:.100}", name, advice)
+    return text
 
 
 def _find(header: Sequence[str], columns: Columns, path: Path) -> list[str | None]:

@@ -3,7 +3,7 @@
 import csv
 import io
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from probejax.foreign import DamagedFile
@@ -34,6 +34,7 @@ def read(data: bytes, path: Path, separator: str = ",") -> Raw:
                 )
 
     def cells(places: Sequence[int]) -> Iterator[tuple[int, list[str]]]:
+        labels = {row[places[1]] for _, row in rows if len(row) == len(header)}
         for line, row in rows:
             if not row:
                 raise DamagedFile(f"{path} is blank on line {line}, before its end; remove it.")
@@ -43,9 +44,31 @@ def read(data: bytes, path: Path, separator: str = ",") -> Raw:
                     f"header names {len(header)} columns; a text that holds a separator or a line "
                     "end needs quotes around it."
                 )
+            if _holds_rows(row[places[0]], separator, len(header), places, labels):
+                raise DamagedFile(
+                    f"{path} has on line {line} a text that holds whole rows of the file: a "
+                    "quotation opens in it and closes some lines later; double the quotes inside "
+                    "texts, or remove them."
+                )
             yield line, [row[place] for place in places]
 
     return Raw("line", header, cells)
+
+
+def _holds_rows(
+    text: str, separator: str, columns: int, places: Sequence[int], labels: Collection[str]
+) -> bool:
+    """Tells whether a text begins or ends with what is a row by itself, with a label of the file.
+
+    A quotation opens where a text begins. If it closes in a later row only, what is read as one
+    text begins with the rest of its own row, or where the label stands first ends with a row.
+    """
+    if "\n" not in text or separator not in text:
+        return False
+    text_at, label_at = places[:2]
+    lines = text.split("\n")
+    row = lines[0 if text_at < label_at else -1].removesuffix("\r").split(separator)
+    return len(row) == columns and row[label_at] in labels
 
 
 def _fields(content: str, path: Path, separator: str) -> list[tuple[int, list[str]]]:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,7 +84,7 @@ def members(data: Own | None) -> dict[str, Member]:
     what is wrong. The files of the study's tasks have two classes.
 
     Raises:
-        FileNotFoundError, ValueError: as `folder.files`.
+        FileNotFoundError, ValueError: as `folder.files`; or two tasks have one name.
     """
     files = {} if data is None else folder.files(data.path)
     found: dict[str, Member] = {}
@@ -93,9 +93,14 @@ def members(data: Own | None) -> dict[str, Member]:
         named: tuple[str, ...] = ()
         if data is not None and path is not None and stem not in registry.NAMES:
             named = _against_the_rest(path, data)
-        found |= {f"{stem}={each}": Member(path, each, shifted) for each in named}
-        if not named:
-            found[stem] = Member(path, None, shifted)
+        made = {f"{stem}={each}": Member(path, each, shifted) for each in named}
+        made = made or {stem: Member(path, None, shifted)}
+        if twice := sorted(found.keys() & made):
+            raise ValueError(
+                f"{found[twice[0]].path} and {path} both make a task {twice[0]!r} (a file's "
+                "name, or that of a file and a class); rename one of the files."
+            )
+        found |= made
     return found
 
 
@@ -112,6 +117,7 @@ def read(member: Member, data: Own) -> Read:
         made = classes.tasks(found, data.positive)
         positive = made[0] if member.positive is None else found.names.index(member.positive)
         if member.positive is None and len(made) > 1:
+            _require_names(found.names[place] for place in made if place is not None)
             raise ValueError(
                 f"has {len(made)} classes, and a task of the study, whose name it has, two: rename "
                 "it, or name one of them with --positive"
@@ -161,9 +167,17 @@ def _names(path: Path, data: Own, state: tuple[int, ...]) -> tuple[str, ...]:
     if len(found.names) == 2:
         return ()
     named = tuple(found.names[place] for place in made if place is not None)
-    if wrong := [each for each in named if not each.isprintable() or len(each) > 100]:
-        raise ValueError(f"the class {wrong[0]!r:.100} cannot name a task")
+    _require_names(named)
     return named
+
+
+def _require_names(names: Iterable[str]) -> None:
+    """Raises ValueError unless classes can name tasks."""
+    if wrong := [each for each in names if not each.isprintable() or len(each) > 100]:
+        raise ValueError(
+            f"has the class {wrong[0]!r:.100}, which cannot name a task: rename it in at most 100 "
+            "characters of one line, or name another class with --positive"
+        )
 
 
 def _classes(path: Path, data: Own) -> tuple[Rows, Classes]:
