@@ -1,6 +1,7 @@
 """Do SAE probes help, on one dataset in hand? The study's question, asked of arrays."""
 
 import dataclasses
+import math
 import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -214,13 +215,19 @@ def _rules(names: Sequence[str], d_sae: int) -> dict[str, Method]:
 
 
 def _shown(found: Interval) -> str:
+    if math.isinf(found.high):
+        return f"{found.mean:+.4f}, the same in each, which gives no interval,"
     return f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
 
 
 def _interval(apart: Float[np.ndarray, " draws"], ratio: float) -> Interval:
-    """Returns a mean difference with its corrected resampled t interval."""
-    count = len(apart)
+    """Returns a mean difference with its corrected resampled t interval.
+
+    Where all draws differ by the same, and not by nothing, they say nothing of how far they might.
+    """
+    count, mean = len(apart), float(apart.mean())
+    if mean and np.ptp(apart) <= 1e-12:
+        return Interval(mean, -math.inf, math.inf)
     error = np.sqrt((1 / count + ratio) * apart.var(ddof=1))
     half = float(stats.t.ppf(0.5 + _CONFIDENCE / 2, count - 1) * error)
-    mean = float(apart.mean())
     return Interval(mean, mean - half, mean + half)

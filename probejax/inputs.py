@@ -11,6 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 _SHOWN = 5  # values in a message
+_COLUMNS = 256  # that are looked at together
+_LOST = 0.05  # of a column's spread, that rounding may be
+_NOISE = 1e-12  # of a column's size, below which a spread is float64's own rounding
 
 
 def matrix(x: Any, what: str = "activations") -> Any:
@@ -22,10 +25,11 @@ def matrix(x: Any, what: str = "activations") -> Any:
         what: they are, for the message.
 
     Raises:
-        ValueError: it is no matrix of numbers.
+        ValueError: it is no matrix of numbers, or float32 cannot hold what a column tells.
     """
     if hasattr(x, "detach"):  # torch, which need not be imported for it
-        x = x.detach().to("cpu").float().numpy()
+        x = x.detach().to("cpu")
+        x = x.numpy() if str(x.dtype) == "torch.float64" else x.float().numpy()
     if hasattr(x, "tocsr"):  # SciPy's
         raise ValueError(f"the {what} are a sparse matrix; give a dense one: x.toarray()")
     _refuse_masked(x, what)
@@ -37,7 +41,33 @@ def matrix(x: Any, what: str = "activations") -> Any:
         raise ValueError(f"the {what} have no column: {x.shape}; expected [rows, width]")
     if x.dtype.kind not in "fiuV" or x.dtype.names:  # V: bfloat16 and its like
         raise ValueError(f"the {what} are {x.dtype}; expected numbers")
-    return x.astype(np.float32)
+    with np.errstate(over="ignore"):  # which is told below
+        found = x.astype(np.float32)
+    if x.dtype.itemsize > found.dtype.itemsize:
+        _require_kept(np.asarray(x), np.asarray(found), what)
+    return found
+
+
+def _require_kept(x: np.ndarray, found: np.ndarray, what: str) -> None:
+    """Raises ValueError where float32 drowns a column's variation in rounding, or overflows."""
+    for begin in range(0, x.shape[1] if len(x) else 0, _COLUMNS):
+        own = np.s_[:, begin : begin + _COLUMNS]
+        wide = x[own].astype(np.float64)
+        finite = np.all(np.isfinite(wide), axis=0, keepdims=True)
+        wide = np.where(finite, wide, 0)
+        kept = np.where(finite, found[own], 0).astype(np.float64)
+        over = ~np.all(np.isfinite(kept), axis=0)
+        spread, size = wide.std(axis=0), np.abs(wide).max(axis=0)
+        with np.errstate(invalid="ignore"):
+            lost = (kept - wide).std(axis=0) > _LOST * spread
+        lost &= spread > _NOISE * size
+        if (over | lost).any():
+            column = int(np.argmax(over | lost))
+            why = "numbers too large for" if over[column] else "differences too small for"
+            raise ValueError(
+                f"column {begin + column} of the {what} holds {why} float32, beside a mean of "
+                f"{wide[:, column].mean():.3g}; take off its mean and divide by its spread first"
+            )
 
 
 def texts(given: Iterable[Any], count: int, what: str = "texts") -> tuple[str, ...]:

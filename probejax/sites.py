@@ -69,8 +69,6 @@ class Site:
     @property
     def hook(self) -> str:
         """What TransformerLens calls it, such as `blocks.9.hook_resid_post`."""
-        if self == EMBEDDING:
-            return "hook_embed"
         part = "attn.hook_z" if self.kind == "attn_z" else f"hook_{self.kind}"
         return f"blocks.{self.layer}.{part}"
 

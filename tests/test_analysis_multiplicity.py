@@ -56,6 +56,10 @@ def test_looks_with_few_tasks_or_no_spread():
     assert bands.low[0] < 0.2 < bands.high[0]
     assert np.isnan(bands.low[1]) and np.isnan(bands.high[1])  # one task
     np.testing.assert_allclose([bands.low[2], bands.high[2]], 0.5)
+    # A draw of the one task that is in no known look says nothing, and spoils nothing.
+    alone = np.array([*"abcd"]), np.array([0, 0, 0, 1])
+    bands = simultaneous_bands(np.array([0.1, 0.2, 0.3, 0.9]), *alone)
+    assert np.isfinite([bands.low[0], bands.high[0], bands.critical]).all()
     none = simultaneous_bands(np.array([]), np.array([], dtype=str), np.array([], dtype=int))
     assert none.low.shape == (0,) and np.isnan(none.critical)
 

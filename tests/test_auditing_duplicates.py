@@ -189,6 +189,36 @@ def test_the_worst_of_many_groups_stands_beside_the_worst_of_shuffled_ones():
     assert np.isnan(small.value) and small.chance == "groups shuffled"
 
 
+def test_groups_of_other_class_shares_are_no_fault():
+    """Of two positives in 25 an AUC is far noisier than of twelve: shuffled groups keep theirs."""
+    certain = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        groups = np.arange(500) // 25
+        y = (rng.random(500) < np.where(groups % 2, 0.1, 0.9)).astype(int)
+        p = 1 / (1 + np.exp(-1.2 * y - rng.normal(size=500)))  # depends on the label alone
+        data = dataset(rng.normal(size=(500, 2)), y, groups=groups.tolist())
+        told = Judged("logreg", p, roc_auc_score(y, p), p, 0.5, 0)
+        claim = by_group(data, told, seed=seed).claims[1]
+        certain.append(float(claim.chance.removeprefix("groups shuffled, p = ")) <= 0.05)
+    assert np.mean(certain) < 0.2  # 0.6 of shuffles that take no heed of labels
+
+
+def test_clusters_have_no_chance_to_stand_beside(data):
+    finding = by_group(data, judged(data, np.zeros(N, bool)))
+    assert [claim.text for claim in finding.claims] == ["AUC over all groups"]
+
+
+def test_long_texts_that_begin_otherwise_are_not_alike():
+    rng = np.random.default_rng(0)
+    body = lambda: " ".join(f"w{i}" for i in rng.integers(0, 10**6, 600))
+    ending = body()[:3000]
+    found = near([body()[:3000] + ending, body()[:3000] + ending])
+    assert (found.nearest == -1).all()
+    found = near([ending + "a" + body()[:50] + ending, ending + body()[:60] + ending])
+    assert (found.nearest >= 0).all()
+
+
 def test_without_groups_there_are_clusters_of_activations(data):
     x = data.x + 40 * (np.arange(N) % 2)[:, None] * (np.arange(D) < 12).astype(np.float32)
     found = clusters(data._replace(x=x))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
+import transformers
 
 from probejax import activations, models, probes, stored_unit, sweep
 from probejax.activations import Recipe
@@ -101,3 +103,43 @@ def test_the_last_token_is_that_of_the_turn():
     (ids,) = tokens.encode(tokenizer, [turn], 1024, found.bos_token())
     assert [tokenizer.id_to_token(i) for i in ids[-3:]] == ["hi", "<|im_end|>", "Ċ"]
     assert ids[0] == tokenizer.token_to_id("<|im_start|>")
+
+
+ZEPHYR = (  # the form that the templates of Zephyr and TinyLlama's chat model have
+    "{% for m in messages %}\n{% if m['role'] == 'user' %}\n"
+    "{{ '<|user|>\\n' + m['content'] + eos_token }}\n{% endif %}\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("where", ["tokenizer_config.json", "special_tokens_map.json", "jinja"])
+def test_the_tokens_that_a_template_names_are_the_tokenizers(tmp_path, where):
+    """transformers gives a template all special tokens of the tokenizer."""
+    eos = {"content": "<|w9|>", "lstrip": False} if where == "jinja" else "<|w9|>"
+    files = {"tokenizer_config.json": {"chat_template": ZEPHYR}, "special_tokens_map.json": {}}
+    files[where if where in files else "tokenizer_config.json"]["eos_token"] = eos
+    if where == "jinja":
+        del files["tokenizer_config.json"]["chat_template"]
+        (tmp_path / "chat_template.jinja").write_text(ZEPHYR)
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    template = chat.of_folder(tmp_path)
+    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, "a"))
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<|w9|>")
+    turn = [{"role": "user", "content": "Hi."}]
+    expected = theirs.apply_chat_template(turn, chat_template=ZEPHYR, tokenize=False)
+    assert chat.turns(template, ["Hi."], "tiny") == [expected] and "Hi.<|w9|>" in expected
+    assert chat.digest(template) != chat.digest(ZEPHYR)  # as what is read differs
+
+
+def test_the_tokens_of_a_gguf_header():
+    fields = {
+        "tokenizer.chat_template": ZEPHYR,
+        "tokenizer.ggml.tokens": ["<s>", "it's </s>"],
+        "tokenizer.ggml.eos_token_id": 1,
+    }
+    found = chat.of_header(fields)
+    assert chat.turns(found, ["Hi."], "tiny") == ["<|user|>\nHi.it's </s>\n"]
+    for wrong in (2, -1, "1", None):
+        assert chat.of_header(fields | {"tokenizer.ggml.eos_token_id": wrong}) == ZEPHYR
+    plain = {"tokenizer.chat_template": TEMPLATE}  # names none, and stays as it is
+    assert chat.of_header({**fields, **plain}) == TEMPLATE

@@ -95,6 +95,18 @@ def test_ties_are_those_of_the_draws():
     assert found.averaged.mean != found.difference
 
 
+def test_draws_that_all_differ_by_the_same_give_no_interval():
+    found = _interval(np.array([0.01, 0.01]), 1 / 3)
+    assert (found.mean, found.low, found.high) == (0.01, -np.inf, np.inf)
+    table = pd.DataFrame(index=range(2))
+    said = Comparison(*found, found, table, table).verdict
+    assert said == (
+        "SAE probes make no certain difference: test AUC +0.0100, the same in each, which gives no "
+        "interval, over 2 draws"
+    )
+    assert _interval(np.zeros(3), 1 / 3) == Interval(0, 0, 0)
+
+
 def test_the_interval_by_hand():
     apart = np.array([0.01, 0.03, 0.02, 0.06])
     mean, low, high = _interval(apart, 1 / 3)

@@ -49,7 +49,12 @@ def test_words_of_hard_texts_and_of_prompts_are_those_of_published_files(kind, p
 
 
 def test_other_spellings_of_a_kind():
-    for name, other in (("llama3", "llama-bpe"), ("llama-v3", "llama-bpe"), ("gpt2", "gpt-2")):
+    for name, other in (
+        ("llama3", "llama-bpe"),
+        ("llama-v3", "llama-bpe"),
+        ("gpt2", "gpt-2"),
+        ("deepseek-r1-qwen", "qwen2"),
+    ):
         assert byte_bpe.KINDS[name] == byte_bpe.KINDS[other]
     neox, gpt2 = byte_bpe.KINDS["olmo"], byte_bpe.KINDS["gpt-2"]
     assert byte_bpe.KINDS["mpt"] == neox == gpt2._replace(nfc=True)

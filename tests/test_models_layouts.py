@@ -83,6 +83,13 @@ def test_the_model_without_its_head(saved, tmp_path):
     same(found, {name: x for name, x in expected.items() if not name.startswith("lm_head")})
 
 
+def test_the_head_of_a_classifier_or_a_reward_model_is_no_part_of_it(saved, tmp_path):
+    _, folder, expected = saved
+    heads = {name: np.ones((1, 8), "f4") for name in ("score.weight", "v_head.summary.weight")}
+    tensors = load_file(folder / "model.safetensors") | heads
+    same(leaves(with_tensors(folder, tmp_path / "x", tensors)), expected)
+
+
 def test_a_tensor_that_is_missing_is_called_as_the_file_calls_it(saved, tmp_path):
     _, folder, _ = saved
     tensors = load_file(folder / "model.safetensors")

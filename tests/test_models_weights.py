@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from probejax import artifacts, models
 from probejax.models import families, layouts, safetensors, weights
 from probejax.models import gguf as gguf_module
+from probejax.models.gguf_header import read_header
 from tests import gguf_files, tiny_models
 
 # Four key/value heads, so that every cut axis divides by the four devices.
@@ -298,6 +299,39 @@ def test_fingerprint_follows_the_weights_and_not_the_place(folder, tmp_path_fact
     tensors["model.norm.weight"] = tensors["model.norm.weight"] + 1
     save_file(tensors, folder / name)
     assert models.find(str(folder)).fingerprint != before
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "gguf"])
+def test_the_fingerprint_follows_each_of_many_matrices(tmp_path, kind):
+    """Of which evenly spaced blocks would miss most."""
+    tensors = {f"m{i:03d}": np.zeros((16, 1024), np.float32) for i in range(300)}
+    if kind == "safetensors":
+        save_file(tensors, tmp_path / "model.safetensors")
+        (tmp_path / "config.json").write_text("{}")
+        path, spec = tmp_path / "model.safetensors", str(tmp_path)
+        begin = {
+            name: start
+            for name, (start, _) in zip(sorted(tensors), safetensors.places(path), strict=True)
+        }
+    else:
+        path = tmp_path / "x.gguf"
+        writer = gguf.GGUFWriter(path, "llama")
+        for name, tensor in tensors.items():
+            writer.add_tensor(name, tensor)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        spec = str(path)
+        begin = {name: info.offset for name, info in read_header(path).tensors.items()}
+    size, seen = tensors["m000"].nbytes, {models.find(spec).fingerprint}
+    whole = bytearray(path.read_bytes())
+    for start in list(begin.values())[::17]:
+        changed = whole.copy()
+        changed[start : start + size] = b"\1" * size
+        path.write_bytes(changed)
+        seen.add(models.find(spec).fingerprint)
+    assert len(seen) == 1 + len(list(begin)[::17])
 
 
 def small_gguf(path, arrays):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from sklearn.linear_model import RidgeClassifier
 
-from probejax import probes, saes
+from probejax import activations, probes, saes
 from probejax.probes import logreg
 from probejax.probes.fit import fit, fit_lanes
 from probejax.probes.folds import stratified_folds
@@ -216,6 +216,13 @@ def test_the_fifth_that_validates_has_both_classes(n, positives):
         ({"protocol": "lax"}, "no protocol 'lax'"),
         ({"seed": -1}, "seed is -1; expected"),
         ({"seed": 2**31}, "seed is 2147483648; expected"),
+        ({"x": X.astype(float) + 1e9}, r"column 0 of .* differences too small for float32, beside"),
+        ({"x": (X * 100).astype(int) + 10**12}, "differences too small for float32, beside a mean"),
+        ({"x": torch.tensor(X, dtype=torch.float64) + 1e9}, "take off its mean and divide by its"),
+        (
+            {"x": X * np.where(np.arange(D) == 5, 1e39, 1)},
+            "column 5 .* numbers too large for float32",
+        ),
         ({"x": X[:, :0]}, r"have no column: \(150, 0\)"),
         ({"x": np.zeros(N, [("a", "f4"), ("b", "f4")])[:, None]}, "expected numbers"),
         ({"method": "sae_k4", "sae": narrow()}, "x is 12 wide; the SAE reads vectors of width 3"),
@@ -236,6 +243,10 @@ def test_what_will_not_do_is_said(change, message):
         (np.array([[0, 1]]), [[0, 1, 1]], "another shape"),
         ([np.array([], int), np.array([0, 1])], [[], [0, 1]], "problem 0 has no row"),
         (np.array([[0, 1]]), [0, 1], "2 labels and x 150 rows"),
+        (np.array([[0, 1]]), ["a", float("nan"), *["a"] * (N - 2)], "label 1 is missing"),
+        (np.array([[0, 1]]), ["1", *[1] * (N - 1)], "several types"),
+        (np.array([[0, 1]]), [["a", None]], "label 1 is missing"),
+        (np.array([[0, 1]]), pandas.Series(["a", np.nan, *["a"] * (N - 2)]), "label 1 is missing"),
     ],
 )
 def test_problems_that_will_not_do_are_said(rows, y, message):
@@ -261,3 +272,46 @@ def test_no_row_validates_its_own_copy(n):
     alone = dataclasses.replace(condition, train=rows[:n], y_train=y[rows[:n]])
     expected = stratified_folds(alone.y_train)
     np.testing.assert_array_equal(fit_module._folds(np.arange(4 * n), alone), expected)
+
+
+@pytest.mark.parametrize("x", [
+    X.astype(float) + 1e4,
+    np.where(np.arange(D) == 3, 0.1 + 1e-17 * X, X),  # what float64 rounds of a constant
+    (X * 100).astype(int),
+])  # fmt: skip
+def test_float64_that_float32_can_hold_is_taken(x):
+    assert fit(x, Y, "ridge").val_auc > 0.8
+
+
+@pytest.mark.parametrize("n", [9, 30])
+def test_without_two_of_a_class_nothing_is_searched(n):
+    """No fold would fit on both classes."""
+    y = (np.arange(n) == 3).astype(int)
+    assert not len(stratified_folds(y))
+    assert fit(X[:n], y).hyperparameter == 1.0
+
+
+@pytest.mark.parametrize("method", ["knn", "logreg", "pca", "ridge", "sae_k4"])
+def test_a_row_that_is_not_finite_has_no_logit(method):
+    found = fit(X, Y, method, sae=Rectified() if method == "sae_k4" else None)
+    x = X[:5].copy()
+    x[2, 1] = np.nan
+    given = activations.Activations(x, np.arange(5), np.ones(5, int))
+    for each in (x, given):
+        assert np.isnan(np.asarray(found.probe(each))).tolist() == [
+            False,
+            False,
+            True,
+            False,
+            False,
+        ]
+
+
+def test_a_prompt_with_a_token_that_is_not_finite_has_no_logit():
+    y = np.arange(60) % 2
+    tokens = token_cases.shuffled(token_cases.tokens(np.arange(60) % 5 + 2, y))
+    found = fit(tokens, y, "mean_pool")
+    x = np.array(tokens.x, np.float32)
+    x[tokens.starts[3]] = np.inf
+    logits = np.asarray(found.probe(tokens._replace(x=x)))
+    assert np.flatnonzero(np.isnan(logits)).tolist() == [3]

@@ -92,6 +92,14 @@ def test_the_grid_is_the_study_s(size, d):
     assert sorted(set(pca._grid(size, d).tolist())) == study_pca.grid(y, d)
 
 
+@pytest.mark.parametrize("width", range(2, 100))
+def test_of_narrow_vectors_all_components_are_tried(width):
+    """The study's rounding leaves out the last of 3, 5, 6, 9 and many more."""
+    grid = pca._grid(1024, width)
+    assert grid.max() == width and len(grid) == len(pca._grid(1024, 640))
+    assert set(grid.tolist()) - {width} <= set(study_pca.grid(np.arange(1024) % 2, width))
+
+
 def test_the_largest_grid():
     assert pca._grid(1024, 640).tolist() == [1, 2, 4, 7, 12, 21, 35, 59, 99, 99]
 

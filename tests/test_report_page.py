@@ -271,7 +271,7 @@ def test_the_rules_of_the_verdict(deltas, answer):
         {
             "regime": regime, "level": float("nan"), "tie_rule": rule, "cells": 50, "tied": 3,
             "tasks": 50, "delta": (low + high) / 2, "band_low": low, "band_high": high,
-            "families": 50, "family_band_low": low, "family_band_high": high,
+            "families": 50, "family_band_low": low, "family_band_high": high, "p_holm": 0.001,
         }
         for regime, (low, high) in deltas.items()
         for rule in ("documented", "neutral")
@@ -292,7 +292,7 @@ def test_the_rules_of_the_verdict(deltas, answer):
     ],
 )  # fmt: skip
 def test_a_regime_of_few_tasks_has_its_caution(tasks, said):
-    row = {"level": float("nan"), "cells": 50, "tied": 0, "delta": 0.0, "families": 50}
+    row = {"level": float("nan"), "cells": 50, "tied": 0, "delta": 0.0, "families": 50, "p_holm": 1}
     row |= {f"{band}_{end}": 0.0 for band in ("band", "family_band") for end in ("low", "high")}
     found = verdict(pd.DataFrame([
         row | {"regime": regime, "tie_rule": rule, "tasks": count}
@@ -301,11 +301,25 @@ def test_a_regime_of_few_tasks_has_its_caution(tasks, said):
     assert [text.split(":")[0] for text in found.caveats] == ([said] if said else [])
 
 
+def test_a_band_of_few_tasks_alone_makes_nothing_certain():
+    """Three of one sign: a bootstrap's band excludes zero, and chance gives that in a quarter."""
+    row = {
+        "regime": "standard", "level": float("nan"), "tie_rule": "documented", "cells": 3,
+        "tied": 0, "tasks": 3, "families": 3, "delta": 0.007, "band_low": 0.004,
+        "band_high": 0.010, "family_band_low": 0.004, "family_band_high": 0.010, "p_holm": 0.25,
+    }  # fmt: skip
+    found = verdict(pd.DataFrame([row, row | {"tie_rule": "neutral"}]))
+    assert found.calls == {"standard": "unclear"} and found.answer.startswith("Not that this run")
+    assert "random signs of the tasks' differences give as much with p = 0.25" in found.caveats[-1]
+    sure = row | {"p_holm": 0.05}
+    assert verdict(pd.DataFrame([sure, sure | {"tie_rule": "neutral"}])).answer.startswith("Yes")
+
+
 def test_where_families_change_a_call_the_caveats_say_so():
     row = {
         "regime": "standard", "level": float("nan"), "tie_rule": "documented", "cells": 113,
         "tied": 0, "tasks": 113, "families": 71, "delta": -0.01, "band_low": -0.02,
-        "band_high": -0.001, "family_band_low": -0.03, "family_band_high": 0.01,
+        "band_high": -0.001, "family_band_low": -0.03, "family_band_high": 0.01, "p_holm": 0.01,
     }  # fmt: skip
     found = verdict(pd.DataFrame([row, row | {"tie_rule": "neutral"}]))
     assert found.calls == {"standard": "worse"}  # the call stays; what it rests on is said

@@ -11,6 +11,7 @@ import torch
 
 from probejax import saes
 from probejax.saes import formats
+from probejax.sites import parse
 from tests.golden.saes import make
 from tests.reference import sae_formats
 
@@ -135,6 +136,15 @@ def test_hooks_are_layers_and_kinds(hook, expected):
     from probejax.saes.formats.format import place as read
 
     assert read(hook) == expected
+
+
+def test_what_gpt_2_embeds_has_no_positions_yet():
+    """TransformerLens' hook_embed; what enters block 0 has them."""
+    from probejax.saes.formats.format import place as read
+
+    assert read("hook_embed", "gpt2-small") == (None, "hook_embed")
+    assert read("blocks.0.hook_resid_pre", "gpt2-small") == (0, "resid_pre")
+    assert parse("embed").hook == "blocks.0.hook_resid_pre"
 
 
 @pytest.mark.parametrize(

@@ -388,8 +388,27 @@ def test_other_weights_that_are_not_implemented_are_refused(edit, fields, said):
     assert said in refused(edit("sae_lens_jumprelu", fields))
 
 
-@pytest.mark.parametrize("said", [True, False, None])
+@pytest.mark.parametrize("said", [True, False])
 def test_settings_say_whether_bos_stood_before_the_texts(edit, said):
     for name, field in (("sae_lens_old", "prepend_bos"), ("sae_lens_topk", "metadata.prepend_bos")):
         path = edit(name, {field: said})
         assert saes.find(str(path.parent)).prepends_bos is said
+
+
+def test_files_from_before_version_6_had_bos_unless_they_say_otherwise(edit):
+    for name, expected in (("sae_lens_old", True), ("sae_lens_topk", None)):
+        path = edit(name, {})
+        found = json.loads(path.read_text())
+        for table in (found, found.get("metadata", {})):
+            table.pop("prepend_bos", None)
+        path.write_text(json.dumps(found))
+        assert saes.find(str(path.parent)).prepends_bos is expected
+
+
+@pytest.mark.parametrize("field", ["act_fn", "sparsity_include_decoder_norm"])
+def test_what_decides_openmoss_latents_must_be_said(edit, field):
+    path = edit("openmoss_topk", {})
+    found = json.loads(path.read_text())
+    found.pop(field, None)
+    path.write_text(json.dumps(found))
+    assert field in refused(path)

@@ -159,6 +159,31 @@ def test_folding_rounds_the_matrices_and_corrects_the_bias(tokens):
     assert np.abs(mean @ (half["W_enc"].astype(np.float64) - full["W_enc"])).max() > 1e-3
 
 
+@pytest.mark.parametrize("size", [1.0, 1e4, 1e7])
+def test_a_top_k_sae_is_written_in_half_precision_at_any_scale(tokens, size):
+    """One length for all decoder rows changes no winner, and keeps numbers in range."""
+    tokens = tokens * np.float32(size)
+    scale, params = train.measure(tokens), some_params()
+    half, full = (
+        train.fold(params, scale, dtype=kind, unit=False) for kind in (np.float16, np.float64)
+    )
+    pre = [
+        tokens.astype(np.float64) @ a["W_enc"].astype(np.float64) + a["b_enc"] for a in (half, full)
+    ]
+    winners = [np.argsort(-each, axis=1)[:, :8] for each in pre]
+    same = [len(np.intersect1d(a, b)) for a, b in zip(*winners, strict=True)]
+    assert np.mean(same) > 7.95 and np.isfinite(half["W_dec"].astype(np.float32)).all()
+    for name in ("W_enc", "W_dec"):
+        error = np.abs(half[name].astype(np.float64) - full[name])
+        assert error.max() < 1e-3 * np.abs(full[name]).max()
+    inner = in_scaled_units(params)
+    raw = np.asarray(scaled(tokens, scale)) @ np.asarray(inner.W_enc) + np.asarray(inner.b_enc)
+    best = np.argsort(-raw, axis=1)[:, :8]  # those of training
+    assert (
+        np.mean([len(np.intersect1d(a, b)) for a, b in zip(best, winners[1], strict=True)]) > 7.99
+    )
+
+
 @pytest.fixture(scope="module")
 def trained(tokens, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")

@@ -46,6 +46,14 @@ class Activations(NamedTuple):
         """Returns the last row of each text, float32."""
         return np.asarray(self.x[self.starts + self.counts - 1], np.float32)
 
+    def finite(self) -> Bool[np.ndarray, " N"]:
+        """Tells of which texts all rows are finite."""
+        begins = range(0, len(self.x), _TOGETHER)
+        rows = (np.arange(begin, min(begin + _TOGETHER, len(self.x))) for begin in begins)
+        bad = [~np.isfinite(np.asarray(self.x[each], np.float32)).all(axis=1) for each in rows]
+        before = np.concatenate([[0], np.cumsum(np.concatenate(bad))])
+        return before[self.starts + self.counts] == before[self.starts]
+
 
 def join(parts: Sequence[Activations]) -> Activations:
     """Puts the prompts of several parts behind each other; no row is copied.

@@ -21,6 +21,7 @@ from probejax.sites import in_order as sites_in_order
 from probejax.sites import known
 
 _OF = ["protocol", "model"]
+_FEWEST = 6  # tasks; the differences of fewer have one sign by chance, with p above 0.05
 _CELL = ["level", "task", "task_family", "seed"]
 _REFERENCE = "logreg"
 
@@ -112,10 +113,13 @@ def _sites(fits: pd.DataFrame) -> list[dict]:
 def _bands(
     delta: Float[np.ndarray, "n S"], tasks: np.ndarray, best: int | None
 ) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
-    """Returns limits that hold for all sites at once but the chosen one, which has none."""
+    """Returns limits that hold for all sites at once but the chosen one, which has none.
+
+    Of fewer than `_FEWEST` tasks there are none: a bootstrap's would be too narrow.
+    """
     low, high = np.full((2, delta.shape[1]), np.nan)
     others = [i for i in range(delta.shape[1]) if i != best]
-    if best is not None and others:
+    if best is not None and others and len(np.unique(tasks)) >= _FEWEST:
         looks = np.tile(np.arange(len(others)), len(delta))
         bands = simultaneous_bands(delta[:, others].ravel(), np.repeat(tasks, len(others)), looks)
         low[others], high[others] = bands.low, bands.high

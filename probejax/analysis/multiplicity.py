@@ -66,7 +66,8 @@ def simultaneous_bands(
     t = np.divide(
         np.abs(deviation), error, out=np.zeros_like(deviation), where=error > 1e-12 * np.abs(centre)
     )
-    critical = float(np.quantile(np.fmax.reduce(t, axis=1), confidence))
+    # NaN where all tasks that were drawn belong to looks of which nothing is known.
+    critical = float(np.nanquantile(np.fmax.reduce(t, axis=1), confidence))
     low[known], high[known] = centre - critical * error, centre + critical * error
     return Bands(low, high, critical)
 

@@ -8,6 +8,7 @@ from probejax.analysis.labels import TITLES, signed
 
 # Rules shown side by side: the stated order, and the one without an order.
 STATED, NEUTRAL = "documented", "neutral"
+_P = 0.05  # of random signs, at most, for what is called certain
 FEW_TASKS = 10
 
 
@@ -33,7 +34,8 @@ def verdict(quiver: pd.DataFrame) -> Verdict:
     A regime counts as better or worse where the band of its overall difference, which holds for
     all regimes at once (95 %), excludes zero under the stated rule for ties, and under the neutral
     rule too. Where only one of the two excludes zero, the rule decides and the regime counts as
-    neither.
+    neither. Nor does it where random signs of the tasks' differences give as much with p above
+    0.05, corrected for as many regimes: of few tasks a bootstrap's band is too narrow.
 
     Args:
         quiver: rows of the table of `quiver`, with the rules `documented` and `neutral`.
@@ -54,6 +56,11 @@ def verdict(quiver: pd.DataFrame) -> Verdict:
     return Verdict(_answer(calls), _numbers(stated), calls, _caveats(stated, neutral, calls))
 
 
+def _certain(row: dict[Any, Any]) -> bool:
+    """Tells whether random signs seldom give as much; so many tasks at least must there be."""
+    return bool(row["p_holm"] <= _P)
+
+
 def _sign(row: dict[Any, Any], band: str = "band") -> int:
     if row[f"{band}_low"] > 0:
         return 1
@@ -65,6 +72,8 @@ def _call(row: dict[Any, Any], neutral: dict[Any, Any] | None) -> str:
     other = _sign(neutral) if neutral else stated
     if stated != other:
         return "ties"
+    if not _certain(row):
+        return "unclear"
     return {1: "better", -1: "worse", 0: "unclear"}[stated]
 
 
@@ -142,4 +151,11 @@ def _caveats(
             f"With {tasks} task{'' if counts == [1] else 's'}{where} the limits are rough: a "
             "bootstrap over so few tasks is too narrow."
         )
+    for regime, row in stated.items():
+        if calls[regime] == "unclear" and _sign(row):
+            found.append(
+                f"Under {_listed([regime])} the band excludes zero, but random signs of the tasks' "
+                f"differences give as much with p = {row['p_holm']:.2f}, so it is not called "
+                "certain."
+            )
     return tuple(found)

@@ -17,6 +17,12 @@ _MOST = 20_000  # rows that clusters are made of
 SHUFFLES = 199  # of which prompt is in which group
 _BINS = 10  # of probabilities, for calibration
 FEWEST = 20  # rows of a group that is called the worst
+_CHANCE = (
+    f" Groups of fewer than {FEWEST} rows do not count as worst. Of many groups one is the worst, "
+    "and by chance far below the others: so it stands beside the median of the worst where prompts "
+    f"change their groups at random, {SHUFFLES} times, each group keeping its number of either "
+    "label; p is how often that worst is no better."
+)
 
 
 def by_group(data: Dataset, judged: Judged, *, seed: int = 0) -> Finding:
@@ -47,13 +53,11 @@ def by_group(data: Dataset, judged: Judged, *, seed: int = 0) -> Finding:
            "there than among vectors at random: a low AUC by itself says little. ")
         + f"Each is judged by {judged.method}, by probes that have not seen its prompts: AUC and "
         "calibration error (ten bins). A group far below the others is one on which the labels, or "
-        f"the text, are of another kind. Groups of fewer than {FEWEST} rows do not count as worst. "
-        "Of many groups one is the worst, and by chance far below the others: so it stands beside "
-        "the median of the worst where prompts are put at random into groups of the same sizes, "
-        f"{SHUFFLES} times; p is how often that worst is no better.",
+        "the text, are of another kind."
+        + (_CHANCE if named else ""),
         (
             Claim("AUC over all groups", judged.auc, judged.permuted_auc),
-            _worst(data, groups, judged.probability, seed),
+            *((_worst(data, groups, judged.probability, seed),) if named else ()),
         ),
         (Table("groups", "Groups, the worst first", table),),
         tuple(notes),
@@ -82,7 +86,7 @@ def _worst(
     large = np.bincount(own) >= FEWEST  # shuffled groups are as large
     found, *by_chance = (
         np.fmin.reduce(_aucs(probability, data.y, each)[large], initial=np.inf)
-        for each in (own, *units.shuffled(own, data.same, SHUFFLES, seed))
+        for each in (own, *units.shuffled(own, data.same, SHUFFLES, seed, data.y))
     )
     if not np.isfinite(found):
         return Claim("AUC of the worst group", np.nan, np.nan, 3, "groups shuffled")

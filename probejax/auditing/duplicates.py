@@ -6,7 +6,7 @@ from jaxtyping import Int
 
 from probejax.auditing.dataset import Dataset
 from probejax.auditing.finding import Claim, Finding, Table
-from probejax.auditing.near_texts import LIMIT, PIECE, Near, near
+from probejax.auditing.near_texts import END, LIMIT, PIECE, Near, near
 
 _COLUMNS = (
     *("cluster", "row", "most_like", "likeness"),
@@ -40,7 +40,8 @@ def duplicates(data: Dataset, *, seed: int = 0) -> Finding:
         "duplicates",
         "Duplicates and leaks",
         "Equal prompts, by text or by activations, and different ones that have "
-        f"{how} in common, found by MinHash and then counted exactly. A split that does not keep "
+        f"{how} in common, found by MinHash and then counted exactly (of texts longer than "
+        f"{2 * END:,} characters in the first and the last {END:,}). A split that does not keep "
         "them together tests on what it was trained on. Each row stands beside the one that is "
         "most like it, and of equally like ones beside one of the other label; a cluster is what "
         "such likeness leads to, from one prompt to the next. How many there are does not depend "

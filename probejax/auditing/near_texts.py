@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 LIMIT = 0.8  # share of the pieces of two texts together that both have (Jaccard)
 PIECE = 5  # characters
 _BANDS, _ROWS = 16, 4  # two texts at the limit share a band of hashes in all but 0.02 % of cases
-_END = 2000  # characters of a text that are read
+END = 1000  # characters that are read of a long text's beginning, and of its end
 
 
 class Near(NamedTuple):
@@ -36,7 +36,7 @@ def near(texts: list[str], seed: int = 0) -> Near:
     its 12 million pairs would take hours to count and to write.
 
     Args:
-      texts: different ones; of each the end is read, in small letters, spaces made one.
+      texts: different ones; of long ones both ends are read, in small letters, spaces made one.
       seed: of the hashes.
 
     Raises:
@@ -96,7 +96,8 @@ def _join(found: Near, row: int, others: np.ndarray, likeness: np.ndarray) -> No
 
 
 def _pieces(text: str) -> frozenset[str]:
-    plain = " ".join(text[-_END:].casefold().split())
+    text = text if len(text) <= 2 * END else f"{text[:END]} {text[-END:]}"
+    plain = " ".join(text.casefold().split())
     return frozenset(plain[i : i + PIECE] for i in range(max(1, len(plain) - PIECE + 1)))
 
 

@@ -42,7 +42,11 @@ def multiplicity(same: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
 
 
 def shuffled(
-    values: Shaped[np.ndarray, " n"], same: Int[np.ndarray, " n"], count: int, seed: int = 0
+    values: Shaped[np.ndarray, " n"],
+    same: Int[np.ndarray, " n"],
+    count: int,
+    seed: int = 0,
+    y: Int[np.ndarray, " n"] | None = None,
 ) -> Shaped[np.ndarray, "q n"]:
     """Permutes what is known of rows, whole units among those that have as many rows.
 
@@ -55,12 +59,16 @@ def shuffled(
       same: a number for each unit.
       count: how many permutations.
       seed: of them.
+      y: labels 0 and 1, where what a row's label is has to stay as it is: units are permuted among
+        those that have as many ones.
     """
     rng = np.random.RandomState(seed)
     found = np.tile(values, (count, 1))
     for each in found:
         for rows in _by_size(same):
-            each[rows] = values[rows[rng.permutation(len(rows))]]
+            ones = y[rows].sum(axis=1) if y is not None else np.zeros(len(rows), int)
+            for alike in (rows[ones == number] for number in np.unique(ones)):
+                each[alike] = values[alike[rng.permutation(len(alike))]]
     return found
 
 

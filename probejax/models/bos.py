@@ -40,7 +40,9 @@ def of_vocabulary(found: Vocabulary) -> Bos:
     return _bos(token, found.add_bos_token)
 
 
-class _Added(msgspec.Struct):
+class Added(msgspec.Struct):
+    """A special token, where a file says more of it than its text."""
+
     content: str
 
 
@@ -48,7 +50,7 @@ class _Settings(msgspec.Struct):
     """The part of a tokenizer_config.json that is about BOS."""
 
     add_bos_token: bool | None = None
-    bos_token: str | _Added | msgspec.UnsetType | None = msgspec.UNSET
+    bos_token: str | Added | msgspec.UnsetType | None = msgspec.UNSET
 
 
 def of_folder(folder: Path, tokenizer: Callable[[], tokenizers.Tokenizer]) -> Bos:
@@ -69,7 +71,7 @@ def of_folder(folder: Path, tokenizer: Callable[[], tokenizers.Tokenizer]) -> Bo
     if path.exists():
         said = read_json(path, _Settings, "download it again", most=_MOST)
     named = said.bos_token
-    token = named.content if isinstance(named, _Added) else named or None
+    token = named.content if isinstance(named, Added) else named or None
     if token in _USUAL or (named is not msgspec.UNSET and said.add_bos_token is not None):
         return _bos(token, said.add_bos_token)
     found = tokenizer()

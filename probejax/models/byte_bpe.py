@@ -44,6 +44,7 @@ def _words(digits: str) -> Callable[[], PreTokenizer]:
 
 
 _LLAMA_3 = Kind(_words("{1,3}"), whole_words=True)
+_QWEN_2 = Kind(_words(""), nfc=True)
 _NEOX = Kind(_gpt2, nfc=True)
 KINDS = {  # by llama.cpp's names
     "gpt-2": Kind(_gpt2),
@@ -52,7 +53,8 @@ KINDS = {  # by llama.cpp's names
     "llama-bpe": _LLAMA_3,
     "llama-v3": _LLAMA_3,
     "llama3": _LLAMA_3,
-    "qwen2": Kind(_words(""), nfc=True),
+    "qwen2": _QWEN_2,
+    "deepseek-r1-qwen": _QWEN_2,
     "olmo": _NEOX,
     "mpt": _NEOX,
 }

@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 
 from probejax.foreign import read_bytes, read_json, reason
+from probejax.models.bos import Added
 
 _READING = 2  # raise it when templates are read otherwise
 _TODAY = datetime.date(2024, 7, 26)  # the date that templates of Llama 3 have for such a case
@@ -21,32 +23,70 @@ class _Named(msgspec.Struct):
     template: str
 
 
-class _Settings(msgspec.Struct):
+class _Tokens(msgspec.Struct):
+    """Special tokens that a template may name, but for BOS."""
+
+    eos_token: str | Added | None = None
+    unk_token: str | Added | None = None
+    pad_token: str | Added | None = None
+
+
+class _Settings(_Tokens):
     """The part of a tokenizer_config.json that is about chats."""
 
     chat_template: str | list[_Named] | None = None
 
 
+_IDS = {
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+}
+
+
 def of_header(fields: Mapping[str, Any]) -> str | None:
     """Returns the template in the fields of a GGUF header; None if there is none."""
-    found = fields.get("tokenizer.chat_template")
-    return found if isinstance(found, str) else None
+    found, every = fields.get("tokenizer.chat_template"), fields.get("tokenizer.ggml.tokens")
+    if not isinstance(found, str):
+        return None
+    known = {}
+    for name, field in _IDS.items():
+        number = fields.get(f"tokenizer.ggml.{field}")
+        if isinstance(every, list) and isinstance(number, int) and 0 <= number < len(every):
+            known[name] = every[number]
+    return _with(known, found)
 
 
 def of_folder(folder: Path) -> str | None:
     """Returns the template in chat_template.jinja or else tokenizer_config.json of a folder.
 
     Raises:
-      DamagedFile: that file is damaged.
+      DamagedFile: a file is damaged.
     """
+    said = _read(folder / "tokenizer_config.json", _Settings)
+    found = said.chat_template
+    if isinstance(found, list):
+        found = next((each.template for each in found if each.name == "default"), None)
     if (path := folder / "chat_template.jinja").exists():
-        return read_bytes(path, _MOST).decode("utf-8", "replace")
-    if not (path := folder / "tokenizer_config.json").exists():
+        found = read_bytes(path, _MOST).decode("utf-8", "replace")
+    if found is None:
         return None
-    found = read_json(path, _Settings, "download it again", most=_MOST).chat_template
-    if not isinstance(found, list):
-        return found
-    return next((each.template for each in found if each.name == "default"), None)
+    others, known = _read(folder / "special_tokens_map.json", _Tokens), {}
+    for name in _IDS:
+        token = getattr(said, name) or getattr(others, name)
+        if token is not None:
+            known[name] = token.content if isinstance(token, Added) else token
+    return _with(known, found)
+
+
+def _read(path: Path, kind: Any) -> Any:
+    return read_json(path, kind, "download it again", most=_MOST) if path.exists() else kind()
+
+
+def _with(known: Mapping[str, str], template: str) -> str:
+    """Returns a template with the tokens that it names set before it."""
+    named = [name for name in known if re.search(rf"\b{name}\b", template)]
+    return "".join(f"{{% set {name} = {known[name]!r} +%}}" for name in named) + template
 
 
 def digest(template: str | None) -> str:

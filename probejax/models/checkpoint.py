@@ -27,7 +27,7 @@ from probejax.models import (
 )
 from probejax.models.config import ModelConfig
 from probejax.models.gguf import Gguf
-from probejax.models.gguf_header import parts
+from probejax.models.gguf_header import parts, read_header
 from probejax.models.layouts import Named
 from probejax.models.presets import PRESETS
 from probejax.models.transformer import Transformer
@@ -242,15 +242,29 @@ def load(
     return LoadedModel(checkpoint.config, transformer, *texts)
 
 
-def _fingerprint(path: Path, cutting: str, samples: int = 64, block: int = 1 << 16) -> str:
-    """Hashes the config, and sizes and evenly spaced blocks of the weights, not all of them.
+def _tensors(file: Path) -> list[tuple[int, int]]:
+    """Returns where the tensors of a file begin, and how long they are; none of a damaged one."""
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.places(file)
+        if file.suffix == ".gguf":
+            tensors = read_header(file).tensors.values()
+            return [(each.offset, each.n_bytes) for each in tensors]
+    except ValueError:  # the loader says what is wrong with it
+        pass
+    return []
 
-    Whole files would take minutes.
+
+def _fingerprint(path: Path, cutting: str, samples: int = 64, block: int = 1 << 16) -> str:
+    """Hashes the config, and of the weights sizes and blocks, not all of them.
+
+    Whole files would take minutes. The blocks are evenly spaced, and where the files may change
+    there is one more in the middle of every tensor: a matrix that was edited shows.
 
     Args:
       path: a GGUF file or a folder.
-      cutting: hash of what cuts text into tokens, if it may change.
-      samples: blocks of a file.
+      cutting: hash of what cuts text into tokens; empty if nothing may change.
+      samples: evenly spaced blocks of a file.
       block: bytes of one.
     """
     digest = hashlib.sha256()
@@ -262,5 +276,8 @@ def _fingerprint(path: Path, cutting: str, samples: int = 64, block: int = 1 << 
             for i in range(samples):
                 stream.seek(i * max(size - block, 0) // max(samples - 1, 1))
                 digest.update(stream.read(block))
+            for start, length in _tensors(file) if cutting else ():
+                stream.seek(start + max(0, length - block) // 2)
+                digest.update(stream.read(min(length, block)))
     digest.update(cutting.encode())
     return digest.hexdigest()[:16]

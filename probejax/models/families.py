@@ -17,12 +17,13 @@ _PROJECTIONS = {
     "input_layernorm": "input_layernorm",
 }
 _OUTSIDE = {"embed_tokens": "embed_tokens", "norm": "norm", "lm_head": "lm_head"}
+_OTHER_HEADS = r"^(score|classifier|v_head)\."  # of reward models and classifiers: no residual
 _LLAMA_FILES = Layout(
     prefixes=("model.",),
     block="layers.",
     outside=_OUTSIDE,
     inside=_PROJECTIONS | {"post_attention_layernorm": "pre_feedforward_layernorm"},
-    ignored=r"\.rotary_emb\.inv_freq$",
+    ignored=rf"\.rotary_emb\.inv_freq$|{_OTHER_HEADS}",
 )
 _GEMMA_FILES = Layout(
     prefixes=("model.", "language_model.model.", "model.language_model.", "language_model."),
@@ -32,7 +33,7 @@ _GEMMA_FILES = Layout(
     | {f"{x}_layernorm": f"{x}_layernorm" for x in (
         "post_attention", "pre_feedforward", "post_feedforward",
     )},
-    ignored=r"^(model\.)?(vision_tower|multi_modal_projector)\.",
+    ignored=rf"^(model\.)?(vision_tower|multi_modal_projector)\.|{_OTHER_HEADS}",
 )  # fmt: skip
 
 GEMMA2 = Family(
@@ -192,7 +193,7 @@ GPT_NEOX = Family(  # Pythia
             "mlp.dense_4h_to_h": "mlp.down_proj",
         },
         fused=("attention.query_key_value", "by head"),
-        ignored=r"\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)$",
+        ignored=rf"\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)$|{_OTHER_HEADS}",
     ),
     architecture="gptneox",
     gguf=GGUF._replace(fused=("attn_qkv", "stacked")),
@@ -235,7 +236,7 @@ GPT2 = Family(
         },
         fused=("attn.c_attn", "stacked"),
         transposed=frozenset({"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}),
-        ignored=r"\.attn\.(bias|masked_bias)$",
+        ignored=rf"\.attn\.(bias|masked_bias)$|{_OTHER_HEADS}",
     ),
     architecture="gpt2",
     gguf=GGUF._replace(fused=("attn_qkv", "stacked")),

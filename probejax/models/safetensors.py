@@ -1,5 +1,6 @@
 """Reads the safetensors files of a Hugging Face model folder."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -7,18 +8,33 @@ import msgspec
 import numpy as np
 from safetensors import safe_open
 
-from probejax.foreign import DamagedFile, file_name, parsing, read_json, require_regular
+from probejax.foreign import (
+    DamagedFile,
+    decode_json,
+    file_name,
+    open_regular,
+    parsing,
+    read_json,
+    require_regular,
+)
 from probejax.models.config import ModelConfig
 from probejax.models.layouts import Layout, Named
 from probejax.models.quantised import require_floats
 
 _ADVICE = "download it again"
+_MOST_HEADER = 1 << 27  # bytes; the format allows no more than 100 MB
 
 
 class _Index(msgspec.Struct):
     """`model.safetensors.index.json`: tensor -> the file that holds it."""
 
     weight_map: dict[str, str]
+
+
+class _Entry(msgspec.Struct):
+    """A tensor in a header, as far as we read it; the metadata have no place."""
+
+    data_offsets: tuple[int, int] = (0, 0)
 
 
 class Safetensors:
@@ -90,6 +106,24 @@ def files(folder: Path) -> list[Path]:
             f"{folder} lacks {', '.join(absent)}, which its index names; download them again."
         )
     return found
+
+
+def places(path: Path) -> list[tuple[int, int]]:
+    """Returns where each tensor of a file begins and how many bytes it has, in order.
+
+    Raises:
+      DamagedFile: the header is none, or names what lies outside the file.
+    """
+    with parsing(path, _ADVICE), open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= min(_MOST_HEADER, size - 8):
+            raise ValueError(f"its header has {length:,} bytes")
+        header = decode_json(file.read(length), dict[str, _Entry])
+    ends = sorted(each.data_offsets for name, each in header.items() if name != "__metadata__")
+    if any(not 0 <= start <= end <= size - 8 - length for start, end in ends):
+        raise DamagedFile(f"{path} names a tensor outside the file; {_ADVICE}.")
+    return [(8 + length + start, end - start) for start, end in ends]
 
 
 def text_model(tensors: Safetensors, layout: Layout, config: ModelConfig) -> Named:

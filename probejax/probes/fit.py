@@ -191,6 +191,7 @@ def _problems(rows, y, mask, count: int, seed: int) -> tuple[list[Condition], tu
     sizes = [len(line) for line in lines]
     y = y.detach().to("cpu").numpy() if hasattr(y, "detach") else y
     found = list(np.asarray(y)) if hasattr(y, "__array__") else list(y)
+    whole = _as_given(y)
     if found and all(np.ndim(label) == 0 for label in found):  # a label for each row of x
         inputs.within(np.concatenate(lines), np.ones(sum(sizes), bool), count)
         if len(found) != count:
@@ -198,8 +199,8 @@ def _problems(rows, y, mask, count: int, seed: int) -> tuple[list[Condition], tu
                 f"y holds {len(found):,} labels and x {count:,} rows; expected a label for each "
                 "row of x, or one for each row number in rows"
             )
-        found = [np.asarray(found)[line] for line in lines]
-    found = [np.asarray(line) for line in found]
+        found = [whole[line] for line in lines]
+    found = [_as_given(line) for line in found]
     if [each.shape for each in found] != [(size,) for size in sizes]:
         raise ValueError("y has another shape than rows; expected one label for each row number")
     masks = [np.ones(size, bool) for size in sizes] if mask is None else [*map(np.asarray, mask)]
@@ -220,6 +221,11 @@ def _problems(rows, y, mask, count: int, seed: int) -> tuple[list[Condition], tu
         train = inputs.within(line[keep], keep[keep], count)
         problems.append(Condition("own", None, seed, train, own_y, none, none))
     return problems, classes
+
+
+def _as_given(labels: Any) -> np.ndarray:
+    """Returns labels as an array; those of a list as they are, of whatever types."""
+    return np.asarray(labels, dtype=None if hasattr(labels, "dtype") else object)
 
 
 def _fit(method: str, x: Any, rows: Rows, sae: Dictionary | None, protocol: Protocol) -> Fit:

@@ -54,6 +54,7 @@ def stratified_folds(y_train: Shaped[np.ndarray, " n"], seed: int = 0) -> Bool[n
     """Marks the validation rows of every fold as `paper_folds` does, but beyond 127 rows by class.
 
     There a fifth of each class validates, of 1,000 rows at most: the last of each in their order.
+    No fold fits on one class alone.
 
     Args:
         y_train: labels in the order of the training rows, zeros and ones.
@@ -65,7 +66,9 @@ def stratified_folds(y_train: Shaped[np.ndarray, " n"], seed: int = 0) -> Bool[n
     y_train = binary(y_train)
     n = len(y_train)
     if n <= _MAX_STRATIFIED:
-        return paper_folds(y_train, seed)
+        folds = paper_folds(y_train, seed)
+        ones, fitted = (~folds & (y_train == 1)).sum(axis=1), (~folds).sum(axis=1)
+        return folds[(ones > 0) & (ones < fitted)]
     share = min(_HELD_OUT, _MOST_HELD_OUT / n)
     val = np.zeros((1, n), bool)
     for label in (0, 1):

@@ -29,9 +29,14 @@ MULTITOKEN = (
 """What `multitoken` means: probes that read all tokens of a prompt, and the two last-token probes
 that the study compares them with. They are in no other list."""
 
-CHOSEN = {"pca": "components", "knn": "k", "xgboost": "draw"} | dict.fromkeys(
-    ("attention", "attention_no_bos", "attention_h4"), "rate"
-)
+CHOSEN = {
+    "pca": "components",
+    "knn": "k",
+    "xgboost": "draw",
+    "max_of_rolling_means": "window",
+    "ema": "decay",
+    "softmax": "temperature",
+} | dict.fromkeys(("attention", "attention_no_bos", "attention_h4", "multimax"), "rate")
 """What a method's hyperparameter is called, where it is not C."""
 
 CONTROLS = ("shuffled", "random_latents")

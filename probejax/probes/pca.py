@@ -85,9 +85,15 @@ def _split(basis: _Basis, count: int) -> tuple[_Basis, _Basis]:
 
 
 def _grid(size: int, width: int) -> Int[np.ndarray, " P"]:
-    """Returns the study's numbers of components, the last repeated where there are fewer."""
+    """Returns the study's numbers of components, the last repeated where there are fewer.
+
+    Of vectors that are less than a hundred wide, narrower than any of the study's, the last is all
+    of them: rounding down would leave one out.
+    """
     most = min(size, width, _MOST)
     grid = np.unique(np.logspace(0, np.log2(most), _CANDIDATES, base=2).astype(int))
+    if most == width < _MOST:
+        grid[-1] = width
     return np.pad(grid, (0, _CANDIDATES - len(grid)), mode="edge")
 
 

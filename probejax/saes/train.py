@@ -226,9 +226,10 @@ def _loss(
 def fold(
     params: Params, scale: Scale, dtype: type = np.float16, *, unit: bool = True
 ) -> dict[str, np.ndarray]:
-    """Returns the SAE in raw units, with unit decoder rows, as the arrays of a `params.npz`.
+    """Returns the SAE for raw activations, decoder rows of length 1, as arrays of a `params.npz`.
 
-    A top-k SAE keeps its own units (`unit=False`): others would change who wins.
+    Where latents compete one length serves all rows (`unit=False`), their median: another for each
+    would change who wins.
 
     The matrices are rounded to `dtype` first and the encoder bias is computed from the rounded
     matrix, so that rounding does not shift pre-activations by the large mean of the activations.
@@ -241,7 +242,8 @@ def fold(
         gain = np.exp(numbers["r_mag"])
         W_enc, threshold = W_enc * gain, b_enc - gain * numbers["b_gate"]
     W_dec = numbers["W_dec"] / factor
-    norm = np.linalg.norm(W_dec, axis=1) if unit else np.ones(len(W_dec))
+    norm = np.linalg.norm(W_dec, axis=1)
+    norm = norm if unit else np.full(len(norm), np.median(norm))
     W_enc = (W_enc * factor[:, None] * norm).astype(dtype)
     return {
         "W_enc": W_enc,

@@ -77,18 +77,14 @@ class Probe:
             a prompt and got a matrix.
         """
         stack = self if self.lanes is not None else self[None]
-        source, fine = stack.source(x), None
-        tokens = x if isinstance(x, Activations) else None
-        count = len(self.rows(x)) if tokens is None else len(tokens.counts)
-        if tokens is None:
-            fine = jnp.isfinite(self.rows(x)).all(axis=1)
+        source, fine = stack.source(x), self._finite(x)
+        count = len(fine)
         if not count:
             logits = np.zeros((cast(int, stack.lanes), 0), np.float32)
             return logits if self.lanes is not None else logits[0]
         rows = np.broadcast_to(np.arange(count), (cast(int, stack.lanes), count))
         logits = stack.of_rows(source, rows, np.ones(rows.shape, bool))
-        if fine is not None:
-            logits = jnp.where(fine[None, :], logits, jnp.nan)
+        logits = jnp.where(fine[None, :], logits, jnp.nan)
         return logits if self.lanes is not None else logits[0]
 
     def __getitem__(self, lane: Any) -> "Probe":
@@ -125,6 +121,12 @@ class Probe:
                 "give those of the same model and place"
             )
         return x
+
+    def _finite(self, x: Any) -> Bool[Array | np.ndarray, " n"]:
+        """Tells of which prompts all numbers are finite that the probe reads."""
+        if not self.reads_tokens:
+            return jnp.isfinite(self.rows(x)).all(axis=1)
+        return self.tokens(x).finite()
 
     def tokens(self, x: Any) -> Activations:
         """Returns the tokens of prompts, of the right width."""

@@ -121,6 +121,7 @@ _PARTS = (  # what is added to the residual stream unless a norm follows
     (rf"{_BLOCK}\.mlp(?:\.output)?", "mlp_out"),
     (rf"{_BLOCK}\.(?:self_attn|attn|attention)(?:\.output)?", "attn_out"),
 )
+_POSITIONS_FOLLOW = re.compile(r"gpt-?2", re.IGNORECASE)
 _NORM_FOLLOWS = re.compile(r"gemma-?[23](?![\db])", re.IGNORECASE)
 
 
@@ -132,9 +133,11 @@ def place(hook: str | None, model: str | None = None) -> tuple[int | None, str |
     Args:
       hook: TransformerLens' or Hugging Face's name of a place.
       model: of what, or a path that says so; a norm follows the MLP of Gemma 2 and 3, so that
-        `layers.10.mlp` is no mlp_out of theirs.
+        `layers.10.mlp` is no mlp_out of theirs; and GPT-2 adds positions to what it embeds.
     """
     if hook in ("hook_embed", "embed_tokens"):
+        if _POSITIONS_FOLLOW.search(model or ""):
+            return None, hook
         return EMBEDDING.layer, EMBEDDING.kind
     parts = () if _NORM_FOLLOWS.search(model or "") else _PARTS
     for pattern, kind in (*_HOOKS, *parts):

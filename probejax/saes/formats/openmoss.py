@@ -44,14 +44,14 @@ _NATIVE = ("W_E", "b_E", "W_D", "b_D")
 class _Config(Settings, frozen=True):
     """What the file says."""
 
-    act_fn: str = "jumprelu"
+    act_fn: str
+    sparsity_include_decoder_norm: bool
     hook_point_in: str | None = None
     hook_point_out: str | None = None
     d_model: Width | None = None
     d_sae: Width | None = None
     top_k: Width | None = None
     norm_activation: str = "dataset-wise"
-    sparsity_include_decoder_norm: bool = False
 
     only: ClassVar = {
         "sae_type": ("sae",),

@@ -95,6 +95,11 @@ class _Config(Settings, frozen=True):
     )
 
 
+def _before_6(version: Any) -> bool:
+    major = str(version or "0").split(".")[0]
+    return major.isdigit() and int(major) < 6
+
+
 def _settings(files: Files) -> _Config:
     """Returns the settings, those under `metadata` included.
 
@@ -123,6 +128,8 @@ def _settings(files: Files) -> _Config:
     if isinstance(config.normalize_activations, bool):
         factor = config.normalize_activations
         changes["normalize_activations"] = "expected_average_only_in" if factor else "none"
+    if "prepend_bos" not in found and _before_6(found.get("sae_lens_version")):
+        changes["prepend_bos"] = True  # which its library took for granted
     if hook := config.hook_name or config.hook_point:  # until version 2 it may be a template
         changes["hook_name"] = hook.replace("{layer}", str(config.hook_point_layer))
     return msgspec.structs.replace(config, **changes)
