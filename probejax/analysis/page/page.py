@@ -163,6 +163,7 @@ def _method() -> str:
         "at once are from the largest studentised deviation over the same draws; p-values are from "
         "random signs of the tasks' mean differences, corrected by Holm's method. The verdict "
         "calls a regime better or worse only if the band over all regimes excludes zero both "
-        "under the stated rule for ties and with ties averaged.</p>"
+        "under the stated rule for ties and with ties averaged, and that p-value is at most "
+        "0.05.</p>"
     )
     return f'<section id="method"><h2>How to read this</h2>{text}<dl>{rules}</dl></section>'
