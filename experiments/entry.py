@@ -38,6 +38,10 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         import jax  # its own flags are known only when it is asked for them
 
         jax.config.config_with_absl()
+    if {"--help", "-help", "--helpfull", "-?"} & set(sys.argv[1:]):  # which absl calls a failure
+        with contextlib.suppress(SystemExit):
+            app.run(guarded)
+        return
     app.run(guarded)
 
 

@@ -36,13 +36,20 @@ def default() -> Any:
     return jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
 
 
+SPREADS_ON_CPU = False  # tests, whose devices are a CPU's, set it, and give each one lane
+
+
 def own() -> list[Any]:
     """Returns the devices that this thread computes on: its default device, else all local ones.
 
-    Never those of other processes: they work on other units, and a collective would hang.
+    Never those of other processes: they work on other units, and a collective would hang. Of a CPU
+    that was cut into several devices the first alone: see `engine.each` on LAPACK.
     """
     place = default()
-    return [place] if isinstance(place, jax.Device) else jax.local_devices()
+    if isinstance(place, jax.Device):
+        return [place]
+    every = jax.local_devices()
+    return every if every[0].platform != "cpu" or SPREADS_ON_CPU else every[:1]
 
 
 def apart() -> bool:

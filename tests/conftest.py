@@ -132,3 +132,10 @@ def few_programs():
 
     yield
     devices.limit_programs()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _devices_of_a_cpu_share_lanes():
+    from probejax import devices  # not before the types of its functions are checked
+
+    devices.SPREADS_ON_CPU = True

@@ -56,8 +56,8 @@ def test_what_is_written(audited, tmp_path):
         assert len(read) == len(audited.tables[name.removesuffix(".csv")])
         for column in read.select_dtypes("str"):
             assert not read[column].str.match("[=+\\-@]").any()
-    assert "(labels permuted: " in repr(audited) and "(groups shuffled" in repr(audited)
-    assert " with groups shuffled, p = " in shown  # the page's answer for groups
+    assert "(labels permuted: " in repr(audited) and "above them already: 0\n" in repr(audited)
+    assert " with labels permuted." in shown  # the page's answer for clusters
     assert "suspect_labels" in audited.tables
 
 

@@ -101,3 +101,16 @@ def test_the_end_of_a_prompt_is_marked():
 def test_of_few_rows_there_are_few_rules_and_no_error(rows):
     z, y = np.arange(1.0, rows + 1)[:, None], np.arange(rows) > 0
     assert len(choose(z, y.astype(int), np.ones(rows))) <= 1
+
+
+def test_a_rule_that_does_not_hold_on_the_other_half_accuses_no_row(data):
+    found = single_latents(data)
+    rules, rows = (table.rows for table in found.tables)
+    assert rules["holds"].dtype == bool and rules.loc[rules["latent"] == 5, "holds"].all()
+    assert not rules.loc[~(rules["share"] > rules["share_of_all"]), "holds"].any()
+    assert set(rows["latent"]) <= set(rules.loc[rules["holds"], "latent"])
+    y = np.random.RandomState(1).permutation(data.y)
+    noise, accused = (table.rows for table in single_latents(data._replace(y=y)).tables)
+    assert not noise["holds"].all() and set(accused["latent"]) <= set(
+        noise[noise["holds"]]["latent"]
+    )

@@ -196,3 +196,29 @@ def test_without_cleanlab_a_sentence_says_what_to_install(case, monkeypatch):
     monkeypatch.setitem(sys.modules, "cleanlab.rank", None)
     with pytest.raises(ValueError, match=r"an audit needs cleanlab: pip install"):
         suspect_labels.confidence(case.data.y, np.full(N, 0.5))
+
+
+def test_what_a_probe_that_knows_nothing_calls_wrong_is_not_cleaned_away():
+    """Cleaned so, noise looks like a signal: out-of-fold AUCs of 0.88 were seen."""
+    rng = np.random.default_rng(5)
+    data = dataset(rng.normal(size=(300, 32)), rng.integers(0, 2, 300))
+    known = judge(data, "logreg", repeats=1)
+    finding = suspect_labels.suspect_labels(data, [known])
+    (cleaned,) = [table.rows for table in finding.tables if table.name == "cleaned"]
+    assert len(cleaned) == 300 and finding.claims[1].value > 50
+    assert "cleaned.jsonl has all 300 rows: an AUC of up to 0.57 on rows not" in finding.notes[0]
+    # One of two that knows something cleans alone.
+    better = known._replace(method="other", auc=0.8)
+    finding = suspect_labels.suspect_labels(data, [known, better])
+    (cleaned,) = [table.rows for table in finding.tables if table.name == "cleaned"]
+    assert len(cleaned) < 300 and "that other calls wrong. Train on them" in finding.notes[0]
+
+
+def test_the_limit_of_chance_is_that_of_the_rank_statistic():
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 4 == 0
+    data = dataset(rng.normal(size=(200, 3)), y.astype(int))
+    by_chance = [roc_auc_score(y, rng.normal(size=200)) for _ in range(4000)]
+    assert np.mean(np.array(by_chance) > suspect_labels.chance_limit(data)) == pytest.approx(
+        0.025, abs=0.008
+    )

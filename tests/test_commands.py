@@ -128,6 +128,7 @@ def test_help_lists_the_flags_that_a_command_obeys(command, flags, tmp_path):
         text=True,
         timeout=120,
     )
+    assert done.returncode == 0  # to ask for help is no failure
     for flag in flags:
         assert f"\n  --{flag}:" in done.stdout or f"\n  --[no]{flag}:" in done.stdout, flag
 

@@ -239,7 +239,12 @@ def test_what_will_not_do_is_said(change, message):
     [
         ([], [], "there is no problem"),
         (np.array([[0, N]]), [[0, 1]], "does not exist"),
-        (np.array([[0.0, 1.0]]), [[0, 1]], "expected"),
+        (
+            np.array([[0.0, 1.0]]),
+            [[0, 1]],
+            r"are float64\[2\]; expected \[n\] numbers of rows of x",
+        ),
+        (np.ones((1, N), bool), Y, r"are bool\[150\]; .*which of these count, mask= says"),
         (np.array([[0, 1]]), [[0, 1, 1]], "another shape"),
         ([np.array([], int), np.array([0, 1])], [[], [0, 1]], "problem 0 has no row"),
         (np.array([[0, 1]]), [0, 1], "2 labels and x 150 rows"),

@@ -69,7 +69,7 @@ def fit_all(method, x, found, sae=None):
 
 def save(path, method, x, found, fits, sae=None):
     unit = {"task": "made_up", "method": method, "layer": 9, "sae_id": "s" if sae else ""}
-    saved.write(path, unit, found, [(lanes, fitted) for lanes, _, fitted in fits], x)
+    saved.write(path, unit, found, [(lanes, fitted) for lanes, _, fitted in fits], x, ("a", "b"))
     return probes.load_probe(path, sae)
 
 
@@ -270,6 +270,19 @@ def test_the_sae_of_another_probe_is_told(tmp_path):
     known = px.load_probe(tmp_path / "p", sae=NamedSAE(saes.shipped("gemma-3-270m")[0], sae))
     np.testing.assert_array_equal(known(x), found.probe(x))
     assert known.probe.sae is sae  # not something that encodes and no more
+
+
+def test_a_probe_says_what_its_classes_are_called(tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    px.save(px.fit(x, np.where(x[:, 0] > 0, "spam", "ham"), "ridge"), tmp_path / "p")
+    found = px.load_probe(tmp_path / "p")
+    assert found.classes == ("ham", "spam") and "positive: 'spam'" in repr(found)
+    np.savez(tmp_path / "v.npz", x=x, y=np.where(x[:, 0] > 0, "yes", "no"))
+    config = px.Config(activations=str(tmp_path / "v.npz"), methods=("ridge",))
+    how = {"cache_dir": tmp_path / "cache", "workers": 1, "show": "nothing", "save_probes": True}
+    (path,) = px.run(config, tmp_path / "out", **how).probes
+    assert px.load_probe(path).classes == ("no", "yes")
+    assert "positive: 'yes'" in repr(px.load_probe(path).find("standard"))
 
 
 READ = {

@@ -11,7 +11,7 @@ from probejax.runs import progress
 from probejax.sweep import Unit
 
 REGIMES = ("standard", "scarcity")
-TASKS = tuple(f"task_{number}" for number in range(6))
+TASKS = tuple(f"task_{number}" for number in range(8))
 
 
 def _unit(task, method):
@@ -50,7 +50,7 @@ def never_waits(monkeypatch):
 def test_a_log_gets_a_line_for_every_whole_task(capsys, never_waits):
     progress.watch(iter(UNITS[2:]), UNITS, dict(list(PAYLOADS.items())[:2]), PAYLOADS.__getitem__)
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(" [")[0] for line in lines] == [f"{n} of 6 tasks" for n in range(2, 7)]
+    assert [line.split(" [")[0] for line in lines] == [f"{n} of 8 tasks" for n in range(2, 9)]
     assert lines[0].endswith("too early for a verdict (2 of at least 5 tasks)")
     assert lines[-1].endswith("with SAEs better in scarcity")
     assert all(len(line) <= 80 and "\r" not in line for line in lines)
@@ -66,8 +66,8 @@ def test_a_terminal_gets_a_bar_for_every_regime(monkeypatch, never_waits):
     monkeypatch.setattr("sys.stderr", terminal)
     progress.watch(iter(UNITS), UNITS, {}, PAYLOADS.__getitem__)
     shown = terminal.getvalue()
-    # Two methods, six tasks; one fit and two of them in each.
-    assert "12/12" in shown and "24/24" in shown and "2/24" in shown
+    # Two methods, eight tasks; one fit and two of them in each.
+    assert "16/16" in shown and "32/32" in shown and "2/32" in shown
     assert "standard" in shown and "SAEs +0.0000" in shown
     assert "SAEs +0.1000" in shown and "with SAEs better in scarcity" in shown
 

@@ -174,7 +174,10 @@ def test_only_baselines_so_far(tmp_path):
     out = write_run(tmp_path / "run", tasks=TASKS[:2], arrows=ARROWS[:2])
     report(out, cache_dir=tmp_path / "no_cache")
     page = _plain((out / "report.html").read_text())
-    assert "There is nothing to compare yet." in page and "Unfinished: 4 of" in page
+    assert (
+        "There is nothing to compare: no SAE probe beside a baseline." in page
+        and "Unfinished: 4 of" in page
+    )
     results = pd.read_csv(out / "results.csv")
     means = results.groupby(["regime", "method"])["test_auc"].mean()
     for regime in ("standard", "scarcity", "covariate_shift"):
@@ -198,6 +201,10 @@ def test_two_runs_side_by_side_compare_protocols(tmp_path):
     assert page.count('class="group"') == 2 and "strict protocol" in page
     assert "2 methods" in page or "data-t" in page
     assert set(pd.read_csv(paper / "quiver.csv")["protocol"]) == {"paper", "strict"}
+    assert page.index("paper protocol") < page.index("strict protocol")
+    report(strict, also=[paper], cache_dir=tmp_path / "no_cache")  # --out's run goes first
+    page = (strict / "report.html").read_text()
+    assert page.index("strict protocol") < page.index("paper protocol")
 
 
 def test_families_of_ones_own_tasks_are_read_and_unknown_ones_said(tmp_path):
@@ -309,9 +316,15 @@ def test_a_band_of_few_tasks_alone_makes_nothing_certain():
         "band_high": 0.010, "family_band_low": 0.004, "family_band_high": 0.010, "p_holm": 0.25,
     }  # fmt: skip
     found = verdict(pd.DataFrame([row, row | {"tie_rule": "neutral"}]))
-    assert found.calls == {"standard": "unclear"} and found.answer.startswith("Not that this run")
+    assert found.calls == {"standard": "unclear"}
+    assert (
+        found.answer == "Of 3 tasks nothing can be told about others: a verdict takes at least 5."
+    )
     assert "random signs of the tasks' differences give as much with p = 0.25" in found.caveats[-1]
-    sure = row | {"p_holm": 0.05}
+    five = row | {"tasks": 5, "p_holm": 0.06}
+    found = verdict(pd.DataFrame([five, five | {"tie_rule": "neutral"}]))
+    assert found.calls == {"standard": "unclear"} and found.answer.startswith("Not that this run")
+    sure = five | {"p_holm": 0.05}
     assert verdict(pd.DataFrame([sure, sure | {"tie_rule": "neutral"}])).answer.startswith("Yes")
 
 
@@ -361,7 +374,8 @@ def test_the_published_results_have_the_same_report(tmp_path):
         assert text in page, text
     assert "rows compared by position" in page and "Wrong labels in GLUE CoLA" in page
     quiver = analysis.quiver(analysis.results_table([]), tie_rule=tuple(TIE_RULES))
-    assert verdict(quiver).answer == "There is nothing to compare yet."
+    said = "There is nothing to compare: no SAE probe beside a baseline."
+    assert verdict(quiver).answer == said
 
 
 def test_tasks_that_could_not_run_are_named_and_not_waited_for(tmp_path):

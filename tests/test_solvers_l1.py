@@ -223,3 +223,15 @@ def test_lanes_that_lose_patience_go_on_in_float64(problem, path, monkeypatch):
     assert set(precisions) == {"float32", "float64"}
     np.testing.assert_array_equal(found.code, codes.CONVERGED)
     np.testing.assert_allclose(found.objective, path.objective, rtol=1e-6)
+
+
+def test_a_lane_that_has_lost_patience_waits_for_the_others_as_it_is(problem, monkeypatch):
+    """Its start in float64 would depend on how long they take."""
+    monkeypatch.setattr(l1, "_PATIENCE", 4)
+    jax.clear_caches()
+    whole = solve_path(*problem, STRENGTHS)
+    some = solve_path(*(a[[4, 4, 4, 1, 1, 1, 1]] for a in problem), STRENGTHS)  # other company
+    jax.clear_caches()
+    for lane, place in ((4, 0), (1, 3)):
+        for ours, theirs in zip(whole, some, strict=True):
+            np.testing.assert_array_equal(ours[lane], theirs[place])

@@ -250,7 +250,7 @@ def test_the_harvest_is_not_further_ahead_than_there_are_workers():
     disk, (harvested, says) = FakeDisk(), connection.Pipe(duplex=False)
     names = [f"t{i}" for i in range(12)]
     room = threading.Semaphore(token_disk.tasks_at_once(2))
-    arguments = (disk, names, says, room, [])
+    arguments = (disk, names, says, room, [], threading.Event())
     thread = threading.Thread(target=processes._harvest, args=arguments, daemon=True)
     thread.start()
     time.sleep(0.2)
@@ -267,9 +267,24 @@ def test_the_harvest_is_not_further_ahead_than_there_are_workers():
 def test_what_stops_the_harvest_stops_the_run():
     disk, (harvested, says) = FakeDisk(), connection.Pipe(duplex=False)
     disk.prepare = lambda task: (_ for _ in ()).throw(OSError(f"no room for {task}"))
-    processes._harvest(disk, ["a", "b"], says, threading.Semaphore(2), failure := [])
+    room, failure, ended = threading.Semaphore(2), [], threading.Event()
+    processes._harvest(disk, ["a", "b"], says, room, failure, ended)
     with pytest.raises(OSError, match="no room for a"):
         processes._number(harvested, failure)
+
+
+def test_nobody_harvests_for_a_run_that_has_ended():
+    disk, (harvested, says) = FakeDisk(), connection.Pipe(duplex=False)
+    room, ended = threading.Semaphore(0), threading.Event()
+    arguments = (disk, ["a", "b", "c"], says, room, [], ended)
+    thread = threading.Thread(target=processes._harvest, args=arguments, daemon=True)
+    thread.start()
+    room.release()
+    assert processes._number(harvested, []) == 0
+    ended.set()
+    room.release()
+    thread.join(5)
+    assert not thread.is_alive() and disk.live == {"a"}
 
 
 @pytest.mark.thorough

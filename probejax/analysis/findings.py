@@ -1,5 +1,6 @@
 """Every table of the analysis, computed once: figures, page, exports and summary read these."""
 
+from collections.abc import Collection
 from functools import partial
 from typing import NamedTuple
 
@@ -58,8 +59,17 @@ class Findings(NamedTuple):
         return [i for i, group in enumerate(self.groups) if group.compared_regimes] or [0]
 
 
-def find(results: pd.DataFrame, left_out: list[str] | None = None) -> Findings:
+def find(
+    results: pd.DataFrame,
+    left_out: list[str] | None = None,
+    first: Collection[tuple[str, str, str]] = (),
+) -> Findings:
     """Computes the tables of a results table; one that cannot be costs a line in `left_out`.
+
+    Args:
+        results: one row per fit.
+        left_out: lines.
+        first: protocol, model and site of what is told before all else.
 
     Raises:
         ValueError: as for `quiver`.
@@ -73,7 +83,7 @@ def find(results: pd.DataFrame, left_out: list[str] | None = None) -> Findings:
         return pd.DataFrame() if rows is None else rows
 
     layers = made("sites beside each other", lambda: by_layer(results))
-    found = groups(results, table, chosen_sites(layers))
+    found = groups(results, table, chosen_sites(layers), first)
 
     return Findings(
         results,

@@ -1,6 +1,6 @@
 """One protocol, model and site, ready to be shown."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -80,6 +80,7 @@ def groups(
     results: pd.DataFrame,
     quiver: pd.DataFrame,
     chosen: Mapping[tuple[str, str], str] = MappingProxyType({}),
+    first: Collection[tuple[str, str, str]] = (),
 ) -> list[Group]:
     """Returns the groups of a table: those with most comparisons first, `paper` before others.
 
@@ -87,6 +88,7 @@ def groups(
       results: one row per fit.
       quiver: its quiver table.
       chosen: (protocol, model) -> the site that is first where several have as many comparisons.
+      first: (protocol, model, site) of those that go before all others.
     """
     found = []
     for key, part in compared(results).groupby(GROUP, sort=False, dropna=False):
@@ -97,6 +99,7 @@ def groups(
         group = Group(protocol, model, site, quiver, table, cells, head_to_head)
         found.append(group._replace(quiver=group.rows(quiver)))
     rank = lambda g: (
+        (g.protocol, g.model, g.site) not in first,
         g.protocol != "paper",
         -g.cells["delta"].notna().sum(),
         g.model,

@@ -61,7 +61,9 @@ def report(
         results, story = _from_runs(runs, cache_dir)
     story = story or Story()
     left_out = list(story.left_out)
-    found = find(results, left_out)
+    units = [payload["unit"] for payload in (runs[0][1].payloads if also and runs else ())]
+    first = {(unit["protocol"], unit["model"], unit["site"]) for unit in units}
+    found = find(results, left_out, first)
     write_tables(out, found.results, found.quiver)
     for name, part in found.tables.items():
         storage.write_atomic(out / f"{name}.csv", spreadsheet.encode_csv(part))

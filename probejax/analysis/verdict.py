@@ -10,6 +10,7 @@ from probejax.analysis.labels import TITLES, signed
 STATED, NEUTRAL = "documented", "neutral"
 _P = 0.05  # of random signs, at most, for what is called certain
 FEW_TASKS = 10
+TOO_FEW = 5  # tasks for a verdict: even equal signs of all their differences are not certain
 
 
 class Verdict(NamedTuple):
@@ -48,12 +49,16 @@ def verdict(quiver: pd.DataFrame) -> Verdict:
     calls = {str(regime): _call(row, neutral.get(regime)) for regime, row in stated.items()}
     if not calls:
         return Verdict(
-            "There is nothing to compare yet.",
+            "There is nothing to compare: no SAE probe beside a baseline.",
             "No cell has both a baseline and an SAE probe with a validation AUC.",
             {},
             (),
         )
-    return Verdict(_answer(calls), _numbers(stated), calls, _caveats(stated, neutral, calls))
+    answer, most = _answer(calls), int(max(row["tasks"] for row in stated.values()))
+    if most < TOO_FEW:
+        tasks = f"{most} {'task' if most == 1 else 'tasks'}"
+        answer = f"Of {tasks} nothing can be told about others: a verdict takes at least {TOO_FEW}."
+    return Verdict(answer, _numbers(stated), calls, _caveats(stated, neutral, calls))
 
 
 def _certain(row: dict[Any, Any]) -> bool:

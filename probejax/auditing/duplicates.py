@@ -48,8 +48,8 @@ def duplicates(data: Dataset, *, seed: int = 0) -> Finding:
         "on labels; how many copies of one prompt disagree does. Of two that do one is the "
         "minority.",
         (
-            counts("rows whose prompt stands above them already", copies, copies),
-            counts("different prompts that are nearly equal to another", similar, similar),
+            Claim("rows whose prompt stands above them already", copies, np.nan, 0, ""),
+            Claim("different prompts that are nearly equal to another", similar, np.nan, 0, ""),
             counts("prompts that carry both labels", np.sum(torn > 0), np.sum(by_chance > 0)),
             counts("rows in the minority among the copies of their prompt",
                    torn.sum(), by_chance.sum()),

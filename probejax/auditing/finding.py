@@ -13,9 +13,9 @@ class Claim(NamedTuple):
     Attributes:
       text: what it is, as a reader knows it.
       value: the number; NaN where it cannot be had.
-      by_chance: the same where there is nothing to find.
+      by_chance: the same where there is nothing to find; NaN if there is no such number.
       digits: of the two, when they are shown; 0 for counts.
-      chance: how that was made.
+      chance: how that was made; empty if it was not.
     """
 
     text: str

@@ -90,7 +90,8 @@ class Audit:
             lines.append(f"\n{found.title}")
             for claim in found.claims:
                 value, chance = (f"{x:.{claim.digits}f}" for x in (claim.value, claim.by_chance))
-                lines.append(f"  {claim.text}: {value} ({claim.chance}: {chance})")
+                beside = f" ({claim.chance}: {chance})" if claim.chance else ""
+                lines.append(f"  {claim.text}: {value}{beside}")
             lines += [f"  {note}" for note in found.notes]
         return "\n".join(lines)
 

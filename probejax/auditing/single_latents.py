@@ -21,7 +21,10 @@ _FEWEST = 10  # prompts above a threshold
 _THRESHOLDS = 40
 _DOUBT = 0.05  # a rule is as good as the 5 % lower limit of its share
 _SURE = 0.05  # by which that limit must exceed the share of the class
-_RULE = ("latent", "says", "above", "chosen_on_half", "rows_above", "share", "share_of_all", "auc")
+_RULE = (
+    *("latent", "says", "above", "chosen_on_half", "rows_above", "share", "share_of_all", "auc"),
+    "holds",
+)
 _SUSPECT = ("row", "text", "label", "latent", "activation", "says", "share")
 
 
@@ -60,17 +63,18 @@ def single_latents(data: Dataset, *, seed: int = 0) -> Finding:
             columns, y = known.columns[lane], labels[other]
             z = known.values[:, columns]
             found = choose(z[chosen_on], labels[chosen_on], share_of_unit[chosen_on])
-            told = [_told(rule, z[other], y) for rule in found]
+            told = [_told(rule, z[other], y, share_of_unit[other]) for rule in found]
             (chance if lane else best).append(_judged(found, told, z[other], y))
             if lane == 0:
                 latents = known.latents[0]
-                for rule, (above, share) in zip(found, told, strict=True):
+                for rule, (above, share, holds) in zip(found, told, strict=True):
                     says, number_of = data.classes[rule.says], latents[rule.column]
                     about = {"latent": number_of, "says": says, "above": rule.threshold}
                     about |= {"chosen_on_half": number + 1, "rows_above": int(above.sum())}
                     about |= {"share": share, "share_of_all": (y == rule.says).mean()}
-                    rules.append(about | {"auc": host_auc(z[other][:, rule.column], y)})
-                    against = other[above & (y != rule.says)]
+                    alone = host_auc(z[other][:, rule.column], y)
+                    rules.append(about | {"auc": alone, "holds": holds})
+                    against = other[above & (y != rule.says) & holds]
                     suspects += [
                         {
                             "row": row,
@@ -122,20 +126,28 @@ def choose(
     return sorted(found, key=lambda rule: -rule.limit)[:_RULES]
 
 
-def _told(rule: Rule, z, y) -> tuple[np.ndarray, float]:
-    """Returns which rows are above a rule's threshold, and the share of its class there."""
+def _told(rule: Rule, z, y, weight) -> tuple[np.ndarray, float, bool]:
+    """Returns which rows are above a rule's threshold, and the share of its class there.
+
+    And whether it holds: whether the lower limit of that share is above that of all rows.
+    """
     above = z[:, rule.column] > rule.threshold
-    return above, float((y[above] == rule.says).mean()) if above.any() else np.nan
+    if not above.any():
+        return above, np.nan, False
+    right, count = weight[above & (y == rule.says)].sum(), weight[above].sum()
+    limit = np.nan_to_num(beta.ppf(_DOUBT, right, count - right + 1))
+    holds = bool(limit > np.average(y == rule.says, weights=weight))
+    return above, float((y[above] == rule.says).mean()), holds
 
 
 def _judged(found: list[Rule], told, z, y) -> tuple[float, float, float]:
-    """Returns the surest rule's gain, the rows that all rules contradict, and the former's AUC."""
+    """Returns the surest rule's gain, the rows that rules contradict, and the former's AUC."""
     if not found:
         return 0.0, 0.0, 0.5
-    first, (_, share) = found[0], told[0]
+    first, (_, share, _) = found[0], told[0]
     against = np.zeros(len(y), bool)
-    for rule, (above, _) in zip(found, told, strict=True):
-        against |= above & (y != rule.says)
+    for rule, (above, _, holds) in zip(found, told, strict=True):
+        against |= above & (y != rule.says) & holds
     alone = host_auc(z[:, first.column], y)
     gain = 0.0 if np.isnan(share) else share - (y == first.says).mean()
     return gain, float(against.sum()), max(alone, 1 - alone)
@@ -155,8 +167,9 @@ def _finding(data, rules, suspects, best, chance) -> Finding:
         "A rule says: above this activation of this latent a row is of that class. Threshold and "
         "latent are chosen on half of the prompts, where the lower limit of the class's share "
         "above the threshold is highest, and tested on the other half; then the halves change "
-        "places. Rows of the other class above a threshold are suspect. Chance is the mean over 20 "
-        "permutations of the labels, with rules chosen anew for each.",
+        "places. A rule holds if there, too, the lower limit of its share is above the share in "
+        "all rows; of those that do, rows of the other class above the threshold are suspect. "
+        "Chance is the mean over 20 permutations of the labels, with rules chosen anew for each.",
         (
             Claim("AUC of the surest rule's latent on the other half", own[2], by_chance[2]),
             Claim("share of its class above the surest rule's threshold, more than in all rows",

@@ -14,6 +14,8 @@ from probejax.auditing.neighbours import NEIGHBOURS, share_alike
 from probejax.auditing.out_of_fold import Judged
 
 LOOKED = 1000  # rows whose neighbours and latents are told
+_SURE = 1.96  # standard errors
+_NOISE = "labels permuted, as a probe that knows nothing calls more wrong"
 
 
 def suspect_labels(data: Dataset, judged: list[Judged], *, seed: int = 0) -> Finding:
@@ -26,7 +28,8 @@ def suspect_labels(data: Dataset, judged: list[Judged], *, seed: int = 0) -> Fin
 
     Returns:
       The finding. Its table `suspect_labels` has every row of the dataset, the most suspect first;
-      `cleaned` those that not all methods call wrong, by their numbers and in their own order.
+      `cleaned` those that not all methods call wrong which do better than chance, by their numbers
+      and in their own order.
 
     Raises:
       ValueError: cleanlab is not installed.
@@ -42,22 +45,29 @@ def suspect_labels(data: Dataset, judged: list[Judged], *, seed: int = 0) -> Fin
         for each in judged
     ]
     claims += [
-        Claim(f"labels that {each.method} calls wrong", mine.sum(), chance.sum(), 0)
+        Claim(f"labels that {each.method} calls wrong", mine.sum(), chance.sum(), 0, _NOISE)
         for each, mine, chance in zip(judged, wrong, by_chance, strict=True)
     ]
-    every, chance = wrong.all(axis=0), by_chance.all(axis=0)
     if len(judged) > 1:
         *some, last = (each.method for each in judged)
         text = f"labels that {', '.join(some)} and {last} agree are wrong"
-        claims.append(Claim(text, every.sum(), chance.sum(), 0))
+        both, noise = (float(each.all(axis=0).sum()) for each in (wrong, by_chance))
+        claims.append(Claim(text, both, noise, 0, _NOISE))
     first = order[:LOOKED]
     table.loc[: len(first) - 1, "neighbours_alike"] = share_alike(data, first)
     table.loc[: len(first) - 1, "latents"] = firing(data, first)
+    limit = chance_limit(data)
+    knows = np.array([each.auc > limit for each in judged])
+    every = wrong[knows].all(axis=0) & knows.any()
     cleaned = _cleaned(data, np.logical_not(every))
-    who = "all methods call" if len(judged) > 1 else f"{judged[0].method} calls"
+    who = " and ".join(each.method for each, known in zip(judged, knows, strict=True) if known)
     notes = [
         f"cleaned.jsonl has {len(cleaned):,} of {len(data.y):,} rows: without the "
-        f"{every.sum():,} that {who} wrong."
+        f"{every.sum():,} that {who} call{'s' * int(knows.sum() == 1)} wrong. Train on them, but "
+        "report no test scores on them: what a probe finds hard is gone."
+        if knows.any()
+        else f"cleaned.jsonl has all {len(data.y):,} rows: an AUC of up to {limit:.2f} on rows not "
+        "seen may be chance, no probe does better, and what such a one calls wrong is noise."
     ]
     if unconverged := sum(each.unconverged for each in judged):
         notes.append(f"{unconverged} fits did not reach their certificate.")
@@ -83,6 +93,16 @@ def suspect_labels(data: Dataset, judged: list[Judged], *, seed: int = 0) -> Fin
         ),
         tuple(notes),
     )
+
+
+def chance_limit(data: Dataset) -> float:
+    """Returns what the AUC of a judge that knows nothing stays below, but in one case of forty.
+
+    The spread is that of the rank statistic (Mann and Whitney 1947), with a prompt as one row.
+    """
+    _, first = np.unique(data.same, return_index=True)
+    ones, n = max(1, int(data.y[first].sum())), len(first)
+    return 0.5 + _SURE * float(np.sqrt((n + 1) / (12 * ones * max(1, n - ones))))
 
 
 def _cleaned(data: Dataset, kept: Bool[np.ndarray, " n"]) -> pd.DataFrame:

@@ -187,7 +187,10 @@ def _problems(rows, y, mask, count: int, seed: int) -> tuple[list[Condition], tu
         raise ValueError("there is no problem: rows is empty")
     for lane, line in enumerate(lines):
         if line.ndim != 1 or line.dtype.kind not in "iu":
-            raise ValueError(f"rows of problem {lane} are {line.dtype}{line.shape}; expected [n]")
+            raise ValueError(
+                f"rows of problem {lane} are {line.dtype}{list(line.shape)}; expected [n] numbers "
+                "of rows of x, a list of them for each problem (which of these count, mask= says)"
+            )
     sizes = [len(line) for line in lines]
     y = y.detach().to("cpu").numpy() if hasattr(y, "detach") else y
     found = list(np.asarray(y)) if hasattr(y, "__array__") else list(y)

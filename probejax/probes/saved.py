@@ -104,10 +104,17 @@ class SavedProbe:
         conditions, thresholds = (self.conditions[condition],), self.thresholds[[condition]]
         return SavedProbe(probe, self.origin, conditions, thresholds)
 
+    @property
+    def classes(self) -> tuple[str, str] | None:
+        """What labels 0 and 1 are called; None where the file does not say."""
+        found = self.origin.get("classes")
+        return tuple(found) if isinstance(found, list | tuple) and len(found) == 2 else None
+
     def __repr__(self) -> str:
         count = "" if self.probe.lanes is None else f"{self.probe.lanes:,} probes, "
         known = ("method", "task", "model", "site", "layer", "sae_id")
         facts = [f"{name} {self.origin[name]}" for name in known if self.origin.get(name)]
+        facts += [f"positive: {self.classes[1]!r}"] if self.classes else []
         return f"SavedProbe({count}{', '.join([type(self.probe).__name__, *facts])})"
 
     def score(
@@ -225,6 +232,7 @@ def write(
     conditions: Sequence[Condition],
     batches: Sequence[tuple[Sequence[int], Fit]],
     x: Any,
+    classes: Sequence[str],
 ) -> None:
     """Saves the final probes of a unit of a sweep, and their thresholds.
 
@@ -234,6 +242,7 @@ def write(
       conditions: of the unit.
       batches: for every batch, which conditions its lanes are and what was fitted.
       x: the features or tokens whose rows the conditions name.
+      classes: what labels 0 and 1 are called.
 
     Raises:
       StorageError: the place is unwritable or full.
@@ -250,7 +259,10 @@ def write(
         _threshold(each[: len(condition.test)], condition.y_test)
         for each, condition in zip(logits, conditions, strict=True)
     ]
-    about = {"unit": dict(unit), "conditions": [msgspec.structs.asdict(each) for each in trained]}
+    about = {
+        "unit": {**unit, "classes": list(classes)},
+        "conditions": [msgspec.structs.asdict(each) for each in trained],
+    }
     _write(path, stack, about, {"thresholds": np.array(thresholds, np.float32)})
 
 

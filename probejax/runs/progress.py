@@ -18,11 +18,10 @@ from tqdm import tqdm
 
 from probejax import sweep
 from probejax.analysis import quiver, results_table
-from probejax.analysis.verdict import NEUTRAL, STATED, verdict
+from probejax.analysis.verdict import NEUTRAL, STATED, TOO_FEW, verdict
 
 _SHARE = 0.05  # of the time, at most, goes into the verdict so far
 _BAR = "{desc:<15} {bar:10} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-_TOO_FEW = 5  # tasks: even equal signs of all their differences would not be certain
 
 
 def watch(
@@ -159,8 +158,8 @@ def _rolling(table: pd.DataFrame) -> str:
     calls = verdict(table).calls
     if not calls:
         return "nothing to compare yet"
-    if (most := int(table["tasks"].max())) < _TOO_FEW:
-        return f"too early for a verdict ({most} of at least {_TOO_FEW} tasks)"
+    if (most := int(table["tasks"].max())) < TOO_FEW:
+        return f"too early for a verdict ({most} of at least {TOO_FEW} tasks)"
     sides = {
         side: ", ".join(regime for regime, call in calls.items() if call == side)
         for side in ("better", "worse")

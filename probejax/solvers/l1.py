@@ -202,20 +202,24 @@ def _walk(z, frames, states, limits, precision, width):
 @over_lanes(static=("precision",), shared=("rest", "limits"))
 def _advance(z, frames, states, rest, limits, precision):
     """Advances a batch until at most `rest` of its lanes run; also tells which do."""
+    patient = precision == "float64" or states.w.dtype == jnp.float32  # nothing comes after
 
     def running(states):
         left = states.stage < frames.strengths.shape[1]
-        patient = precision == "float64" or states.w.dtype == jnp.float32  # nothing comes after
         return left if patient else left & (states.trips < _PATIENCE)
+
+    def moved(states):
+        new = jax.vmap(advance)(x, frames, states)
+        if patient:  # a lane at its end is not moved by further trips
+            return new
+        runs = running(states)
+        kept = lambda old, new: jnp.where(runs.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+        return jax.tree.map(kept, states, new)
 
     # In float64 from here on; rows that do not count may hold anything.
     x = jnp.where(frames.t[:, :, None] != 0, z, 0) * frames.cost[:, None, :]
     advance = partial(trip, limits=limits, precision=precision)
-    states = jax.lax.while_loop(
-        lambda states: running(states).sum() > rest,
-        lambda states: jax.vmap(advance)(x, frames, states),
-        states,
-    )
+    states = jax.lax.while_loop(lambda states: running(states).sum() > rest, moved, states)
     return states, running(states)
 
 

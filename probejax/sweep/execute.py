@@ -120,7 +120,8 @@ class Execution:
         """Writes the final probes of a unit that has just run, see `probes.saved`."""
         data, lanes = self._data(unit.task, unit.site), self._lanes_of(unit)
         x = data.tokens if probes.parse(unit.method).reads_tokens else data.features
-        probes.saved.write(path, unit.facts, lanes.conditions, result.fitted, x)
+        names = data.task.class_names
+        probes.saved.write(path, unit.facts, lanes.conditions, result.fitted, x, names)
 
     def _fit(self, unit: Unit, batch: int) -> probes.Fit:
         method = probes.parse(unit.method)

@@ -213,7 +213,12 @@ def _lines(found: Outlook) -> Iterator[str]:
         yield f"GB {place}: {held}."
     if found.tokens:
         yield f"The language model reads {found.tokens:,} tokens, {duration(found.harvest)}."
-    devices = f"{machine.devices} device{'s' if machine.devices > 1 else ''}"
-    floor = "about" if machine.is_cpu else "at the least (roofline; compiling comes on top)"
-    yield f"In all, on {devices}: {floor} {duration(found.seconds)}."
+    what = "core" if machine.is_cpu else "device"
+    devices = f"{machine.devices} {what}{'s' if machine.devices > 1 else ''}"
+    unknown = sum(math.isnan(row.seconds) for row in rows)
+    known = machine.is_cpu and not unknown
+    floor = "about" if known else "at the least"
+    floor += "" if machine.is_cpu else " (roofline; compiling comes on top)"
+    without = f", without {unknown} methods whose time is not known" if unknown else ""
+    yield f"In all, on {devices}: {floor} {duration(found.seconds)}{without}."
     yield from (f"Does not fit: {line}" for line in found.faults)

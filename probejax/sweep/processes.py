@@ -37,7 +37,10 @@ from probejax.sweep.plan import resolve
 from probejax.sweep.token_disk import TokenDisk, tasks_at_once
 from probejax.sweep.units import Unit
 
-_ALONE = {"NPROC": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+_ALONE = {
+    **{"NPROC": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+    **{"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
+}
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from probejax.sweep import processes; "
 _PROGRAM += "processes.work({end})"
 
@@ -115,29 +118,34 @@ def serve(
     Raises:
       RuntimeError, Exception: as for `run`.
     """
-    failure: list[Exception] = []
+    failure: list[BaseException] = []
+    ended = threading.Event()
     harvested, says = connection.Pipe(duplex=False)
     count = len(workers)
     room = threading.Semaphore(tasks_at_once(count) if disk.plan.reads_tokens else len(groups))
-    arguments = (disk, [group[0].task for group in groups], says, room, failure)
+    arguments = (disk, [group[0].task for group in groups], says, room, failure, ended)
     threading.Thread(target=_harvest, args=arguments, daemon=True).start()
     ready, idle = collections.deque[int](), list(workers)
     left = {group[0].task: len(group) for group in groups}
-    while any(left.values()):
-        while ready and idle:
-            number = ready.popleft()
-            _send(idle.pop(0), in_turn(groups[number], number % count, count))
-        speak = connection.wait([harvested, *(worker.pipe for worker in workers)])
-        if harvested in speak:
-            ready.append(_number(harvested, failure))
-        for worker in (worker for worker in workers if worker.pipe in speak):
-            unit = receive(worker)
-            left[unit.task] -= 1
-            if not left[unit.task]:
-                idle.append(worker)
-                disk.release(unit.task)
-                room.release()
-            yield unit
+    try:
+        while any(left.values()):
+            while ready and idle:
+                number = ready.popleft()
+                _send(idle.pop(0), in_turn(groups[number], number % count, count))
+            speak = connection.wait([harvested, *(worker.pipe for worker in workers)])
+            if harvested in speak:
+                ready.append(_number(harvested, failure))
+            for worker in (worker for worker in workers if worker.pipe in speak):
+                unit = receive(worker)
+                left[unit.task] -= 1
+                if not left[unit.task]:
+                    idle.append(worker)
+                    disk.release(unit.task)
+                    room.release()
+                yield unit
+    finally:  # whatever ended it, nobody waits for more activations
+        ended.set()
+        room.release()
 
 
 def in_turn(group: Sequence[Unit], turn: int, turns: int) -> list[Unit]:
@@ -202,20 +210,27 @@ def receive(worker: _Worker) -> Unit:
 
 
 def _harvest(
-    disk: TokenDisk, names: list[str], says, room: threading.Semaphore, failure: list[Exception]
+    disk: TokenDisk,
+    names: list[str],
+    says: connection.Connection,
+    room: threading.Semaphore,
+    failure: list[BaseException],
+    ended: threading.Event,
 ) -> None:
     """Says the numbers of tasks whose activations are there, as long as there is room."""
     try:
         for number, name in enumerate(names):
             room.acquire()
+            if ended.is_set():
+                return
             disk.prepare(name)
             says.send(number)
-    except Exception as error:  # raised again by the thread that waits
+    except BaseException as error:  # raised again by the thread that waits
         failure.append(error)
         says.close()
 
 
-def _number(harvested: connection.Connection, failure: list[Exception]) -> int:
+def _number(harvested: connection.Connection, failure: list[BaseException]) -> int:
     try:
         return harvested.recv()
     except EOFError:

@@ -93,7 +93,8 @@ def _side_by_side(
     at_once: int | None = None,
 ) -> Generator[Unit, None, None]:
     """Runs so many tasks at a time; those on one device share its weights and SAEs."""
-    places = jax.local_devices()[:: job.model_parallel]
+    cut, every = job.model_parallel, jax.local_devices()
+    places = every[: len(every) // cut * cut : cut]  # a rest that holds no model is idle
     owners = {place: Execution(job.plan, job.memory_gb, job.model_parallel) for place in places}
     todo: queue.SimpleQueue[list[Unit]] = queue.SimpleQueue()
     for group in groups:
