@@ -8,6 +8,7 @@ import pandas as pd
 
 from probejax.analysis.labels import Value, number, percent, signed
 from probejax.analysis.page.elements import esc
+from probejax.analysis.quiver import MARGIN
 
 
 class Cell(NamedTuple):
@@ -80,8 +81,27 @@ def table(
     )
 
 
+_MEANS = {
+    "95 %": "interval, paired over tasks",
+    "by family": "the same interval, where tasks that share prompts are drawn together",
+    "95 %, all levels": "band that holds for all levels at once",
+    "95 %, all sites": "band that holds for all sites at once",
+    "p (Holm)": "of random signs of the tasks' differences, corrected for as many looks",
+    "chosen": "cells in which the best validation AUC chooses it",
+    "won": f"tasks better by more than {MARGIN:g}",
+    "lost": f"tasks worse by more than {MARGIN:g}",
+    "tied": "cells in which several methods share the best validation AUC",
+    "ties averaged": "change where the methods that tie are averaged and no rule chooses",
+    "smallest effect": "found in four runs of five",
+    "no partner": "cells that only one side has",
+    "calibration error": "mean distance of stated probabilities from what happens, ten bins",
+    "TPR at 1 % FPR": "share of positives above a threshold that 1 % of negatives pass",
+}
+
+
 def _heading(name: str, plain: bool, numeric: bool) -> str:
     style = ' class="num"' if numeric else ""
+    style += f' title="{esc(_MEANS[name])}"' if name in _MEANS else ""
     text = esc(name) if plain else f'<button type="button">{esc(name)}</button>'
     return f'<th scope="col"{style}>{text}</th>'
 
