@@ -115,6 +115,13 @@ def test_what_does_not_exist_is_an_error_that_lists_what_does(spec, near, shelf)
     assert re.search(f"with probejax: large, small/layer_1, small/layer_2{near}$", message)
 
 
+def test_the_hub_is_not_asked_for_what_is_named_as_ours(monkeypatch):
+    monkeypatch.setattr(saes.releases, "fetch", lambda *_: pytest.fail("asks the Hub"))
+    near = r"did you mean gemma-3-270m/layer_9/width_4k/average_l0_78\?"
+    with pytest.raises(FileNotFoundError, match=near):
+        saes.find("gemma-3-270m/layer_9/width_4k")
+
+
 def test_several_are_not_named_at_once(shelf):
     with pytest.raises(FileNotFoundError, match=r"once for each: --sae=large --sae=other$"):
         saes.find("large,other")

@@ -46,6 +46,10 @@ def test_one_value_stands_for_a_tuple_and_a_path_for_its_text(given, held):
         ({"tasks": 3}, "--tasks=3 is of a wrong type; give text, or several in a tuple."),
         ({"tasks": ("demo", 3)}, "--tasks=('demo', 3) is of a wrong type; give text, or several"),
         ({"tasks": {"demo"}}, "--tasks={'demo'} is of a wrong type; give text, or several"),
+        (
+            {"data": np.zeros(9)},
+            "--data=<ndarray> is of a wrong type; give text (an array belongs in",
+        ),
         ({"sae": None}, "--sae=None is of a wrong type; give text"),
         ({"seeds": "42"}, "--seeds='42' is of a wrong type; give a whole number, or several"),
         ({"seeds": 4.5}, "--seeds=4.5 is of a wrong type; give a whole number, or several"),

@@ -14,7 +14,7 @@ from probejax.analysis.left_out import attempt
 from probejax.analysis.multi_token import multi_token
 from probejax.analysis.quiver import quiver
 from probejax.analysis.ties import TIE_RULES
-from probejax.analysis.verdict import Verdict, verdict
+from probejax.analysis.verdict import Verdict, of_baselines, verdict
 
 
 class Findings(NamedTuple):
@@ -59,6 +59,11 @@ class Findings(NamedTuple):
         return [i for i, group in enumerate(self.groups) if group.compared_regimes] or [0]
 
 
+def _verdict(group: Group, results: pd.DataFrame) -> Verdict:
+    found = verdict(group.quiver)
+    return found if found.calls else of_baselines(group.rows(results)) or found
+
+
 def find(
     results: pd.DataFrame,
     left_out: list[str] | None = None,
@@ -89,7 +94,7 @@ def find(
         results,
         table,
         found,
-        [verdict(group.quiver) for group in found],
+        [_verdict(group, results) for group in found],
         {
             (i, regime): made(
                 f"methods under {regime}, {group.name}",

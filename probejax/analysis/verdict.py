@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from probejax.analysis.labels import TITLES, signed
+from probejax.analysis.labels import TITLES, number, signed
+from probejax.probes import methods
 
 # Rules shown side by side: the stated order, and the one without an order.
 STATED, NEUTRAL = "documented", "neutral"
@@ -59,6 +60,33 @@ def verdict(quiver: pd.DataFrame) -> Verdict:
         tasks = f"{most} {'task' if most == 1 else 'tasks'}"
         answer = f"Of {tasks} nothing can be told about others: a verdict takes at least {TOO_FEW}."
     return Verdict(answer, _numbers(stated), calls, _caveats(stated, neutral, calls))
+
+
+def of_baselines(rows: pd.DataFrame) -> Verdict | None:
+    """Returns what can be said of a run without SAE probes: which method validation chooses.
+
+    Args:
+        rows: of a results table, of one protocol, model and site; None comes back where some are
+            of SAE probes, or none has a validation AUC.
+    """
+    names = [name for name in rows["method"].unique() if not methods.parse_any(name).control]
+    rows = rows[rows["method"].isin(names) & rows["val_auc"].notna()]
+    if rows.empty or rows["sae_id"].astype(bool).any():
+        return None
+    regimes = rows["regime"].tolist()
+    regime = "standard" if "standard" in regimes else regimes[0]
+    rows = rows[rows["regime"] == regime]
+    means = rows.groupby("method", sort=False)[["val_auc", "test_auc"]].mean()
+    best = str(means["val_auc"].idxmax())
+    count = rows["task"].nunique()
+    return Verdict(
+        f"Under {_listed([regime])} {best} validates best of {len(means)} methods: test AUC "
+        f"{number(float(means['test_auc'][best]))}.",
+        f"Means over {count} {'task' if count == 1 else 'tasks'}. No SAE probe stands beside these "
+        "methods, so there is nothing to compare.",
+        {},
+        (),
+    )
 
 
 def _certain(row: dict[Any, Any]) -> bool:

@@ -361,11 +361,12 @@ def find(spec: str, *, cache_dir: str | Path | None = None) -> SaeFile:
     where = releases.folder_of(where)
     if where in by_id and not variant:
         return by_id[where]
-    if not is_path(where) and (release := releases.find(where)):
+    first = where.partition("/")[0]
+    ours = first in {each.partition("/")[0] for each in by_id}  # and no release of others
+    if not ours and not is_path(where) and (release := releases.find(where)):
         folder = releases.fetch(release, cache_dir)
         if found := _describe(folder, variant, f"{release.repository}/{release.folder}"):
             return dataclasses.replace(found, model=found.model or usual(release.model))
-    first = where.partition("/")[0]
     if is_path(where) or os.path.isdir(first):
         raise FileNotFoundError(f"--sae={spec}: {no_such_path(where)}")
     raise FileNotFoundError(

@@ -30,7 +30,10 @@ def taken(name: str, kind: Any, value: Any) -> Any:
     found = tuple(_one(one, each) for each in given)
     if None in found:
         more = ", or several in a tuple" if several else ""
-        raise ValueError(f"--{name}={value!r} is of a wrong type; give {_SAID[one]}{more}.")
+        array = hasattr(value, "dtype") and not isinstance(value, type)
+        shown = f"<{type(value).__name__}>" if array else f"{value!r:.60}"
+        path = " (an array belongs in a file: give its path)" if array else ""
+        raise ValueError(f"--{name}={shown} is of a wrong type; give {_SAID[one]}{more}{path}.")
     return found if several else found[0]
 
 

@@ -188,8 +188,8 @@ def methods(found: Source) -> tuple[tuple[str, ...], list[str]]:
         return names, []
     rest = tuple(name for name in names if name not in on_latents)
     line = (
-        f"{', '.join(on_latents)} read latents of an SAE: give one with --sae that reads vectors "
-        f"of width {found.d_model}."
+        f"{', '.join(on_latents)} read{'s' * (len(on_latents) == 1)} latents of an SAE: give one "
+        f"with --sae that reads vectors of width {found.d_model}."
     )
     if not rest:
         raise ValueError(line)
