@@ -210,7 +210,7 @@ def test_the_site_is_the_sae_s_unless_it_is_given(config, place, tmp_path):
         make(config, place, sae=(at_two,))
     both = make(config, place, site=None, sae=(at_two, mlp)).plan
     assert both.site_names == ["mlp_out.0", "resid_post.2"]
-    with pytest.raises(ValueError, match=r"name none\); give --site\.$"):
+    with pytest.raises(ValueError, match=r"^Nothing says where tiny is to be read; give --site\.$"):
         make(config, place, site=None)
 
 
@@ -510,7 +510,7 @@ def test_an_edited_task_is_another_unit(config, place, tmp_path):
         ]
         assert changed == ["twice"]
     with pytest.raises(
-        storage.ConfigMismatch, match=r"out holds 1 units .* units/[0-9a-f]{16}\.js"
+        storage.ConfigMismatch, match=r"out is of a run with 1 units .* units/[0-9a-f]{16}\.js"
     ):
         sweep.check_done("out", job.plan.units(), done)
     assert tasks.fingerprint("87_glue_cola", data=str(tmp_path)) == ""

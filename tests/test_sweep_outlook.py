@@ -64,7 +64,8 @@ def test_units_fits_and_tokens_are_counted_and_nothing_is_made(plan):
     assert not any((Path(plan.cache_dir or "") / "activations").glob("*"))
     text = str(found)
     assert f"3 tasks, {len(plan.units())} units" in text and "not known" in text
-    assert "on 2 devices: about" in text or f"on {found.machine.devices} device" in text
+    assert f"on {found.machine.devices} core" in text and ": at the least " in text
+    assert text.endswith(", without a method whose time is not known.")
 
 
 def test_a_memory_that_the_run_refuses_is_refused_before_it_too(plan):

@@ -89,11 +89,11 @@ def test_methods_that_need_what_vectors_lack_are_left_out_or_refused(vectors, tm
     job = sweep.Execution(sweep.resolve(config_of(vectors), tmp_path / "cache"))
     assert job.plan.methods == ("logreg",)
     assert list(job.plan.notes) == [
-        "Left out: sae_k2 read latents of an SAE: give one with --sae that reads vectors of width "
+        "Left out: sae_k2 reads latents of an SAE: give one with --sae that reads vectors of width "
         "16."
     ]
     for changes, said in (
-        ({"methods": ("sae_k2",)}, r"^sae_k2 read latents of an SAE: give one with --sae"),
+        ({"methods": ("sae_k2",)}, r"^sae_k2 reads latents of an SAE: give one with --sae"),
         ({"methods": ("logreg", "attention")}, r"one vector for each row, and attention read all"),
         (
             {"sae": (write_sae(tmp_path / "wide", d_model=48),)},
@@ -272,7 +272,9 @@ def test_saes_that_no_method_reads_are_told(vectors, tmp_path):
 
 def test_the_site_of_a_model_is_that_of_its_sae(tmp_path):
     config = sweep.Config(model="smollm2-135m", methods=("logreg",))
-    numbers = tiny_models.change(tiny_models.LLAMA, n_layers=30)
+    numbers = tiny_models.change(
+        tiny_models.LLAMA, layer_types=30 * tiny_models.LLAMA.layer_types[:1]
+    )
     (site,) = places.find_sites(config, numbers, "smollm2-135m")
     assert str(site) == "resid_post.14"
     with pytest.raises(ValueError, match="Nothing says where mine is to be read; give --site"):

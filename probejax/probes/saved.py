@@ -188,7 +188,7 @@ def save(probe: Probe | Fit, path: epath.PathLike, **origin: Any) -> None:
       >>> x = np.random.default_rng(0).normal(size=(60, 8))
       >>> px.save(px.fit(x, x[:, 0] > 0), "p.safetensors", task="sign")
       >>> px.load_probe("p.safetensors")
-      SavedProbe(Linear, method logreg, task sign)
+      SavedProbe(Linear, method logreg, task sign, positive: 'True')
     """
     if isinstance(probe, Fit):
         known = {"method": probe.method, "classes": [str(each) for each in probe.classes]}

@@ -219,6 +219,7 @@ def _lines(found: Outlook) -> Iterator[str]:
     known = machine.is_cpu and not unknown
     floor = "about" if known else "at the least"
     floor += "" if machine.is_cpu else " (roofline; compiling comes on top)"
-    without = f", without {unknown} methods whose time is not known" if unknown else ""
+    several = f"{unknown} methods" if unknown > 1 else "a method"
+    without = f", without {several} whose time is not known" if unknown else ""
     yield f"In all, on {devices}: {floor} {duration(found.seconds)}{without}."
     yield from (f"Does not fit: {line}" for line in found.faults)

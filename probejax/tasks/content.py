@@ -20,7 +20,8 @@ class Raw(NamedTuple):
     Attributes:
         unit: what its rows are counted by, `line` or `row`, from 1 on.
         header: the names of its columns.
-        rows: given places in the header, yields the number of each row and its cells there.
+        rows: given places in the header (of texts, labels and groups, as far as these are wanted),
+            yields the number of each row and its cells there.
     """
 
     unit: str

@@ -34,7 +34,8 @@ def read(data: bytes, path: Path, separator: str = ",") -> Raw:
                 )
 
     def cells(places: Sequence[int]) -> Iterator[tuple[int, list[str]]]:
-        labels = {row[places[1]] for _, row in rows if len(row) == len(header)}
+        whole = [row for _, row in rows if len(row) == len(header)]
+        labels = {row[places[1]] for row in whole} if len(places) > 1 else set()
         for line, row in rows:
             if not row:
                 raise DamagedFile(f"{path} is blank on line {line}, before its end; remove it.")
@@ -44,7 +45,7 @@ def read(data: bytes, path: Path, separator: str = ",") -> Raw:
                     f"header names {len(header)} columns; a text that holds a separator or a line "
                     "end needs quotes around it."
                 )
-            if _holds_rows(row[places[0]], separator, len(header), places, labels):
+            if labels and _holds_rows(row[places[0]], separator, len(header), places, labels):
                 raise DamagedFile(
                     f"{path} has on line {line} a text that holds whole rows of the file: a "
                     "quotation opens in it and closes some lines later; double the quotes inside "
