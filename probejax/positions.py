@@ -10,8 +10,8 @@ import re
 
 LAST, MEAN, ALL = "last", "mean", "all"
 _AFTER = "after:"
-_LONGEST = 1000
-_TEXT = re.compile(r"[^\x00-\x08\x0b-\x1f\x7f]*")
+LONGEST = 1000  # characters of a position
+PATTERN = r"\A[^\x00-\x08\x0b-\x1f\x7f]*\Z"  # no control characters but tabs and line ends
 _BACK = re.compile(r"-([1-9][0-9]{0,3})")
 
 
@@ -24,9 +24,9 @@ def parse(text: str) -> str:
     if text in (LAST, MEAN):
         return text
     if text.startswith(_AFTER) and text != _AFTER:
-        if len(text) > _LONGEST or not _TEXT.fullmatch(text):
+        if len(text) > LONGEST or not re.match(PATTERN, text):
             raise ValueError(
-                f"--position={text!r:.100} will not do: TEXT has at most {_LONGEST:,} characters, "
+                f"--position={text!r:.100} will not do: TEXT has at most {LONGEST:,} characters, "
                 "and of control characters line ends (\\n) and tabs alone."
             )
         return text

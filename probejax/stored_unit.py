@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from probejax import sites
+from probejax import positions, sites
 
 Text = Annotated[str, Meta(max_length=1000, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
-Position = Annotated[str, Meta(max_length=1000, pattern=r"\A[^\x00-\x08\x0b-\x1f\x7f]*\Z")]
+Position = Annotated[str, Meta(max_length=positions.LONGEST, pattern=positions.PATTERN)]
 Word = Annotated[str, Meta(max_length=200, pattern=r"\A[A-Za-z][A-Za-z0-9_.-]*\Z")]
 Layer = Annotated[str, Meta(pattern=r"\A(?:embed|[0-9]{1,4})\Z")]
 _SITE = rf"\A(?:{sites.GIVEN}|(?:{'|'.join(sites.KINDS)})\.[0-9]{{1,4}})\Z"
@@ -110,15 +110,14 @@ class StoredUnit(msgspec.Struct):
             )
 
 
-def check_names(facts: Mapping[str, Any]) -> None:
+def check_name(what: str, name: str) -> None:
     """Raises ValueError for a name that no unit may hold, before any is written."""
     try:
-        msgspec.convert(facts, Facts)
-    except msgspec.ValidationError as error:
-        name = str(error).rpartition("$.")[2].rstrip("`")
+        msgspec.convert(name, Text)
+    except msgspec.ValidationError:
         raise ValueError(
-            f"The {name} {facts.get(name)!r:.100} cannot stand in results: a name there is one "
-            "line of at most 1,000 characters, so rename it."
+            f"The {what} {name!r:.100} cannot stand in results: a name there is one line of at "
+            "most 1,000 characters, so rename it."
         ) from None
 
 

@@ -89,11 +89,6 @@ def of_baselines(rows: pd.DataFrame) -> Verdict | None:
     )
 
 
-def _certain(row: dict[Any, Any]) -> bool:
-    """Tells whether random signs seldom give as much; so many tasks at least must there be."""
-    return bool(row["p_holm"] <= _P)
-
-
 def _sign(row: dict[Any, Any], band: str = "band") -> int:
     if row[f"{band}_low"] > 0:
         return 1
@@ -105,7 +100,7 @@ def _call(row: dict[Any, Any], neutral: dict[Any, Any] | None) -> str:
     other = _sign(neutral) if neutral else stated
     if stated != other:
         return "ties"
-    if not _certain(row):
+    if not row["p_holm"] <= _P:  # NaN is not certain either
         return "unclear"
     return {1: "better", -1: "worse", 0: "unclear"}[stated]
 

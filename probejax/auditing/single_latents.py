@@ -117,13 +117,17 @@ def choose(
         above, counts, ones = above[enough], counts[enough], ones[enough]
         for says in (0, 1) if len(above) else ():
             right = ones if says else counts - ones
-            # Of none the limit is 0, where the distribution has no quantile.
-            limit = np.nan_to_num(beta.ppf(_DOUBT, right, counts - right + 1)) - share[says]
+            limit = _lower_limit(right, counts) - share[says]
             at = int(np.argmax(limit))
             threshold = float(values[above[at] - 1] + values[above[at]]) / 2
             found.append(Rule(column, says, threshold, float(limit[at])))
     found = [rule for rule in found if rule.limit > _SURE]
     return sorted(found, key=lambda rule: -rule.limit)[:_RULES]
+
+
+def _lower_limit(right, count):
+    """Returns the lower limit of a share (Clopper and Pearson 1934); of none right it is 0."""
+    return np.nan_to_num(beta.ppf(_DOUBT, right, count - right + 1))  # no quantile there
 
 
 def _told(rule: Rule, z, y, weight) -> tuple[np.ndarray, float, bool]:
@@ -134,9 +138,9 @@ def _told(rule: Rule, z, y, weight) -> tuple[np.ndarray, float, bool]:
     above = z[:, rule.column] > rule.threshold
     if not above.any():
         return above, np.nan, False
-    right, count = weight[above & (y == rule.says)].sum(), weight[above].sum()
-    limit = np.nan_to_num(beta.ppf(_DOUBT, right, count - right + 1))
-    holds = bool(limit > np.average(y == rule.says, weights=weight))
+    right = y == rule.says
+    limit = _lower_limit(weight[above & right].sum(), weight[above].sum())
+    holds = bool(limit > np.average(right, weights=weight))
     return above, float((y[above] == rule.says).mean()), holds
 
 

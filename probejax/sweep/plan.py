@@ -13,7 +13,7 @@ from probejax.positions import ALL, LAST
 from probejax.rules import PREPENDED
 from probejax.saes import SaeFile
 from probejax.sites import EMBEDDING, GIVEN, Site
-from probejax.stored_unit import check_names
+from probejax.stored_unit import check_name
 from probejax.sweep.config import Config
 from probejax.sweep.places import find_saes, find_sites, with_controls
 from probejax.sweep.source import Source, Vectors, left_out, methods, open_source
@@ -227,8 +227,9 @@ def resolve(config: Config, cache_dir: str | Path | None = None) -> Plan:
         saes={sae_id: sae for sae_id, (sae, _) in placed.items()},
         places={sae_id: places for sae_id, (_, places) in placed.items()},
     )
-    for unit in plan.units():
-        check_names(unit.facts)
+    named = {"task": plan.tasks, "SAE": plan.saes, "model": (checkpoint.name,)}
+    for what, name in ((what, name) for what, names in named.items() for name in names):
+        check_name(what, name)
     if config.sae and not found:
         notes = [
             *notes,

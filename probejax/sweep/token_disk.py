@@ -60,16 +60,16 @@ class TokenDisk:
         """Deletes what the run has harvested for a task, once no other needs it."""
         if not self.deletes:
             return
-        alike = [task, *self._sharing(task)]
-        if not set().union(*map(self._noted, alike)):
+        others = self._sharing(task)
+        noted = {one: self._noted(one) for one in (task, *others)}
+        if not any(noted.values()):
             return
-        if len(alike) > 1 and self._open_tasks(self.store.done()) & set(alike[1:]):
+        if others and self._open_tasks(self.store.done()) & set(others):
             return  # the last of them deletes
         plan = self.plan
-        for one in alike:
-            noted = self._noted(one)
+        for one, keys in noted.items():
             for key, (each, site) in self._parts(one):
-                if key in noted:
+                if key in keys:
                     where = ([site], plan.recipe)
                     activations.discard(each.prompts, *where, cache_dir=plan.cache_dir)
             self._note(one).unlink(missing_ok=True)
