@@ -301,7 +301,7 @@ def test_fingerprint_follows_the_weights_and_not_the_place(folder, tmp_path_fact
     assert models.find(str(folder)).fingerprint != before
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "gguf"])
+@pytest.mark.parametrize("kind", ["safetensors", "gguf", "gguf of no ending"])
 def test_the_fingerprint_follows_each_of_many_matrices(tmp_path, kind):
     """Of which evenly spaced blocks would miss most."""
     tensors = {f"m{i:03d}": np.zeros((16, 1024), np.float32) for i in range(300)}
@@ -314,7 +314,7 @@ def test_the_fingerprint_follows_each_of_many_matrices(tmp_path, kind):
             for name, (start, _) in zip(sorted(tensors), safetensors.places(path), strict=True)
         }
     else:
-        path = tmp_path / "x.gguf"
+        path = tmp_path / ("x.gguf" if kind == "gguf" else "sha256-0123")
         writer = gguf.GGUFWriter(path, "llama")
         for name, tensor in tensors.items():
             writer.add_tensor(name, tensor)

@@ -244,15 +244,15 @@ def load(
 
 def _tensors(file: Path) -> list[tuple[int, int]]:
     """Returns where the tensors of a file begin, and how long they are; none of a damaged one."""
+    if file.name == "config.json":
+        return []
     try:
         if file.suffix == ".safetensors":
             return safetensors.places(file)
-        if file.suffix == ".gguf":
-            tensors = read_header(file).tensors.values()
-            return [(each.offset, each.n_bytes) for each in tensors]
+        tensors = read_header(file).tensors.values()  # whatever a GGUF file is called
+        return [(each.offset, each.n_bytes) for each in tensors]
     except ValueError:  # the loader says what is wrong with it
-        pass
-    return []
+        return []
 
 
 def _fingerprint(path: Path, cutting: str, samples: int = 64, block: int = 1 << 16) -> str:
