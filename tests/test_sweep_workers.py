@@ -68,7 +68,7 @@ def test_workers_find_what_one_process_finds(inputs, tmp_path):
     (tmp_path / "1" / "units" / "0123456789abcdef.json").write_text("{}")
     process = start(inputs, tmp_path / "1", "--workers=1")
     _, errors = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 1 and "holds 1 units that this run would not make" in errors
+    assert process.returncode == 1 and "1 units that this one would not make" in errors
 
 
 def test_workers_begin_with_different_units():
