@@ -161,9 +161,9 @@ def test_the_search_reads_no_row_but_those_that_validate():
     x = np.full((50_000, 3), np.nan, np.float32)
     x[:4] = np.arange(12).reshape(4, 3)
     rows, val = np.array([[0, 1, 2, 9], [2, 3, 9, 9]]), np.array([[1, 0, 1, 0], [0, 1, 0, 0]], bool)
-    w, b = np.ones((2, 2, 3), np.float32), np.array([[0, 1], [0, 10]], np.float32)
-    expected = [[[3, 0, 21, 0], [4, 0, 22, 0]], [[0, 30, 0, 0], [0, 40, 0, 0]]]
-    np.testing.assert_array_equal(logreg.predict_path(x, rows, val, w, b), expected)
+    w = np.array([[1, 2], [1, 10]], np.float32)[:, :, None] * np.ones(3, np.float32)
+    expected = [[[3, 0, 21, 0], [6, 0, 42, 0]], [[0, 30, 0, 0], [0, 300, 0, 0]]]
+    np.testing.assert_array_equal(logreg.rank_path(x, rows, val, w), expected)
 
 
 def test_more_rows_than_the_study_has():

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from probejax.probes import given, scores
-from probejax.probes.logreg import centred, linear
+from probejax.probes.logreg import centred, linear, rank_path
 from probejax.probes.rows import Rows
 from probejax.solvers import codes
 
@@ -48,7 +48,7 @@ def fit(
 
     def path(folds):
         probe, *_ = solved(train[folds.lane], folds.train, y[folds.lane])
-        return probe.of_rows(features, train[folds.lane], mask[folds.lane])[:, None, :]
+        return rank_path(known, train[folds.lane], folds.val, np.asarray(probe.w)[:, None])
 
     def refit(_):
         return solved(train, mask, y)

@@ -36,7 +36,7 @@ def fit(
 
     def path(folds):
         found = l2.solve_path(shared, train[folds.lane], folds.train, y[folds.lane], STRENGTHS)
-        return predict_path(x, train[folds.lane], folds.val, found.w, found.b)
+        return rank_path(x, train[folds.lane], folds.val, found.w)
 
     def refit(C):
         found = l2.solve(shared, train, mask, y, C)
@@ -63,16 +63,18 @@ def linear(w, b, middle) -> Linear:
     return Linear(np.asarray(w), np.asarray(b), np.asarray(middle))
 
 
-def predict_path(
+def rank_path(
     x: Float[np.ndarray, "N d"],
     rows: Int[np.ndarray, "Q n"],
     val: Bool[np.ndarray, "Q n"],
     w: Float[Array | np.ndarray, "Q P d"],
-    b: Float[Array | np.ndarray, "Q P"],
 ) -> Float[np.ndarray, "Q P n"]:
-    """Returns the logits at every strength on the rows that validate; zeros on the others."""
-    w, b = np.asarray(w), np.asarray(b)
-    logits = np.zeros((*b.shape, rows.shape[1]), np.float32)
+    """Returns x.w at every strength on the rows that validate; zeros on the others.
+
+    Without the intercept, which changes no rank but by rounding.
+    """
+    w = np.asarray(w)
+    found = np.zeros((*w.shape[:2], rows.shape[1]), np.float32)
     for fit, (line, own) in enumerate(zip(rows, val, strict=True)):
-        logits[fit][:, own] = w[fit] @ x[line[own]].T + b[fit][:, None]
-    return logits
+        found[fit][:, own] = w[fit] @ x[line[own]].T
+    return found

@@ -10,7 +10,7 @@ from probejax.probes.logreg import (
     STRENGTHS,
     centred,
     linear,
-    predict_path,
+    rank_path,
 )
 from probejax.probes.rows import Rows
 from probejax.solvers import l1
@@ -46,7 +46,7 @@ def fit(
             return l1.solve_path(x[train[folds.lane[part]]], *map(jnp.asarray, (*own, STRENGTHS)))
 
         found = _chunked(solve, len(folds.lane), size)
-        return predict_path(x, train[folds.lane], folds.val, found.w, found.b)
+        return rank_path(x, train[folds.lane], folds.val, found.w)
 
     def refit(C):
         def solve(part):

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probejax.probes import given, scores
-from probejax.probes.logreg import DEFAULT_C, STRENGTHS, centred, linear, predict_path
+from probejax.probes.logreg import DEFAULT_C, STRENGTHS, centred, linear, rank_path
 from probejax.probes.rows import Rows
 from probejax.solvers import ridge
 
@@ -32,7 +32,7 @@ def fit(
 
     def path(folds):
         found = ridge.solve_path(x, train[folds.lane], folds.train, y[folds.lane], STRENGTHS)
-        return predict_path(x, train[folds.lane], folds.val, found.w, found.b)
+        return rank_path(x, train[folds.lane], folds.val, found.w)
 
     def refit(C):
         found = ridge.solve(x, train, mask, y, C)

@@ -150,8 +150,8 @@ def fit(
     def path(folds):
         z = _gather(values, train[folds.lane], selection.fold_columns[:, :k])
         found = l1.solve_path(z, folds.train, y[folds.lane], STRENGTHS)
-        logits = [z @ np.swapaxes(w, 0, 1) for z, w in zip(z, found.w.astype(float), strict=True)]
-        return np.swapaxes(logits, 1, 2).astype(np.float32) + found.b[:, :, None]
+        ranks = [z @ np.swapaxes(w, 0, 1) for z, w in zip(z, found.w.astype(float), strict=True)]
+        return np.swapaxes(ranks, 1, 2).astype(np.float32)  # the intercept changes none
 
     def refit(C):
         found = l1.solve(_gather(values, train, columns), mask, y, C)

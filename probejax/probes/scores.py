@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
+from scipy.stats import rankdata
 
 from probejax import metrics, sizes
 from probejax.probes import methods
@@ -167,8 +168,7 @@ def choose(
 
     Args:
       predictions: of each fold's fit for each of P candidates, on the lane's training rows; any
-        score that grows with the probability of label 1. -inf throughout marks a candidate that
-        the lane cannot have.
+        score that grows with the probability of label 1, to the precision of float32.
       which: the folds.
       rows: the lanes.
       default: the candidate of lanes that are too small for a search.
@@ -205,7 +205,8 @@ def search_and_refit(
       rows: the lanes.
       protocol: whose rules.
       grid: the P candidates, for all lanes or for each.
-      path: fits every candidate on every fold, and returns the logits on the lane's training rows.
+      path: fits every candidate on every fold, and returns the predictions on the lane's training
+        rows, see `choose`.
       refit: given the chosen candidate of each lane, returns the probes, gaps and codes.
       default: the candidate of lanes that are too small for a search.
     """
@@ -249,15 +250,16 @@ def finish(
     alone = ~searched(rows)
     mask = np.asarray(rows.train_mask) & alone[:, None]
     if alone.any():
-        train_logits = probe.of_rows(source, np.asarray(rows.train), mask)
-        own = fold_auc(np.asarray(train_logits)[:, None], np.asarray(rows.y_train), mask)[:, 0]
+        ranks = _ranked(probe.of_rows(source, np.asarray(rows.train), mask), mask)
+        own = fold_auc(ranks[:, None], np.asarray(rows.y_train), mask)[:, 0]
         own = np.where(np.isnan(own), np.nan, 0.5) if protocol == "strict" else own
         val_auc = np.where(alone, own, val_auc)
     test_rows, test_mask, y_test = map(np.asarray, (rows.test, rows.test_mask, rows.y_test))
     lanes, count = test_rows.shape
     if count:
         test_logits = np.asarray(probe.of_rows(source, test_rows, test_mask))
-        test = each(_evaluate, (test_logits, y_test, test_mask), _TESTS)
+        low, ranks = test_logits.astype(np.float32), _ranked(test_logits, test_mask)
+        test = each(_evaluate, (low, ranks, y_test, test_mask), _TESTS)
     else:
         test_logits, test = np.zeros((lanes, 0)), (np.full(lanes, np.nan),) * 5
     sound = (np.isfinite(test_logits) | ~test_mask).all(axis=1)
@@ -271,6 +273,17 @@ def finish(
     )
     trained = int(np.asarray(rows.train_mask).sum())
     return Fit(probe, found, rows=trained, test_logits=test_logits)
+
+
+def _ranked(logits, mask: Bool[np.ndarray, "L m"]) -> Float[np.ndarray, "L m"]:
+    """Returns the ranks of each lane's logits, equal for equals, as float32 tells them apart.
+
+    A row that the mask does not count has any; all are NaN where one that it counts has no logit.
+    """
+    logits = np.where(mask, np.asarray(logits), 0)
+    broken = np.isnan(logits)
+    ranks = rankdata(np.where(broken, 0, logits), method="dense", axis=1)
+    return np.where(broken, np.nan, ranks).astype(np.float32)
 
 
 def fold_auc(
@@ -299,13 +312,18 @@ _auc = over_lanes(jax.vmap(metrics.auc))
 
 @over_lanes
 @jax.vmap
-def _evaluate(logits: Float[Array, " m"], labels: Int[Array, " m"], mask: Bool[Array, " m"]):
+def _evaluate(
+    logits: Float[Array, " m"],
+    ranks: Float[Array, " m"],
+    labels: Int[Array, " m"],
+    mask: Bool[Array, " m"],
+):
     """Returns the metrics of `Scores` from test_auc to test_ece."""
     predicted = logits > 0
     return (
-        metrics.auc(logits, labels, mask),
+        metrics.auc(ranks, labels, mask),
         metrics.accuracy(predicted, labels, mask),
         metrics.weighted_f1(predicted, labels, mask),
-        metrics.tpr_at_fpr(logits, labels, mask),
+        metrics.tpr_at_fpr(ranks, labels, mask),
         metrics.calibration_error(jax.nn.sigmoid(logits), labels, mask),
     )

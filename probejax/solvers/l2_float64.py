@@ -156,8 +156,9 @@ def _walked(x, shared: Products, lanes: Lanes, strengths, limits: Limits) -> Sol
             rest = walk(rest, min(batch, _FEW), "float64")
             jax.tree.map(lambda leaf, new: leaf.__setitem__(left, new), states, rest)
         own = lambda rows, *others: (tables.rows(x, rows), *others)
-        found = each(_collect, (*every, states.path), sizes.width(n * d), form, load=own)
-    return jax.tree.map(lambda leaf: leaf[:, limits.keep], found)
+        kept = {name: leaf[:, limits.keep] for name, leaf in states.path.items()}
+        wanted = (*lanes, strengths[:, limits.keep], kept)
+        return each(_collect, wanted, sizes.width(n * d), form, load=own)
 
 
 def _narrow(lanes: Lanes, width: int | None) -> Lanes:
@@ -238,31 +239,41 @@ def _walk(data, mask, y, strengths, states, form, precision, limits):
 
 @over_lanes(static=("form",))
 def _collect(x, mask, y, strengths, path, form) -> Solution:
-    """Returns what the caller gets, and certifies that: weights rounded to float32."""
+    """Returns what the caller gets, and certifies that: weights rounded to float32.
+
+    The bound is made of the weights before that, and of the features: scores that a walk has summed
+    up step by step are no longer quite theirs.
+    """
 
     def lane(x, mask, y, strengths, path):
-        mean, t, code = _mean(x, mask, y)
-        f32, f64 = jnp.float32, jnp.float64
-        x = jnp.where(mask[:, None] & (code == codes.CONVERGED), x, 0).astype(f64)
-        w = path["u"]
-        if form == newton.SAMPLES:
-            w = w @ x - w.sum(axis=1)[:, None] * mean[None, :]
-        w = w.astype(f32).astype(f64)
-        b = (path["b"] - w @ mean).astype(f32).astype(f64)
-        margins = t[None, :] * (jnp.einsum("pd,nd->pn", w, x) + b[:, None])
-        losses = jnp.where(t[None, :] != 0, jax.nn.softplus(-margins), 0).sum(axis=1)
-        value = 0.5 * (w * w).sum(axis=1) + strengths * losses
+        mean, *_ = _mean(x, mask, y)
+        x, t, code = _centred(x, mask, y)
+
+        def at(C, u, b, steps):
+            w = u @ x if form == newton.SAMPLES else u
+            point = newton.Point(w, x @ w, b)
+            gap = newton.gap_at(
+                newton.FEATURES, x.T, t, C, point, u if form == newton.SAMPLES else None
+            )
+            bound = newton.objective(newton.FEATURES, t, C, point) - gap
+            low = w.astype(jnp.float32)
+            low_b = (b - low.astype(jnp.float64) @ mean).astype(jnp.float32)
+            rounded = low.astype(jnp.float64)
+            there = newton.Point(rounded, x @ rounded, low_b + rounded @ mean)
+            return low, low_b, newton.objective(newton.FEATURES, t, C, there), bound, steps
+
+        w, b, value, bound, steps = jax.vmap(at)(strengths, path["u"], path["b"], path["steps"])
         usable = code == codes.CONVERGED
-        gap = (value - path["bound"]) / value
+        gap = (value - bound) / value
         sound = jnp.isfinite(w).all(axis=1) & jnp.isfinite(value) & jnp.isfinite(gap)
         ended = jnp.where(usable & ~sound, codes.NON_FINITE, code)
         return Solution(
-            w.astype(f32),
-            b.astype(f32),
-            jnp.where(usable, value, 0).astype(f32),
-            jnp.where(usable & sound, gap, jnp.nan).astype(f32),
+            w,
+            b,
+            jnp.where(usable, value, 0).astype(jnp.float32),
+            jnp.where(usable & sound, gap, jnp.nan).astype(jnp.float32),
             ended.astype(jnp.int32),
-            path["steps"].astype(jnp.int32),
+            steps.astype(jnp.int32),
         )
 
     return jax.vmap(lane)(x, mask, y, strengths, path)

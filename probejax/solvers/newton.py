@@ -82,8 +82,11 @@ def start(form: Form, data: Data, t, strengths, usable) -> State:
     zero, none = jnp.zeros(()), jnp.zeros((), int)
     point = Point(jnp.zeros(r), jnp.zeros(n), zero)
     first = (strengths == strengths[0]).sum() - 1  # of equal strengths the last will do
-    path = {"u": jnp.zeros((count, r)), "steps": jnp.zeros(count, int)}
-    path |= {key: jnp.zeros(count) for key in ("b", "bound")}
+    path = {
+        "u": jnp.zeros((count, r)),
+        "b": jnp.zeros(count),
+        "steps": jnp.zeros(count, int),
+    }
     return State(jnp.where(usable, first, count), none, point, point, zero, none, path)
 
 
@@ -130,13 +133,14 @@ def _advance(form, data, factor, t, strengths, state: State, limits, precision) 
     here = jnp.minimum(state.stage, count - 1)
     C = strengths[here]
     point, sound, useful = _step(form, data, factor, t, C, state.point)
-    value = _objective(form, t, C, point)
-    gap = _gap(form, data.exact, t, C, point)
+    gap = gap_at(form, data.exact, t, C, point)
     steps = state.steps + 1
-    over = (gap <= jnp.asarray(tolerances)[here] * value) | (steps >= max_steps)
+    over = (gap <= jnp.asarray(tolerances)[here] * objective(form, t, C, point)) | (
+        steps >= max_steps
+    )
 
     slot = jnp.where(over, state.stage, count)  # past the end: dropped
-    found = {"u": point.u, "b": point.b, "bound": value - gap, "steps": steps}
+    found = {"u": point.u, "b": point.b, "steps": steps}
     path = {key: state.path[key].at[slot].set(found[key], mode="drop") for key in found}
     # A step of no use asks for another factor, and for a larger ridge if that one was new.
     failed = ~sound & (state.age == 0)
@@ -163,14 +167,15 @@ def _losses(t, f):
     return jnp.where(t != 0, jax.nn.softplus(-t * f), 0)
 
 
-def _objective(form, t, C, point: Point):
+def objective(form: Form, t, C, point: Point):
+    """Returns what is minimised."""
     return 0.5 * form.dot(point.u, point.u, point.f) + C * _losses(t, point.f + point.b).sum()
 
 
 def _ahead(form, t, C, point: Point, last: Point, has_last) -> Point:
     """Returns the better start at the next strength: the solution, or the line through two."""
     line = jax.tree.map(lambda new, old: 2 * new - old, point, last)
-    better = has_last & (_objective(form, t, C, line) < _objective(form, t, C, point))
+    better = has_last & (objective(form, t, C, line) < objective(form, t, C, point))
     return jax.tree.map(lambda new, old: jnp.where(better, new, old), line, point)
 
 
@@ -189,7 +194,7 @@ def _step(form, data, factor, t, C, point: Point):
     step, useful = _direction(form, data, factor, *_slopes(t, C, point), point)
     squares = [form.dot(p.u, q.u, q.f) for p, q in ((point, point), (point, step), (step, step))]
     now, by = point.f + point.b, step.f + step.b
-    value = _objective(form, t, C, point)
+    value = objective(form, t, C, point)
 
     def at(share):
         square = squares[0] + 2 * share * squares[1] + share**2 * squares[2]
@@ -258,8 +263,10 @@ def _ratio(a, b):
     return jnp.where(b != 0, a / jnp.where(b != 0, b, 1), 0)
 
 
-def _gap(form, data, t, C, point: Point):
+def gap_at(form: Form, data, t, C, point: Point, dual: Array | None = None):
     """Returns how far the objective is above the dual objective, at the best of a few dual points.
+
+    One of them is `dual`, [n] signed, if there is one.
 
     For alpha in [0, C] with sum t alpha = 0 the gap is 0.5 |w - X' t alpha|^2 plus, per row, a
     Fenchel-Young term, log(1 + e^-m) + q m + q log q + (1 - q) log(1 - q) with q = alpha / C: a sum
@@ -275,6 +282,8 @@ def _gap(form, data, t, C, point: Point):
         )
 
     duals = form.duals(point.u, C * t * jax.nn.sigmoid(-margin))
+    if dual is not None:
+        duals = jnp.concatenate([duals, dual[:, None]], axis=1)
     alphas = jax.vmap(balance, 1, 1)(jnp.clip(t[:, None] * duals, 0, C))  # [n, m]
     q = alphas / C
     entropy = xlogy(q, q) + xlog1py(1 - q, -q)

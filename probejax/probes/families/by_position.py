@@ -42,10 +42,10 @@ class ByPosition(Probe):
         return self.tokens(x)
 
     def of_rows(self, source, rows, mask):
-        found = np.zeros(rows.shape, np.float32)
+        found = np.zeros(rows.shape)
         for lane, (w, b, mean) in enumerate(zip(self.w, self.b, self.mean, strict=True)):
             prompts = rows[lane][mask[lane]]
-            logits = np.full(len(prompts), b, np.float32)
+            logits = np.full(len(prompts), b, float)
             for position in np.flatnonzero(w.any(axis=1)):
                 x, there = at(source, prompts, position)
                 logits += np.where(there, (x - mean[position]) @ w[position], 0)

@@ -57,7 +57,7 @@ class Linear(Probe):
             every = _product(self.w, source - self.mean[None, :]) + self.b[:, None]
             return jnp.take_along_axis(every, rows, axis=1)
         x = np.asarray(source, np.float32) - np.asarray(self.mean)[None, :]
-        every = products(np.asarray(self.w, np.float32), x) + np.asarray(self.b)[:, None]
+        every = products(np.asarray(self.w, np.float32), x) + np.asarray(self.b, float)[:, None]
         return np.take_along_axis(every, rows, axis=1)
 
 

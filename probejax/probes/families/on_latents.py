@@ -89,11 +89,11 @@ class OnLatents(Probe):
     def of_rows(self, source, rows, mask):
         # Summed in float64 and rounded: rows with the same latents on must tie.
         values, w = np.asarray(source.values), np.asarray(self.w, np.float64)
-        found = np.zeros(rows.shape, np.float32)
+        found = np.zeros(rows.shape)
         for lane, (own, asked) in enumerate(zip(rows, mask, strict=True)):
             z = values[own[asked]][:, source.columns[lane]]
-            found[lane, asked] = (z @ w[lane]).astype(np.float32) + self.b[lane]
-        return found
+            found[lane, asked] = (z @ w[lane]).astype(np.float32)
+        return found + np.asarray(self.b, float)[:, None]
 
     def kept(self) -> "OnLatents":
         return dataclasses.replace(self, sae=part.cut(self.sae, np.unique(self.latents)))

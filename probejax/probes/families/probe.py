@@ -55,6 +55,9 @@ class Probe:
     ) -> Float[Array | np.ndarray, "L m"]:
         """Returns the logits of each probe of a stack on rows of its own.
 
+        Where an intercept is added they are float64: beside a large one, float32 would make equals
+        of rows that are not.
+
         Args:
           source: of all rows, from `source`.
           rows: which of them.
@@ -84,7 +87,7 @@ class Probe:
             return logits if self.lanes is not None else logits[0]
         rows = np.broadcast_to(np.arange(count), (cast(int, stack.lanes), count))
         logits = stack.of_rows(source, rows, np.ones(rows.shape, bool))
-        logits = jnp.where(fine[None, :], logits, jnp.nan)
+        logits = jnp.where(fine[None, :], logits, jnp.nan).astype(jnp.float32)
         return logits if self.lanes is not None else logits[0]
 
     def __getitem__(self, lane: Any) -> "Probe":
