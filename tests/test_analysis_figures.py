@@ -13,6 +13,7 @@ from probejax.analysis.drawing import canvas, embedded, encoded, style
 from probejax.analysis.facts import with_facts
 from probejax.analysis.figures import _OF_GROUP, write_figures
 from probejax.analysis.findings import find
+from probejax.analysis.page.page import Story, page
 from probejax.analysis.report import report
 from probejax.analysis.tables import as_results, results_table
 from tests.report_cases import ARROWS, NARROW, TASKS, unit
@@ -110,6 +111,27 @@ def test_a_regime_without_pairs_has_no_figure(tmp_path):
     for rows in (standard[standard["sae_id"] != ""], standard[standard["sae_id"] == ""]):
         assert write_figures(tmp_path, find(rows)) == []
     assert not (tmp_path / "figures").exists()
+
+
+def test_groups_are_points_that_have_names():
+    """Groups have no order, and no line leads from one to the next."""
+    results = _results("group_shift", (0, 1, 2)).assign(
+        group=lambda table: table["level"].map({0: "de", 1: "en", 2: "fr"})
+    )
+    picture = draw(results, "group_shift")
+    (axes,) = picture.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["de", "en", "fr"]
+    assert axes.get_xlabel() == "group held out"
+    assert {line.get_linestyle() for line in axes.lines if len(line.get_xdata()) == 3} == {"None"}
+    (group,) = find(results).groups
+    assert group.levels("group_shift")["group"].tolist() == ["de", "en", "fr"]
+    with style():
+        shares = regime_figures.chosen(group, "group_shift").axes[0]
+        every = regime_figures.tasks_by_level(group, "group_shift").axes[0]
+    for axes in (shares, every):
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["de", "en", "fr"]
+    html = page(find(results), Story())
+    assert html.count(">fr</td>") >= 1 + 6  # of all tasks, and of each
 
 
 def test_one_task_alone_is_drawn():

@@ -20,7 +20,7 @@ METRICS = ("val_auc", "test_auc", "test_tpr", "test_ece")
 
 def compared(results: pd.DataFrame) -> pd.DataFrame:
     """Returns the columns that comparisons read: copies of a million rows of all are slow."""
-    used = [*GROUP, *CELL, *ARROW, *METRICS, *FACTS]
+    used = [*GROUP, *CELL, *ARROW, *METRICS, *FACTS, "group"]
     return with_facts(results)[[name for name in used if name in (*results.columns, *FACTS)]]
 
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from probejax.analysis.grid import CELL, GROUP, Grid, compared, grid
 from probejax.analysis.head_to_head import pairs
-from probejax.analysis.labels import TITLES
+from probejax.analysis.labels import TITLES, level_text
+from probejax.analysis.levels import group_of
 from probejax.analysis.quiver import choices
 from probejax.analysis.verdict import STATED
 
@@ -70,6 +71,14 @@ class Group(NamedTuple):
         """Returns the rows of a regime's levels that have a comparison."""
         rows = self.quiver[(self.quiver["regime"] == regime) & self.quiver["level"].notna()]
         return rows[(rows["tie_rule"] == tie_rule) & (rows["cells"] > 0)]
+
+    def level_names(self, regime: str) -> dict[Any, str]:
+        """Returns what a reader calls each level: `64`, `5 %`, or the group that is held out."""
+        cells = self.cells[(self.cells["regime"] == regime) & self.cells["level"].notna()]
+        return {
+            level: group_of(own) or level_text(regime, level)
+            for level, own in cells.groupby("level")
+        }
 
     def compared(self, regime: str) -> pd.DataFrame:
         """Returns the compared cells of a regime."""

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-_BY_GROUP = "group_shift"  # whose levels number the groups of each task
+BY_GROUP = "group_shift"  # whose levels number the groups of each task
 
 
 def in_common(cells: pd.DataFrame) -> list[float]:
@@ -15,8 +15,18 @@ def in_common(cells: pd.DataFrame) -> list[float]:
       cells: of one regime, with the columns `regime`, `level`, `task` and perhaps `group`.
     """
     levels = sorted(cells["level"].dropna().unique())
-    if cells["task"].nunique() < 2 or not (cells["regime"] == _BY_GROUP).any():
+    if cells["task"].nunique() < 2 or not (cells["regime"] == BY_GROUP).any():
         return levels
     if "group" not in cells or (cells["group"] == "").any():
         return []
     return levels if cells.groupby("level")["group"].nunique().eq(1).all() else []
+
+
+def group_of(cells: pd.DataFrame) -> str:
+    """Returns the name of the group that all cells hold out; empty where there is no such one.
+
+    Args:
+      cells: of one level of one regime, perhaps with the column `group`.
+    """
+    names = cells["group"].fillna("").unique() if "group" in cells else []
+    return str(names[0]) if len(names) == 1 else ""

@@ -20,6 +20,7 @@ from probejax.analysis.grid import GROUP
 from probejax.analysis.group import Group
 from probejax.analysis.intervals import paired_bootstrap
 from probejax.analysis.labels import Value, number, tasks_in_order, title
+from probejax.analysis.levels import BY_GROUP
 from probejax.analysis.multi_token import METHOD, PANELS
 from probejax.analysis.regime_figures import level_axis
 
@@ -92,7 +93,11 @@ def _shares(axes: Axes, names: list[str], text: str) -> None:
 
 def curves(group: Group) -> Picture | None:
     """Returns AUC against the level: the mean, and the three tasks that change most (figure 5)."""
-    shown = [regime for regime in group.compared_regimes if len(group.levels(regime)) > 1]
+    shown = [
+        regime
+        for regime in group.compared_regimes
+        if len(group.levels(regime)) > 1 and regime != BY_GROUP  # whose levels have no order
+    ]
     if not shown:
         return None
     picture = canvas("Test AUC of both quivers against the level, of all tasks and of the three "

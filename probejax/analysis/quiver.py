@@ -55,6 +55,7 @@ COLUMNS = (
     "protocol",
     "model",
     "site",
+    "group",  # that a level of `group_shift` holds out
 )
 _GROUP = ["protocol", "model", "site", "regime", "level"]
 _CELL = [*_GROUP, "task", "seed"]
@@ -89,7 +90,7 @@ def quiver(
         an SAE was chosen (empty for `neutral`, which chooses none). `unpaired` counts the
         cells left out for want of a baseline or of an SAE, `incomplete` the compared ones that lack
         an arrow which other cells of the regime have. `not_converged` counts fits (empty where no
-        code is known).
+        code is known). `group` names what a level of `group_shift` holds out.
 
         Each level is one of many looks. `band_low` and `band_high` bound the differences of all
         levels of the regime at once (95 %); in the overall rows, those of all regimes;
@@ -332,6 +333,7 @@ def _row(part: pd.DataFrame, fits: pd.DataFrame, level: float, rule: str) -> dic
     won = intervals.win_rate(means, margin=MARGIN)
     return {
         "level": level,
+        "group": "" if np.isnan(level) else levels.group_of(part),
         "tie_rule": rule,
         "cells": len(paired),
         "tied": int(paired["tied"].sum()),

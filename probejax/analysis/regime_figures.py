@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from probejax.analysis.drawing import (
@@ -30,6 +31,7 @@ from probejax.analysis.labels import (
     tasks_in_order,
     title,
 )
+from probejax.analysis.levels import BY_GROUP
 from probejax.analysis.verdict import NEUTRAL
 
 _MANY = 5  # more SAE arrows than this are shown by their k
@@ -47,25 +49,49 @@ def _levels(group: Group, regime: str) -> Picture:
     picture = canvas(f"{title(regime)}: change of test AUC with SAE probes against {axis}")
     (axes,) = picture.axes
     axes.axhline(0, color=SOFT, linewidth=0.8)
+    names, x = group.level_names(regime), rows["level"]
+    draw = _bars if regime == BY_GROUP else _bands
+    line = draw(axes, rows, neutral)
+    picture.tell(line, [
+        f"{axis}: {names[row['level']]}\n"
+        f"change {signed(row['delta'])} ({interval(row['ci_low'], row['ci_high'])})\n"
+        f"{number(row['baseline'])} \N{RIGHTWARDS ARROW} {number(row['with_sae'])}, "
+        f"{row['cells']} cells, {row['tied']} tied"
+        for _, row in rows.iterrows()
+    ])  # fmt: skip
+    if regime == BY_GROUP:
+        axes.set_xticks(x, [_short(names[level]) for level in x])
+        axes.set_xlabel(axis)
+    else:
+        level_axis(axes, regime, x.to_numpy(float))
+    axes.set_ylabel("change of test AUC")
+    axes.grid(True)
+    legend(axes)
+    return picture
+
+
+def _bands(axes: Axes, rows: pd.DataFrame, neutral: pd.DataFrame) -> Line2D:
+    """Draws the changes of rising levels as a line with its bands."""
     x = rows["level"]
     axes.fill_between(x, rows["band_low"], rows["band_high"], color=BLUE, alpha=0.11,
                       linewidth=0, label="95 %, all levels at once")  # fmt: skip
     axes.fill_between(x, rows["ci_low"], rows["ci_high"], color=BLUE, alpha=0.22,
                       linewidth=0, label="95 %, each level")  # fmt: skip
     (line,) = axes.plot(x, rows["delta"], "o-", color=BLUE, label="SAEs win ties")
-    picture.tell(line, [
-        f"{axis}: {level_text(regime, row['level'])}\n"
-        f"change {signed(row['delta'])} ({interval(row['ci_low'], row['ci_high'])})\n"
-        f"{number(row['baseline'])} \N{RIGHTWARDS ARROW} {number(row['with_sae'])}, "
-        f"{row['cells']} cells, {row['tied']} tied"
-        for _, row in rows.iterrows()
-    ])  # fmt: skip
     axes.plot(neutral["level"], neutral["delta"], "--", color=ORANGE, label="mean over ties")
-    level_axis(axes, regime, x.to_numpy(float))
-    axes.set_ylabel("change of test AUC")
-    axes.grid(True)
-    legend(axes)
-    return picture
+    return line
+
+
+def _bars(axes: Axes, rows: pd.DataFrame, neutral: pd.DataFrame) -> Line2D:
+    """Draws the changes of levels that have no order as points with their bands."""
+    x = rows["level"]
+    axes.vlines(x, rows["band_low"], rows["band_high"], color=BLUE, alpha=0.3,
+                label="95 %, all groups at once")  # fmt: skip
+    axes.vlines(x, rows["ci_low"], rows["ci_high"], color=BLUE, alpha=0.5, linewidth=4,
+                label="95 %, each group")  # fmt: skip
+    (line,) = axes.plot(x, rows["delta"], "o", color=BLUE, label="SAEs win ties")
+    axes.plot(neutral["level"], neutral["delta"], "x", color=ORANGE, label="mean over ties")
+    return line
 
 
 def level_axis(axes: Axes, regime: str, levels: np.ndarray) -> None:
@@ -126,8 +152,9 @@ def tasks_by_level(group: Group, regime: str) -> Picture | None:
     spots = cells.groupby(["task", "level"])
     means = spots[["baseline", "with_sae", "delta"]].mean()
     means = means.join(spots[["baseline_label", "chosen_label"]].agg(_one_name))
+    names = group.level_names(regime)
     means["text"] = [
-        f"{task}\n{level_text(regime, level)}: {signed(delta, 3)}\n{before} {number(base, 3)} "
+        f"{task}\n{names[level]}: {signed(delta, 3)}\n{before} {number(base, 3)} "
         f"\N{RIGHTWARDS ARROW} {after} {number(sae, 3)}"
         for (task, level), base, sae, delta, before, after in means.itertuples()
     ]
@@ -141,7 +168,7 @@ def tasks_by_level(group: Group, regime: str) -> Picture | None:
     mesh = axes.pcolormesh(table.to_numpy(float), cmap=SHADES[0], norm=SHADES[1],
                            edgecolors="none")  # fmt: skip
     picture.tell(mesh, texts.to_numpy().ravel().tolist())
-    levels = [level_text(regime, level) for level in table.columns]
+    levels = [_short(names[level]) for level in table.columns]
     axes.set_xticks(np.arange(len(levels)) + 0.5, levels, fontsize=7)
     axes.set_yticks(np.arange(len(table)) + 0.5, [_short(task) for task in order], fontsize=6.5)
     axes.tick_params(length=0)
@@ -174,8 +201,9 @@ def chosen(group: Group, regime: str) -> Picture | None:
     if group.levels(regime).empty:
         return _counts(group, regime, cells["chosen_label"].value_counts())
     cells = cells[cells["level"].notna()]
-    names, colours = _categories(group.table)
-    shares = pd.crosstab(cells["level"], cells["chosen_label"].map(names), normalize="index")
+    kinds, colours = _categories(group.table)
+    names = group.level_names(regime)
+    shares = pd.crosstab(cells["level"], cells["chosen_label"].map(kinds), normalize="index")
     totals = cells.groupby("level").size().to_numpy()
     picture = canvas(f"{title(regime)}: share of cells in which each method was chosen")
     (axes,) = picture.axes
@@ -184,9 +212,9 @@ def chosen(group: Group, regime: str) -> Picture | None:
         bars = axes.bar(places, shares[name], 0.88, base, color=colours[name], label=name)
         for bar, level, share, total in zip(bars, shares.index, shares[name], totals, strict=True):
             text = f"{round(share * total)} of {total} cells ({percent(share)})"
-            picture.tell(bar, [f"{level_text(regime, level)}: {name}\n{text}"])
+            picture.tell(bar, [f"{names[level]}: {name}\n{text}"])
         base += shares[name].to_numpy()
-    levels = [level_text(regime, level) for level in shares.index]
+    levels = [_short(names[level]) for level in shares.index]
     step = 1 + len(levels) // 11
     axes.set_xticks(places[::step], levels[::step])
     axes.yaxis.set_major_formatter(lambda value, _: percent(value))

@@ -156,7 +156,7 @@ ALL_REGIMES = {
         _label_noise, "Label noise", "share of training labels flipped", ".0%", "noise"
     ),
     "covariate_shift": Regime(_covariate_shift, "Covariate shift", short="shift"),
-    "group_shift": Regime(_group_shift, "Group shift", "group held out, by number", short="groups"),
+    "group_shift": Regime(_group_shift, "Group shift", "group held out", short="groups"),
 }  # fmt: skip
 """All regimes by name, in the order of reports."""
 

@@ -76,7 +76,8 @@ def page(
         body += sections.overview_block(_at(pictures, i, "overview")) if place == 0 else ""
         for regime in group.regimes:
             rows, here = found.methods[i, regime], _at(pictures, i, regime)
-            body += section(group, regime, prefix + regime, rows, here, left_out)
+            heading = title(regime) if place == 0 else f"{title(regime)}, {group.name}"
+            body += section(group, regime, prefix + regime, heading, rows, here, left_out)
         if place < WITH_TASKS:
             where = (group.protocol, group.model, group.site)
             own = {task: address for (*of, task), address in examples.items() if tuple(of) == where}

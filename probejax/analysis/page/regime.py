@@ -10,7 +10,6 @@ from probejax.analysis.group import Group
 from probejax.analysis.labels import (
     AXES,
     interval,
-    level_text,
     number,
     p_text,
     percent,
@@ -28,6 +27,7 @@ def section(
     group: Group,
     regime: str,
     anchor: str,
+    heading: str,
     methods: pd.DataFrame,
     pictures: Sequence[Shown],
     left_out: list[str],
@@ -38,6 +38,7 @@ def section(
         group: whose regime it is.
         regime: its name.
         anchor: of the section.
+        heading: of the section.
         methods: a row for each method.
         pictures: the figures that belong here.
         left_out: gets a line for every part that fails.
@@ -50,7 +51,7 @@ def section(
         "Level by level": lambda: _levels(group, regime),
     }
     body = [attempt(left_out, f"{name}: {where}", make) or "" for name, make in parts.items()]
-    return f'<section id="{esc(anchor)}"><h2>{esc(title(regime))}</h2>{"".join(body)}</section>'
+    return f'<section id="{esc(anchor)}"><h2>{esc(heading)}</h2>{"".join(body)}</section>'
 
 
 def gallery(pictures: Sequence[Shown]) -> str:
@@ -152,9 +153,10 @@ def _levels(group: Group, regime: str) -> str:
         "by family",
         "95 %, all levels", "p (Holm)", "ties averaged", "SAE chosen", "smallest effect",
     ]  # fmt: skip
+    names = group.level_names(regime)
     body = [
         [
-            Cell(level_text(regime, row["level"]), row["level"], "num"),
+            Cell(names[row["level"]], row["level"], "num"),
             count(row["cells"]),
             count(row["tied"]),
             figure(row["baseline"]),

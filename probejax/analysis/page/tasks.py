@@ -60,12 +60,14 @@ class _Spot(NamedTuple):
     baseline: float
     with_sae: float
     chosen: str
+    group: str  # that is held out, if one is and has a name
 
 
 def _spots(cells: pd.DataFrame) -> dict[str, dict[str, list[_Spot]]]:
     """Returns the spots per task and regime, levels in order; one without a level stands alone."""
     groups = cells.groupby(["task", "regime", "level"], sort=True, dropna=False)
     means = groups[["baseline", "with_sae"]].mean().assign(chosen=groups["chosen_label"].first())
+    means["group"] = groups["group"].first().fillna("") if "group" in cells else ""
     found: dict[str, dict[str, list[_Spot]]] = {}
     for (task, regime, level), *values in means.itertuples():
         found.setdefault(task, {}).setdefault(regime, []).append(_Spot(level, *values))
@@ -145,7 +147,7 @@ def _levels(spots: Mapping[str, Sequence[_Spot]]) -> str:
     rows = [
         [
             title(regime),
-            Cell(level_text(regime, spot.level), spot.level, "num"),
+            Cell(spot.group or level_text(regime, spot.level), spot.level, "num"),
             figure(spot.baseline),
             figure(spot.with_sae),
             change(spot.with_sae - spot.baseline),
