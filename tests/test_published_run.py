@@ -10,12 +10,17 @@ from probejax.analysis.run import read_run
 from probejax.analysis.tables import results_table
 
 ROOT = Path(__file__).parents[1]
-ARCHIVES = {"paper": "gemma-3-270m-layer-9", "strict": "gemma-3-270m-layer-9-strict"}
+ARCHIVES = [
+    f"{model}{protocol}"
+    for model in ("gemma-3-270m-layer-9", "smollm2-135m-layer-14")
+    for protocol in ("", "-strict")
+]
+HEADINGS = {"gemma-3-270m": "**gemma-3-270m, layer 9", "smollm2-135m": "**SmolLM2-135M-Instruct, end"}
 
 
 @pytest.fixture(scope="module", params=ARCHIVES)
 def run(request, tmp_path_factory):
-    folder, name = tmp_path_factory.mktemp("published"), ARCHIVES[request.param]
+    folder, name = tmp_path_factory.mktemp("published"), request.param
     path = ROOT / "experiments" / "results" / f"{name}.tar.xz"
     assert path.stat().st_size < 2e6
     with tarfile.open(path) as archive:
@@ -31,8 +36,9 @@ def test_it_is_whole(run):
 def test_the_readme_says_what_the_results_say(run):
     table = analysis.quiver(results_table(run.payloads), tie_rule=("documented", "neutral"))
     overall = table[table["level"].isna()].set_index(["tie_rule", "regime"])
-    protocol = run.payloads[0]["unit"]["protocol"]
-    readme = (ROOT / "README.md").read_text().split(f"\n| `{protocol}` |")[1].split("\n\n")[0]
+    unit = run.payloads[0]["unit"]
+    told = (ROOT / "README.md").read_text().split(HEADINGS[unit["model"]])[1]
+    readme = told.split(f"\n| `{unit['protocol']}` |")[1].split("\n\n")[0]
     for regime in tasks.REGIMES:
         row, neutral = overall.loc[("documented", regime)], overall.loc[("neutral", regime)]
         line = (
