@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import probejax as px
+from probejax.analysis.tables import COLUMNS
 
 NAMES = (
     *("fit", "fit_lanes", "save", "load_probe", "compare"),
@@ -45,6 +46,12 @@ def test_the_examples_of_the_readme_run_in_their_order(tmp_path, monkeypatch):
         exec(compile(block, "README.md", "exec"), space)
     said = re.search(r"`(Fit\(.*?\))`", README, re.DOTALL)
     assert said and repr(space["fit"]).split(",")[:2] == said[1].split(",")[:2]
+
+
+def test_the_readme_names_every_column_of_the_results():
+    (table,) = re.findall(r"\| columns \| what they hold \|\n.*?\n\n", README, re.DOTALL)
+    named = [line.split("|")[1] for line in table.strip().splitlines()[2:]]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(named))) == sorted(COLUMNS)
 
 
 def test_importing_the_package_imports_no_room():

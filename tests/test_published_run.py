@@ -15,7 +15,10 @@ ARCHIVES = [
     for model in ("gemma-3-270m-layer-9", "smollm2-135m-layer-14")
     for protocol in ("", "-strict")
 ]
-HEADINGS = {"gemma-3-270m": "**gemma-3-270m, layer 9", "smollm2-135m": "**SmolLM2-135M-Instruct, end"}
+HEADINGS = {
+    "gemma-3-270m": "**gemma-3-270m, layer 9",
+    "smollm2-135m": "**SmolLM2-135M-Instruct, end",
+}
 
 
 @pytest.fixture(scope="module", params=ARCHIVES)
