@@ -121,7 +121,7 @@ def test_a_node_dies_and_one_joins_and_the_bytes_are_those_of_one_process(inputs
 @pytest.mark.thorough
 def test_an_error_comes_at_the_end_and_the_other_tasks_are_done(inputs, nodes, tmp_path):
     """A folder stands where the probes of one task belong."""
-    taken = tmp_path / "out" / "probes" / "own_1__resid__lda.safetensors"
+    taken = tmp_path / "out" / "probes" / "own_1__resid__lda__resid_post.1.safetensors"
     taken.mkdir(parents=True)
     flags = ("--cluster=ray", f"--ray_address={nodes[0].address}", "--methods=lda,knn")
     driver = start(inputs, tmp_path / "out", *flags, "--save_probes")

@@ -79,6 +79,16 @@ def test_each_site_has_the_units_of_a_run_at_it_alone(config, place, tmp_path):
     assert len(again.payloads) == len(found.payloads)
 
 
+def test_a_run_that_grows_by_a_site_keeps_its_probes(config, place, tmp_path):
+    quiet = {"cache_dir": place / "cache", "workers": 1, "show": "nothing", "save_probes": True}
+    out = tmp_path / "out"
+    run(alone(config, 0), out, **quiet)
+    before = {path: path.stat().st_mtime_ns for path in (out / "probes").iterdir()}
+    run(config, out, extend=True, **quiet)
+    after = {path: path.stat().st_mtime_ns for path in (out / "probes").iterdir()}
+    assert before.items() <= after.items() and len(after) == 2 * len(before) > 0
+
+
 def test_all_sites_come_from_one_pass(config, place, tmp_path, monkeypatch):
     passes = []
     harvest = forward.run

@@ -88,9 +88,8 @@ class Plan:
         return names if len(names) > 1 else names[0]
 
     def probes_file(self, unit: Unit) -> str:
-        """Returns the name of the file of a unit's probes; with its site, if there are several."""
-        site = "" if len(self.sites) == 1 else f"__{unit.site}"
-        return f"{unit.label}{site}.safetensors"
+        """Returns the name of the file of a unit's probes."""
+        return f"{unit.label}__{unit.site}.safetensors"
 
     def without_probes(self, out: epath.PathLike, units: Iterable[Unit]) -> set[str]:
         """Returns the names of the units whose probes do not lie in a folder of results."""
