@@ -7,6 +7,7 @@ Where lanes have fewer rows than columns, all they need of the features is their
 which are computed once for all lanes.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -245,35 +246,41 @@ def _collect(x, mask, y, strengths, path, form) -> Solution:
     up step by step are no longer quite theirs.
     """
 
-    def lane(x, mask, y, strengths, path):
+    def lane(x, mask, y, C, path):
         mean, *_ = _mean(x, mask, y)
         x, t, code = _centred(x, mask, y)
+        balanced, pull = (jax.vmap(f, (None, 0, 0)) for f in (newton.balanced, newton.pull))
+        w, b, duals, at_duals = path["u"], path["b"], [], []
+        if form == newton.SAMPLES:  # the coefficients of the rows are nearly a dual point
+            duals = [balanced(t, C, w)]
+            w, *at_duals = jnp.split(jnp.concatenate([w, *duals]) @ x, 2)
+        low = w.astype(jnp.float32)
+        low_b = (b - low.astype(jnp.float64) @ mean).astype(jnp.float32)
+        rounded = low.astype(jnp.float64)
+        f, low_f = jnp.split(jnp.einsum("nd,pd->pn", x, jnp.concatenate([w, rounded])), 2)
+        logits, low_logits = f + b[:, None], low_f + (low_b + rounded @ mean)[:, None]
+        duals.append(balanced(t, C, pull(t, C, logits)))
+        at_duals.append(duals[-1] @ x)
 
-        def at(C, u, b, steps):
-            w = u @ x if form == newton.SAMPLES else u
-            point = newton.Point(w, x @ w, b)
-            gap = newton.gap_at(
-                newton.FEATURES, x.T, t, C, point, u if form == newton.SAMPLES else None
-            )
-            bound = newton.objective(newton.FEATURES, t, C, point) - gap
-            low = w.astype(jnp.float32)
-            low_b = (b - low.astype(jnp.float64) @ mean).astype(jnp.float32)
-            rounded = low.astype(jnp.float64)
-            there = newton.Point(rounded, x @ rounded, low_b + rounded @ mean)
-            return low, low_b, newton.objective(newton.FEATURES, t, C, there), bound, steps
-
-        w, b, value, bound, steps = jax.vmap(at)(strengths, path["u"], path["b"], path["steps"])
+        losses = lambda logits: C * jax.vmap(newton.losses_at, (None, 0))(t, logits).sum(axis=1)
+        squares = lambda w: 0.5 * (w * w).sum(axis=1)
+        apart = [
+            squares(w - there) + jax.vmap(newton.above, (None, 0, 0, 0))(t, C, logits, dual)
+            for dual, there in zip(duals, at_duals, strict=True)
+        ]
+        bound = squares(w) + losses(logits) - functools.reduce(jnp.minimum, apart)
+        value = squares(rounded) + losses(low_logits)
         usable = code == codes.CONVERGED
         gap = (value - bound) / value
         sound = jnp.isfinite(w).all(axis=1) & jnp.isfinite(value) & jnp.isfinite(gap)
         ended = jnp.where(usable & ~sound, codes.NON_FINITE, code)
         return Solution(
-            w,
-            b,
+            low,
+            low_b,
             jnp.where(usable, value, 0).astype(jnp.float32),
             jnp.where(usable & sound, gap, jnp.nan).astype(jnp.float32),
             ended.astype(jnp.int32),
-            steps.astype(jnp.int32),
+            path["steps"].astype(jnp.int32),
         )
 
     return jax.vmap(lane)(x, mask, y, strengths, path)

@@ -133,11 +133,10 @@ def _advance(form, data, factor, t, strengths, state: State, limits, precision) 
     here = jnp.minimum(state.stage, count - 1)
     C = strengths[here]
     point, sound, useful = _step(form, data, factor, t, C, state.point)
-    gap = gap_at(form, data.exact, t, C, point)
+    gap = _gap(form, data.exact, t, C, point)
     steps = state.steps + 1
-    over = (gap <= jnp.asarray(tolerances)[here] * objective(form, t, C, point)) | (
-        steps >= max_steps
-    )
+    enough = jnp.asarray(tolerances)[here] * _objective(form, t, C, point)
+    over = (gap <= enough) | (steps >= max_steps)
 
     slot = jnp.where(over, state.stage, count)  # past the end: dropped
     found = {"u": point.u, "b": point.b, "steps": steps}
@@ -163,19 +162,19 @@ def _advance(form, data, factor, t, strengths, state: State, limits, precision) 
     )
 
 
-def _losses(t, f):
+def losses_at(t, f):
+    """Returns the loss of each row at its logit."""
     return jnp.where(t != 0, jax.nn.softplus(-t * f), 0)
 
 
-def objective(form: Form, t, C, point: Point):
-    """Returns what is minimised."""
-    return 0.5 * form.dot(point.u, point.u, point.f) + C * _losses(t, point.f + point.b).sum()
+def _objective(form, t, C, point: Point):
+    return 0.5 * form.dot(point.u, point.u, point.f) + C * losses_at(t, point.f + point.b).sum()
 
 
 def _ahead(form, t, C, point: Point, last: Point, has_last) -> Point:
     """Returns the better start at the next strength: the solution, or the line through two."""
     line = jax.tree.map(lambda new, old: 2 * new - old, point, last)
-    better = has_last & (objective(form, t, C, line) < objective(form, t, C, point))
+    better = has_last & (_objective(form, t, C, line) < _objective(form, t, C, point))
     return jax.tree.map(lambda new, old: jnp.where(better, new, old), line, point)
 
 
@@ -194,11 +193,11 @@ def _step(form, data, factor, t, C, point: Point):
     step, useful = _direction(form, data, factor, *_slopes(t, C, point), point)
     squares = [form.dot(p.u, q.u, q.f) for p, q in ((point, point), (point, step), (step, step))]
     now, by = point.f + point.b, step.f + step.b
-    value = objective(form, t, C, point)
+    value = _objective(form, t, C, point)
 
     def at(share):
         square = squares[0] + 2 * share * squares[1] + share**2 * squares[2]
-        return 0.5 * square + C * _losses(t, now + share * by).sum()
+        return 0.5 * square + C * losses_at(t, now + share * by).sum()
 
     def halve(carry):
         share, _, count = carry
@@ -263,34 +262,42 @@ def _ratio(a, b):
     return jnp.where(b != 0, a / jnp.where(b != 0, b, 1), 0)
 
 
-def gap_at(form: Form, data, t, C, point: Point, dual: Array | None = None):
+def _gap(form: Form, data, t, C, point: Point):
     """Returns how far the objective is above the dual objective, at the best of a few dual points.
 
-    One of them is `dual`, [n] signed, if there is one.
-
-    For alpha in [0, C] with sum t alpha = 0 the gap is 0.5 |w - X' t alpha|^2 plus, per row, a
-    Fenchel-Young term, log(1 + e^-m) + q m + q log q + (1 - q) log(1 - q) with q = alpha / C: a sum
-    of terms that are never negative, so that rounding cannot hide it.
+    For alpha in [0, C] with sum t alpha = 0 the gap is 0.5 |w - X' t alpha|^2 plus what `above`
+    says: a sum of terms that are never negative, so that rounding cannot hide it.
     """
-    margin = t * (point.f + point.b)
+    signed = form.duals(point.u, pull(t, C, point.f + point.b))
+    duals = jax.vmap(balanced, (None, None, 1), 1)(t, C, signed)
+    losses = jax.vmap(above, (None, None, None, 1))(t, C, point.f + point.b, duals)
+    distance = form.apart(data, point.u, duals)
+    return jnp.min(0.5 * jnp.maximum(distance, 0) + losses)
 
-    def balance(alpha):
-        up, down = jnp.where(t > 0, alpha, 0).sum(), jnp.where(t < 0, alpha, 0).sum()
-        least = jnp.minimum(up, down)
-        return alpha * jnp.where(
-            t > 0, least / jnp.maximum(up, _TINY), least / jnp.maximum(down, _TINY)
-        )
 
-    duals = form.duals(point.u, C * t * jax.nn.sigmoid(-margin))
-    if dual is not None:
-        duals = jnp.concatenate([duals, dual[:, None]], axis=1)
-    alphas = jax.vmap(balance, 1, 1)(jnp.clip(t[:, None] * duals, 0, C))  # [n, m]
-    q = alphas / C
-    entropy = xlogy(q, q) + xlog1py(1 - q, -q)
-    rows = jnp.maximum(jax.nn.softplus(-margin)[:, None] + q * margin[:, None] + entropy, 0)
-    losses = jnp.where(t[:, None] != 0, rows, 0).sum(axis=0)
-    distance = form.apart(data, point.u, t[:, None] * alphas)
-    return jnp.min(0.5 * jnp.maximum(distance, 0) + C * losses)
+def pull(t, C, logits):
+    """Returns what the losses' gradient is in the logits, but for its sign: C t sigmoid(-t f)."""
+    return C * t * jax.nn.sigmoid(-t * logits)
+
+
+def balanced(t, C, dual: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Returns a dual point near another, signed: t times it is in [0, C], and it sums to zero."""
+    alpha = jnp.clip(t * dual, 0, C)
+    up, down = jnp.where(t > 0, alpha, 0).sum(), jnp.where(t < 0, alpha, 0).sum()
+    least = jnp.minimum(up, down)
+    share = jnp.where(t > 0, least / jnp.maximum(up, _TINY), least / jnp.maximum(down, _TINY))
+    return t * alpha * share
+
+
+def above(t, C, logits, dual: Float[Array, " n"]):
+    """Returns how far losses are above their conjugates at a dual point.
+
+    Per row a Fenchel-Young term, log(1 + e^-m) + q m + q log q + (1 - q) log(1 - q), of the margin
+    m and q = |dual| / C.
+    """
+    margin, q = t * logits, t * dual / C
+    terms = jax.nn.softplus(-margin) + q * margin + xlogy(q, q) + xlog1py(1 - q, -q)
+    return C * jnp.where(t != 0, jnp.maximum(terms, 0), 0).sum()
 
 
 def _scores_features(columns, u):
