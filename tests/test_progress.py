@@ -51,7 +51,7 @@ def test_a_log_gets_a_line_for_every_whole_task(capsys, never_waits):
     progress.watch(iter(UNITS[2:]), UNITS, dict(list(PAYLOADS.items())[:2]), PAYLOADS.__getitem__)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(" [")[0] for line in lines] == [f"{n} of 8 tasks" for n in range(2, 9)]
-    assert lines[0].endswith("too early for a verdict (2 of at least 5 tasks)")
+    assert lines[0].endswith("too early for a verdict (2 of at least 6 tasks)")
     assert lines[-1].endswith("with SAEs better in scarcity")
     assert all(len(line) <= 80 and "\r" not in line for line in lines)
 

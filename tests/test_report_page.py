@@ -167,7 +167,7 @@ def test_an_unfinished_run_says_so(tmp_path):
     page = _plain((out / "report.html").read_text())
     assert "Unfinished: 16 of 66 units (24 %); everything here is about those alone" in page
     assert "Unfinished: 16 of 66 units" in text
-    assert "lack a baseline or an SAE and are left out" in page or "lack a method" in page
+    assert "cells left out, where no baseline or no SAE probe" in page or "AUC of some" in page
 
 
 def test_only_baselines_so_far(tmp_path):
@@ -255,7 +255,7 @@ def test_a_run_tells_what_it_ran_on(tmp_path):
     ]
     assert run.facts["time in units"] == ["5.5 min"]
     (latents,) = run.latents.values()
-    assert [card.index for card in latents[TASKS[0]]["sae_k16"]] == [1234, 7]
+    assert [card.index for card in latents[TASKS[0]][f"sae_k16 ({NARROW})"]] == [1234, 7]
     assert "config.json" in {p.name for p in (tmp_path / "run").iterdir()}
 
 
@@ -321,14 +321,27 @@ def test_a_band_of_few_tasks_alone_makes_nothing_certain():
     found = verdict(pd.DataFrame([row, row | {"tie_rule": "neutral"}]))
     assert found.calls == {"standard": "unclear"}
     assert (
-        found.answer == "Of 3 tasks nothing can be told about others: a verdict takes at least 5."
+        found.answer == "Of 3 tasks nothing can be told about others: a verdict takes at least 6."
     )
     assert "random signs of the tasks' differences give as much with p = 0.25" in found.caveats[-1]
-    five = row | {"tasks": 5, "p_holm": 0.06}
-    found = verdict(pd.DataFrame([five, five | {"tie_rule": "neutral"}]))
+    six = row | {"tasks": 6, "families": 6, "p_holm": 0.06}
+    found = verdict(pd.DataFrame([six, six | {"tie_rule": "neutral"}]))
     assert found.calls == {"standard": "unclear"} and found.answer.startswith("Not that this run")
-    sure = five | {"p_holm": 0.05}
+    sure = six | {"p_holm": 0.05}
     assert verdict(pd.DataFrame([sure, sure | {"tie_rule": "neutral"}])).answer.startswith("Yes")
+
+
+def test_tasks_of_the_same_prompts_are_no_many_tasks():
+    """Six classes of one file are six tasks of one family."""
+    row = {
+        "regime": "standard", "level": float("nan"), "tie_rule": "documented", "cells": 6,
+        "tied": 0, "tasks": 6, "families": 1, "delta": 0.05, "band_low": 0.04, "band_high": 0.06,
+        "family_band_low": float("nan"), "family_band_high": float("nan"), "p_holm": 0.03,
+    }  # fmt: skip
+    found = verdict(pd.DataFrame([row, row | {"tie_rule": "neutral"}]))
+    assert found.calls == {"standard": "unclear"}
+    assert found.answer.startswith("The 6 tasks share prompts, so that they are one family, of")
+    assert "the 6 tasks are one family by the prompts" in found.caveats[0]
 
 
 def test_where_families_change_a_call_the_caveats_say_so():

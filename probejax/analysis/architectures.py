@@ -68,8 +68,9 @@ class Study(NamedTuple):
 
     @property
     def by_test(self) -> pd.DataFrame:
-        """The row of each architecture's best SAE on test AUC."""
-        return self.saes[self.saes["best_on_test"]].reset_index(drop=True)
+        """The row of each architecture's best SAE on test AUC, in the order of `chosen`."""
+        best = self.saes[self.saes["best_on_test"]].set_index("architecture", drop=False)
+        return best.loc[self.chosen["architecture"]].reset_index(drop=True)
 
 
 def studies(found: Sequence[Group]) -> list[Study]:
@@ -95,12 +96,11 @@ def _described(arrows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _study(group: Group, saes: pd.DataFrame) -> Study | None:
-    names = list(saes["architecture"].unique())
     here = group.table.in_regime("standard")
     val, test = (group.table.values[name][here] for name in ("val_auc", "test_auc"))
     places = saes["place"].to_numpy(int)
     whole = np.isfinite(val[:, places] + test[:, places]).all(axis=1)
-    if len(names) < 2 or not whole.any():
+    if saes["architecture"].nunique() < 2 or not whole.any():
         return None
     tasks, families = (each[whole] for each in group.table.tasks(here))
     val, test = val[whole], test[whole]
@@ -116,6 +116,7 @@ def _study(group: Group, saes: pd.DataFrame) -> Study | None:
             against, reference = _REFERENCE, test[:, place]
     found = [intervals.of_mean(test[:, place] - reference, tasks, families) for place in places]
     saes = pd.concat([saes, pd.DataFrame(found, index=saes.index)], axis=1)
+    names = saes.loc[saes["chosen"], "architecture"].tolist()
     dates = saes.loc[saes["chosen"], "released"].tolist()
     return Study(
         group=group.name,

@@ -16,12 +16,11 @@ from probejax.analysis.facts import is_control
 from probejax.analysis.grid import compared
 from probejax.analysis.labels import TITLES, counted, in_order, number, title
 from probejax.analysis.multiplicity import simultaneous_bands
-from probejax.analysis.verdict import FEW_TASKS
+from probejax.analysis.verdict import FEW_TASKS, TOO_FEW
 from probejax.sites import in_order as sites_in_order
-from probejax.sites import known
+from probejax.sites import known as site_of
 
 _OF = ["protocol", "model"]
-_FEWEST = 6  # tasks; the differences of fewer have one sign by chance, with p above 0.05
 _CELL = ["level", "task", "task_family", "seed"]
 _REFERENCE = "logreg"
 
@@ -78,7 +77,10 @@ def _sites(fits: pd.DataFrame) -> list[dict]:
     if not whole.any():
         return []
     auc = test[whole].to_numpy(dtype=float)
-    checked = val.reindex(columns=columns).loc[test.index[whole]].to_numpy(dtype=float).mean(axis=0)
+    checked = val.reindex(columns=columns).loc[test.index[whole]].to_numpy(dtype=float)
+    known = np.isfinite(checked).any(axis=0)  # sites that are compared where all of them validate
+    together = np.isfinite(checked[:, known]).all(axis=1)
+    checked = np.where(known, checked[together].mean(axis=0) if together.any() else np.nan, np.nan)
     tasks, families = (test.index[whole].get_level_values(name).to_numpy(dtype=str)
                        for name in _CELL[1:3])  # fmt: skip
     choice = len(names) > 1 and np.isfinite(checked).any()
@@ -87,7 +89,7 @@ def _sites(fits: pd.DataFrame) -> list[dict]:
     low, high = _bands(delta, tasks, best)
     rows = []
     for i, (site, sae_id) in enumerate(columns):
-        place = known(site)
+        place = site_of(site)
         apart = intervals.of_mean(delta[:, i], tasks, families)
         if i == best:  # it differs from itself by nothing, for certain
             apart = dict.fromkeys(apart, np.nan) | {"delta": 0.0}
@@ -115,11 +117,11 @@ def _bands(
 ) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
     """Returns limits that hold for all sites at once but the chosen one, which has none.
 
-    Of fewer than `_FEWEST` tasks there are none: a bootstrap's would be too narrow.
+    Of fewer than `TOO_FEW` tasks there are none: a bootstrap's would be too narrow.
     """
     low, high = np.full((2, delta.shape[1]), np.nan)
     others = [i for i in range(delta.shape[1]) if i != best]
-    if best is not None and others and len(np.unique(tasks)) >= _FEWEST:
+    if best is not None and others and len(np.unique(tasks)) >= TOO_FEW:
         looks = np.tile(np.arange(len(others)), len(delta))
         bands = simultaneous_bands(delta[:, others].ravel(), np.repeat(tasks, len(others)), looks)
         low[others], high[others] = bands.low, bands.high

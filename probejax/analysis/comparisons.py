@@ -8,9 +8,15 @@ import pandas as pd
 from probejax.analysis.facts import with_facts
 from probejax.analysis.grid import ARROW, CELL, GROUP, METRICS, Grid, compare
 from probejax.analysis.group import Group
+from probejax.analysis.labels import arrow_labels, in_order
 from probejax.solvers import codes
 
 _PAIRED = [*CELL, "task_family"]
+_QUIVERS = {
+    "quiver of baselines": "baseline",
+    "quiver with SAEs": "with_sae",
+    "difference of the quivers": "delta",
+}
 
 
 def methods(table: Grid, regime: str) -> pd.DataFrame:
@@ -111,13 +117,14 @@ def protocols(found: Sequence[Group], first: str = "paper", second: str = "stric
         if None in sides:
             continue
         long = [_long(side) for side in sides if side]
-        both = long[0].merge(long[1], how="outer", on=["label", *_PAIRED], suffixes=("_1", "_2"))
-        order = {label: i for i, label in enumerate(long[0]["label"].unique())}
+        both = long[0].merge(long[1], how="outer", on=[*ARROW, *_PAIRED], suffixes=("_1", "_2"))
+        labels = _labels([side for side in sides if side])
         for regime in dict.fromkeys(regime for side in sides if side for regime in side.regimes):
-            here = both[both["regime"] == regime]
-            labels = sorted(here["label"].unique(), key=lambda label: order.get(label, len(order)))
-            for label in labels:
-                cells = here[here["label"] == label]
+            here = dict(list(both[both["regime"] == regime].groupby(ARROW, sort=False)))
+            for arrow, label in labels.items():
+                if arrow not in here:
+                    continue
+                cells = here[arrow]
                 pair = compare(
                     cells["auc_1"].to_numpy(dtype=float),
                     cells["auc_2"].to_numpy(dtype=float),
@@ -130,34 +137,53 @@ def protocols(found: Sequence[Group], first: str = "paper", second: str = "stric
 
 
 def _long(group: Group) -> pd.DataFrame:
-    """Returns one row per cell and arrow, and per cell and quiver: `label`, `_PAIRED`, `auc`."""
+    """Returns one row per cell and arrow, and per cell and quiver: `ARROW`, `_PAIRED`, `auc`."""
     auc = group.table.values["test_auc"]
     arrow, cell = np.nonzero(np.isfinite(auc.T))
-    labels = group.table.arrows["label"].to_numpy()
-    fits = group.table.cells[_PAIRED].iloc[cell].assign(label=labels[arrow], auc=auc[cell, arrow])
+    fits = group.table.cells[_PAIRED].iloc[cell].assign(auc=auc[cell, arrow])
+    for name, values in _named(group.table.arrows).items():
+        fits[name] = values.to_numpy()[arrow]
     chosen = group.cells[~group.cells["regime"].isin(list(group.head_to_head))]
     quivers = [
-        chosen[_PAIRED].assign(label=label, auc=chosen[column].astype(float))
-        for label, column in (
-            ("quiver of baselines", "baseline"),
-            ("quiver with SAEs", "with_sae"),
-            ("difference of the quivers", "delta"),
-        )
+        chosen[_PAIRED].assign(method=label, sae_id="", k=0, auc=chosen[column].astype(float))
+        for label, column in _QUIVERS.items()
     ]
     return pd.concat([fits, *quivers], ignore_index=True)
+
+
+def _named(arrows: pd.DataFrame) -> pd.DataFrame:
+    """Returns what tells arrows apart, without a missing value."""
+    return pd.DataFrame(
+        {
+            "method": arrows["method"].astype(str),
+            "sae_id": arrows["sae_id"].fillna("").astype(str),
+            "k": arrows["k"].astype(float).fillna(0).astype(int),
+        }
+    )
+
+
+def _labels(sides: Sequence[Group]) -> dict[tuple[str, str, int], str]:
+    """Returns what every arrow of the groups together is called, in reading order."""
+    arrows = pd.concat([side.table.arrows for side in sides], ignore_index=True)
+    arrows = arrows.loc[_named(arrows).drop_duplicates().index].reset_index(drop=True)
+    arrows = arrows.iloc[in_order(arrows)].reset_index(drop=True)
+    keys = _named(arrows).itertuples(index=False, name=None)
+    return dict(zip(keys, arrow_labels(arrows), strict=True)) | {
+        (label, "", 0): label for label in _QUIVERS
+    }
 
 
 def unconverged(results: pd.DataFrame) -> pd.DataFrame:
     """Returns the fits that did not converge, counted per regime and arrow.
 
     Columns: those of the group, `regime`, `ARROW`, `fits`, `max_trips`, `non_finite`, `degenerate`
-    `gap`, the largest certified gap, and what is known of the SAE. Only arrows with
+    `gap`, the largest certified gap, and `label`. Only arrows with
     a fit that is not converged have a row.
     """
     code = results["code"]
     results = with_facts(results)
-    sae = ["sae_width", "sae_l0", "sae_architecture", "sae_random"]
-    flags = results[[*GROUP, "regime", *ARROW, *sae, "gap"]].assign(
+    flags = results[[*GROUP, "regime", *ARROW, "gap"]].assign(
+        label=arrow_labels(results),
         fits=1,
         max_trips=(code == codes.MAX_TRIPS).fillna(False).astype(int),
         non_finite=(code == codes.NON_FINITE).fillna(False).astype(int),
@@ -165,5 +191,7 @@ def unconverged(results: pd.DataFrame) -> pd.DataFrame:
     )
     bad = ["max_trips", "non_finite", "degenerate"]
     groups = flags.groupby([*GROUP, "regime", *ARROW], sort=False, dropna=False)
-    table = groups[["fits", *bad]].sum().join(groups[sae].first()).assign(gap=groups["gap"].max())
+    table = (
+        groups[["fits", *bad]].sum().join(groups["label"].first()).assign(gap=groups["gap"].max())
+    )
     return table[table[bad].sum(axis=1) > 0].reset_index()

@@ -58,6 +58,17 @@ class Findings(NamedTuple):
         """Places of the groups whose tables are shown: those that compare, else the first."""
         return [i for i, group in enumerate(self.groups) if group.compared_regimes] or [0]
 
+    @property
+    def not_shown(self) -> list[str]:
+        """Names of the groups that no table shows, not even that of the sites of a model."""
+        rows = self.layers[["protocol", "model"]].to_numpy() if len(self.layers) else ()
+        by_site = set(map(tuple, rows))
+        return [
+            group.name
+            for i, group in enumerate(self.groups)
+            if i not in self.shown and (group.protocol, group.model) not in by_site
+        ]
+
 
 def _verdict(group: Group, results: pd.DataFrame) -> Verdict:
     found = verdict(group.quiver)

@@ -34,6 +34,12 @@ def level_text(regime: str, level: Value) -> str:
     return format(float(level), known.level if known else "g").replace("%", " %")
 
 
+def one_name(labels: pd.Series) -> str:
+    """Returns the one name, or how many there are: over several seeds choices may differ."""
+    names = labels.unique()
+    return names[0] if len(names) == 1 else f"{len(names)} methods"
+
+
 def tasks_in_order(names: Iterable[str]) -> list[str]:
     """Returns tasks in the study's order, any other after them by name."""
     places = {name: place for place, name in enumerate(tasks.names())}

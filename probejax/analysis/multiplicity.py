@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
+from scipy import stats
 
 from probejax.analysis import intervals
 
 
 class Bands(NamedTuple):
-    """Limits per look, in the unit of the values, and how many standard errors they stand off."""
+    """Limits per look, in the unit of the values, and the largest deviation in standard errors."""
 
     low: Float[np.ndarray, " J"]
     high: Float[np.ndarray, " J"]
@@ -31,9 +32,11 @@ def simultaneous_bands(
 ) -> Bands:
     """Returns bands that hold all means of `looks` together with the given confidence.
 
-    A bootstrap over tasks of the largest studentised deviation (max-t; Romano & Wolf 2005). The
-    looks of one draw come from the same tasks, so their correlation is used and the bands are
-    narrower than Bonferroni's.
+    A bootstrap over tasks of the largest standardised deviation (Romano & Wolf 2005). The looks of
+    one draw come from the same tasks, so their correlation is used and the bands are narrower than
+    Bonferroni's. A bootstrap's error knows nothing of its own uncertainty, which is large where
+    tasks are few: so the limit is that of Student's t with the same probability, and the error that
+    of n - 1 degrees of freedom.
 
     Args:
         values: paired differences, one per cell.
@@ -68,7 +71,9 @@ def simultaneous_bands(
     )
     # NaN where all tasks that were drawn belong to looks of which nothing is known.
     critical = float(np.nanquantile(np.fmax.reduce(t, axis=1), confidence))
-    low[known], high[known] = centre - critical * error, centre + critical * error
+    number = (counts > 0).sum(axis=0)  # of tasks
+    width = stats.t.isf(stats.norm.sf(critical), number - 1) * np.sqrt(number / (number - 1))
+    low[known], high[known] = centre - width * error, centre + width * error
     return Bands(low, high, critical)
 
 

@@ -16,7 +16,7 @@ from probejax.analysis.drawing import (
     canvas,
     legend,
 )
-from probejax.analysis.grid import GROUP
+from probejax.analysis.grid import CELL, GROUP
 from probejax.analysis.group import Group
 from probejax.analysis.intervals import paired_bootstrap
 from probejax.analysis.labels import Value, number, tasks_in_order, title
@@ -39,23 +39,29 @@ def regimes(group: Group) -> Picture | None:
         ("best of the baselines", "baseline", "#6db3e0"),
         ("best with SAEs", "with_sae", BLUE),
     ]
+    heights: list[float] = []
     for i, regime in enumerate(shown):
         cells, here = group.compared(regime), group.table.in_regime(regime)
         values = {name: (cells[column].to_numpy(float), cells["task"].to_numpy(str), colour)
                   for name, column, colour in series}  # fmt: skip
         if len(logreg):
             auc = group.table.values["test_auc"][here, logreg[0]]
-            values = {"logreg": (auc, group.table.tasks(here)[0], GREY)} | values
+            own = group.table.cells[here].assign(auc=auc).set_index(CELL)["auc"]
+            auc = own.reindex(pd.MultiIndex.from_frame(cells[CELL])).to_numpy(float)
+            values = {"logreg": (auc, cells["task"].to_numpy(str), GREY)} | values
         for j, (name, (auc, tasks, colour)) in enumerate(values.items(), 3 - len(values)):
             known = np.isfinite(auc)
+            if not known.any():
+                continue
             mean, low, high = paired_bootstrap(auc[known], tasks[known])
+            heights.append(mean)
             # Of values that are all alike the ends may round to the wrong side of the mean.
             ends = [[max(mean - low, 0)], [max(high - mean, 0)]] if np.isfinite(low) else None
             (bar,) = axes.bar(i + 0.27 * (j - 1), mean, 0.25, yerr=ends, color=colour,
                               label=None if i else name, error_kw={"ecolor": SOFT})  # fmt: skip
             picture.tell(bar, [f"{title(regime)}\n{name}: {number(mean)}"])
     axes.set_xticks(range(len(shown)), [title(r).replace(" ", "\n", 1) for r in shown], fontsize=8)
-    axes.set_ylim(0.5, 1.0)
+    axes.set_ylim(min([0.5, *(0.9 * height for height in heights)]), 1.0)
     axes.set_ylabel("mean test AUC")
     axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.15))
     return picture

@@ -26,6 +26,7 @@ from probejax.analysis.labels import (
     interval,
     level_text,
     number,
+    one_name,
     percent,
     signed,
     tasks_in_order,
@@ -151,7 +152,7 @@ def tasks_by_level(group: Group, regime: str) -> Picture | None:
         return None
     spots = cells.groupby(["task", "level"])
     means = spots[["baseline", "with_sae", "delta"]].mean()
-    means = means.join(spots[["baseline_label", "chosen_label"]].agg(_one_name))
+    means = means.join(spots[["baseline_label", "chosen_label"]].agg(one_name))
     names = group.level_names(regime)
     means["text"] = [
         f"{task}\n{names[level]}: {signed(delta, 3)}\n{before} {number(base, 3)} "
@@ -181,12 +182,6 @@ def tasks_by_level(group: Group, regime: str) -> Picture | None:
     bar.outline.set_visible(False)
     bar.set_label("change of test AUC with SAEs")
     return picture
-
-
-def _one_name(labels: pd.Series) -> str:
-    """Returns the one name, or how many there are: over several seeds choices may differ."""
-    names = labels.unique()
-    return names[0] if len(names) == 1 else f"{len(names)} methods"
 
 
 def _short(task: str) -> str:

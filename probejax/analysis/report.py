@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from etils import epath
@@ -15,6 +16,7 @@ from probejax.analysis.examples import examples as first_prompts
 from probejax.analysis.faults import faults
 from probejax.analysis.figures import write_figures
 from probejax.analysis.findings import Findings, find
+from probejax.analysis.grid import ARROW, CELL, GROUP
 from probejax.analysis.left_out import attempt
 from probejax.analysis.page import page
 from probejax.analysis.page.page import WITH_TASKS, Story
@@ -64,6 +66,10 @@ def report(
     units = [payload["unit"] for payload in (runs[0][1].payloads if also and runs else ())]
     first = {(unit["protocol"], unit["model"], unit["site"]) for unit in units}
     found = find(results, left_out, first)
+    left_out += [
+        f"{name}: no SAE probe stands beside a baseline there; its rows are in results.csv alone."
+        for name in found.not_shown
+    ]
     write_tables(out, found.results, found.quiver)
     for name, part in found.tables.items():
         storage.write_atomic(out / f"{name}.csv", spreadsheet.encode_csv(part))
@@ -112,6 +118,8 @@ def _from_runs(
         )
     families = {task: family for run in runs for task, family in run.families.items()}
     results = results_table((payload for run in runs for payload in run.payloads), families)
+    twice = results.duplicated([*GROUP, *CELL, *ARROW]).to_numpy(bool) & (len(runs) > 1)
+    results = results[~twice].reset_index(drop=True)
     facts: dict[str, list[str]] = {}
     for run in runs:
         for name, values in run.facts.items():
@@ -119,8 +127,17 @@ def _from_runs(
     status = "; ".join(dict.fromkeys(run.status for run in runs))
     named = () if first.config.get("activations") else results["task"].unique().tolist()
     prompts = first_prompts(named, first.own, cache_dir)
-    latents = {where: cards for run in runs for where, cards in run.latents.items()}
+    latents: dict[Any, dict[str, dict[str, Any]]] = {}
+    for run in runs:
+        for where, by_task in run.latents.items():
+            for task, cards in by_task.items():
+                latents.setdefault(where, {}).setdefault(task, {}).update(cards)
     left_out = [f"Left out: {why}" for run in runs for why in run.left_out]
+    if twice.any():
+        folders = ", ".join(str(folder) for folder, _ in found)
+        left_out.append(
+            f"{twice.sum():,} fits stand in several of {folders}; the first that has one is read."
+        )
     return results, Story(status, facts, prompts, latents, left_out)
 
 

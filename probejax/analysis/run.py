@@ -114,10 +114,10 @@ def read_run(out: epath.PathLike) -> Run:
     config = _config(epath.Path(out))
     latents: dict[Where, dict[str, dict[str, list[Latent]]]] = {}
     for payload in payloads:
-        for task, method, chosen in _latents(payload):
+        for task, probe, chosen in _latents(payload):
             protocol, model, site = (str(payload["unit"][name]) for name in GROUP)
             here = latents.setdefault((protocol, model, site), {})
-            here.setdefault(task, {})[method] = chosen
+            here.setdefault(task, {})[probe] = chosen
     units = [payload.get("unit", {}) for payload in payloads]
     left_out = read_left_out(epath.Path(out))
     expected = _planned(epath.Path(out))
@@ -276,20 +276,22 @@ def _timings(store: storage.Store) -> Iterator[dict[str, Any]]:
 
 
 def _latents(payload: Mapping[str, Any]) -> Iterator[tuple[str, str, list[Latent]]]:
-    """Yields the latents of a unit's standard condition; units may say nothing of them.
+    """Yields the task, the probe and the latents of a unit's standard condition.
 
-    `latents` holds one list per fit of the unit, of objects `{index, mean: [class 0, class 1],
-    link}` in the order of the ranking.
+    Units may say nothing of them, and those of controls are not asked. `latents` holds one list per
+    fit of the unit, of objects `{index, mean: [class 0, class 1], link}`, the first ranked first.
     """
     unit, regimes = payload.get("unit", {}), payload.get("fits", {}).get("regime", [])
     chosen = payload.get("latents")
-    if not isinstance(chosen, list):
+    method, sae_id = str(unit.get("method", "")), str(unit.get("sae_id") or "")
+    random = (payload.get("sae") or {}).get("random") or sae_id.startswith("random/")
+    if not isinstance(chosen, list) or parse_any(method).control or random:
         return
     for regime, cards in zip(regimes, chosen, strict=False):
         if regime == "standard" and isinstance(cards, list):
             found = [_latent(card) for card in cards[:_SHOWN] if isinstance(card, dict)]
             if found:
-                yield unit["task"], unit["method"], found
+                yield unit["task"], f"{method} ({sae_id})", found
             return
 
 

@@ -4,14 +4,17 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from probejax.analysis.labels import TITLES, number, signed
+from probejax.analysis.grid import CELL
+from probejax.analysis.labels import TITLES, counted, number, signed
 from probejax.probes import methods
 
 # Rules shown side by side: the stated order, and the one without an order.
 STATED, NEUTRAL = "documented", "neutral"
 _P = 0.05  # of random signs, at most, for what is called certain
 FEW_TASKS = 10
-TOO_FEW = 5  # tasks for a verdict: even equal signs of all their differences are not certain
+TOO_FEW = (
+    6  # families of tasks for a verdict: of five, equal signs of all differences have p = 0.06
+)
 
 
 class Verdict(NamedTuple):
@@ -37,7 +40,8 @@ def verdict(quiver: pd.DataFrame) -> Verdict:
     all regimes at once (95 %), excludes zero under the stated rule for ties, and under the neutral
     rule too. Where only one of the two excludes zero, the rule decides and the regime counts as
     neither. Nor does it where random signs of the tasks' differences give as much with p above
-    0.05, corrected for as many regimes: of few tasks a bootstrap's band is too narrow.
+    0.05, corrected for as many regimes: of few tasks a bootstrap's band is too narrow. Nor where
+    there are fewer than six families of tasks that share prompts.
 
     Args:
         quiver: rows of the table of `quiver`, with the rules `documented` and `neutral`.
@@ -55,10 +59,18 @@ def verdict(quiver: pd.DataFrame) -> Verdict:
             {},
             (),
         )
-    answer, most = _answer(calls), int(max(row["tasks"] for row in stated.values()))
-    if most < TOO_FEW:
-        tasks = f"{most} {'task' if most == 1 else 'tasks'}"
-        answer = f"Of {tasks} nothing can be told about others: a verdict takes at least {TOO_FEW}."
+    answer = _answer(calls)
+    tasks, families = (int(max(row[n] for row in stated.values())) for n in ("tasks", "families"))
+    if tasks < TOO_FEW:
+        answer = (
+            f"Of {counted(tasks, 'task')} nothing can be told about others: a verdict takes at "
+        )
+        answer += f"least {TOO_FEW}."
+    elif families < TOO_FEW:
+        answer = (
+            f"The {tasks} tasks share prompts, so that they are {_families(families)}, of which "
+        )
+        answer += f"nothing can be told about other tasks: a verdict takes at least {TOO_FEW}."
     return Verdict(answer, _numbers(stated), calls, _caveats(stated, neutral, calls))
 
 
@@ -76,17 +88,25 @@ def of_baselines(rows: pd.DataFrame) -> Verdict | None:
     regimes = rows["regime"].tolist()
     regime = "standard" if "standard" in regimes else regimes[0]
     rows = rows[rows["regime"] == regime]
+    cell = [rows[name].fillna(-1) if name == "level" else rows[name] for name in CELL]
+    whole = rows.groupby(cell)["method"].transform("nunique") == rows["method"].nunique()
+    uneven = bool(whole.any() and not whole.all())
+    rows = rows[whole] if uneven else rows
     means = rows.groupby("method", sort=False)[["val_auc", "test_auc"]].mean()
     best = str(means["val_auc"].idxmax())
-    count = rows["task"].nunique()
+    where = f"{counted(rows['task'].nunique(), 'task')}{' that all of them have' * uneven}"
     return Verdict(
         f"Under {_listed([regime])} {best} validates best of {len(means)} methods: test AUC "
         f"{number(float(means['test_auc'][best]))}.",
-        f"Means over {count} {'task' if count == 1 else 'tasks'}. No SAE probe stands beside these "
+        f"Means over {where}. No SAE probe stands beside these "
         "methods, so there is nothing to compare.",
         {},
         (),
     )
+
+
+def _families(count: int) -> str:
+    return "one family" if count == 1 else f"{count} families"
 
 
 def _sign(row: dict[Any, Any], band: str = "band") -> int:
@@ -100,7 +120,7 @@ def _call(row: dict[Any, Any], neutral: dict[Any, Any] | None) -> str:
     other = _sign(neutral) if neutral else stated
     if stated != other:
         return "ties"
-    if not row["p_holm"] <= _P:  # NaN is not certain either
+    if not row["p_holm"] <= _P or row["families"] < TOO_FEW:  # NaN is not certain either
         return "unclear"
     return {1: "better", -1: "worse", 0: "unclear"}[stated]
 
@@ -162,7 +182,13 @@ def _caveats(
             f"({signed(other['band_low'])} to {signed(other['band_high'])}) under the neutral one."
         )
     for regime, row in stated.items():
-        if _sign(row) != _sign(row, "family_band"):
+        if row["families"] < TOO_FEW <= row["tasks"]:
+            found.append(
+                f"Under {_listed([regime])} the {int(row['tasks'])} tasks are "
+                f"{_families(int(row['families']))} by the prompts they share: too few to call any "
+                "difference certain."
+            )
+        elif _sign(row) != _sign(row, "family_band"):
             found.append(
                 f"Under {_listed([regime])} the {int(row['tasks'])} tasks are "
                 f"{int(row['families'])} families that share prompts. Drawn by family the band is "
@@ -180,7 +206,7 @@ def _caveats(
             "bootstrap over so few tasks is too narrow."
         )
     for regime, row in stated.items():
-        if calls[regime] == "unclear" and _sign(row):
+        if calls[regime] == "unclear" and _sign(row) and row["p_holm"] > _P:
             found.append(
                 f"Under {_listed([regime])} the band excludes zero, but random signs of the tasks' "
                 f"differences give as much with p = {row['p_holm']:.2f}, so it is not called "

@@ -9,6 +9,7 @@ from probejax.analysis.figures import Shown
 from probejax.analysis.group import Group
 from probejax.analysis.labels import (
     AXES,
+    counted,
     interval,
     number,
     p_text,
@@ -103,9 +104,12 @@ def _missing(group: Group, regime: str, row: pd.Series) -> str:
     if len(present) == 1:
         notes.append(f"The only baseline here is {present[0]}.")
     if row["unpaired"]:
-        notes.append(f"{row['unpaired']} cells lack a baseline or an SAE and are left out.")
+        notes.append(
+            f"{counted(row['unpaired'], 'cell')} left out, where no baseline or no SAE probe has a "
+            "validation AUC."
+        )
     if row["incomplete"]:
-        notes.append(f"{row['incomplete']} cells lack a method that others have.")
+        notes.append(f"{counted(row['incomplete'], 'cell')} without an AUC of some method.")
     if pd.notna(row["not_converged"]) and row["not_converged"]:
         notes.append(f"{row['not_converged']} fits did not converge.")
     return f'<p class="note">{esc(" ".join(notes))}</p>' if notes else ""
@@ -120,7 +124,8 @@ def _methods(group: Group, regime: str, rows: pd.DataFrame) -> str:
     against = rows["against"].iloc[0] if "against" in rows else ""
     headings = ["method", "test AUC", "validation AUC"]
     headings += [{"test_tpr": "TPR at 1 % FPR", "test_ece": "calibration error"}[x] for x in has]
-    headings += ["fits", "chosen"] + (
+    chose = regime not in group.head_to_head
+    headings += ["fits", *["chosen"] * chose] + (
         [f"minus {against}", "95 %", "by family", "won", "lost"] if against else []
     )
     body = []
@@ -130,7 +135,9 @@ def _methods(group: Group, regime: str, rows: pd.DataFrame) -> str:
         name = Cell(row["label"], row["label"], html=f"{esc(row['label'])}{mark}")
         line = [name, figure(row["test_auc"]), figure(row["val_auc"])]
         line += [figure(row[x]) for x in has]
-        line += [count(row["fits"]), count(picked.get(row["label"], 0), len(chosen) or None)]
+        line.append(count(row["fits"]))
+        if chose:
+            line.append(count(picked.get(row["label"], 0), len(chosen) or None))
         if against:
             ends = (row["ci_low"], row["ci_high"])
             if row["label"] == against:

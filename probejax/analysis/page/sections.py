@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from probejax.analysis.figures import Shown
-from probejax.analysis.labels import Value, arrow_labels, level_text, number, title
+from probejax.analysis.labels import Value, level_text, number, title
 from probejax.analysis.page.elements import block, esc
 from probejax.analysis.page.regime import gallery
 from probejax.analysis.page.tables import Cell, change, count, figure, limits, table
@@ -101,12 +101,14 @@ def unconverged_block(rows: pd.DataFrame, results: pd.DataFrame) -> str:
         text = "<p>These results do not say which fits converged.</p>"
         return block("fits", "Fits that did not converge", text)
     if rows.empty:
-        text = f"<p>None: all {len(results)} fits converged.</p>"
-        return block("fits", "Fits that did not converge", text)
-    labels = arrow_labels(rows)
+        known = int(results["code"].notna().sum())
+        text = f"None: all {known} fits converged."
+        if known < len(results):
+            text = f"None of the {known} fits of which it is known, of {len(results)}."
+        return block("fits", "Fits that did not converge", f"<p>{text}</p>")
     body = [
         [
-            label,
+            row["label"],
             title(row["regime"]),
             f"{row['model']}, {row['site']}, {row['protocol']}",
             count(row["fits"]),
@@ -115,7 +117,7 @@ def unconverged_block(rows: pd.DataFrame, results: pd.DataFrame) -> str:
             count(row["degenerate"]),
             Cell("" if pd.isna(row["gap"]) else f"{row['gap']:.1e}", row["gap"], "num"),
         ]
-        for label, (_, row) in zip(labels, rows.iterrows(), strict=True)
+        for _, row in rows.iterrows()
     ]
     headings = ["method", "regime", "model, site, protocol", "fits", "out of steps", "not finite",
                 "degenerate", "largest gap"]  # fmt: skip

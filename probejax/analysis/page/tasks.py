@@ -9,7 +9,7 @@ import pandas as pd
 from probejax.analysis.drawing import ENDS
 from probejax.analysis.examples import Example
 from probejax.analysis.group import Group
-from probejax.analysis.labels import level_text, number, signed, tasks_in_order, title
+from probejax.analysis.labels import level_text, number, one_name, signed, tasks_in_order, title
 from probejax.analysis.page.elements import block, esc, link
 from probejax.analysis.page.tables import Cell, change, figure, table
 from probejax.analysis.run import Latent
@@ -66,7 +66,9 @@ class _Spot(NamedTuple):
 def _spots(cells: pd.DataFrame) -> dict[str, dict[str, list[_Spot]]]:
     """Returns the spots per task and regime, levels in order; one without a level stands alone."""
     groups = cells.groupby(["task", "regime", "level"], sort=True, dropna=False)
-    means = groups[["baseline", "with_sae"]].mean().assign(chosen=groups["chosen_label"].first())
+    means = (
+        groups[["baseline", "with_sae"]].mean().assign(chosen=groups["chosen_label"].agg(one_name))
+    )
     means["group"] = groups["group"].first().fillna("") if "group" in cells else ""
     found: dict[str, dict[str, list[_Spot]]] = {}
     for (task, regime, level), *values in means.itertuples():
