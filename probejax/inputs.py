@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Num, Shaped
 
 _SHOWN = 5  # values in a message
 _COLUMNS = 256  # that are looked at together
@@ -41,21 +41,20 @@ def matrix(x: Any, what: str = "activations") -> Any:
         raise ValueError(f"the {what} have no column: {x.shape}; expected [rows, width]")
     if x.dtype.kind not in "fiuV" or x.dtype.names:  # V: bfloat16 and its like
         raise ValueError(f"the {what} are {x.dtype}; expected numbers")
-    with np.errstate(over="ignore"):  # which is told below
-        found = x.astype(np.float32)
-    if x.dtype.itemsize > found.dtype.itemsize:
-        _require_kept(np.asarray(x), np.asarray(found), what)
-    return found
+    if x.dtype.itemsize > 4:
+        require_kept(np.asarray(x), what)
+    return x.astype(np.float32)
 
 
-def _require_kept(x: np.ndarray, found: np.ndarray, what: str) -> None:
+def require_kept(x: Num[np.ndarray, "n d"], what: str) -> None:
     """Raises ValueError where float32 drowns a column's variation in rounding, or overflows."""
     for begin in range(0, x.shape[1] if len(x) else 0, _COLUMNS):
         own = np.s_[:, begin : begin + _COLUMNS]
         wide = x[own].astype(np.float64)
         finite = np.all(np.isfinite(wide), axis=0, keepdims=True)
         wide = np.where(finite, wide, 0)
-        kept = np.where(finite, found[own], 0).astype(np.float64)
+        with np.errstate(over="ignore"):
+            kept = wide.astype(np.float32).astype(np.float64)
         over = ~np.all(np.isfinite(kept), axis=0)
         spread, size = wide.std(axis=0), np.abs(wide).max(axis=0)
         with np.errstate(invalid="ignore"):

@@ -76,6 +76,12 @@ REFUSED = {
     "NaN": (damaged(X, r3=np.nan), Y, r"x\.npy holds NaN, infinity .* in row 3 \(from 0\)"),
     "infinity": (damaged(X, r5=np.inf), Y, r"x\.npy holds NaN, infinity .* in row 5"),
     "too large": (X.astype(np.float64) * 1e300, Y, r"what float32 cannot hold in row 0"),
+    "a mean that float32 drowns in": (
+        1e-3 * X.astype(np.float64) + 1e7,
+        Y,
+        r"column 0 of the vectors in .*x\.npy holds differences too small for float32",
+    ),
+    "too small": (X.astype(np.float64) * 1e-50, Y, r"differences too small for float32"),
     "objects": (
         np.array([[Evil()]], object),
         Y,

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from probejax.auditing import folds, suspect_labels
 from probejax.auditing.dataset import dataset
 from probejax.auditing.neighbours import share_alike
-from probejax.auditing.out_of_fold import judge
+from probejax.auditing.out_of_fold import Judged, judge
 from probejax.metrics import host_aucs
 from probejax.probes.logreg import STRENGTHS
 from tests.audit_cases import D, N, Rectified, planted, texts
@@ -208,10 +208,35 @@ def test_what_a_probe_that_knows_nothing_calls_wrong_is_not_cleaned_away():
     assert len(cleaned) == 300 and finding.claims[1].value > 50
     assert "cleaned.jsonl has all 300 rows: an AUC of up to 0.57 on rows not" in finding.notes[0]
     # One of two that knows something cleans alone.
-    better = known._replace(method="other", auc=0.8)
+    noisy = np.where(rng.random(300) < 0.2, 1 - data.y, data.y)
+    better = known._replace(method="other", probability=0.1 + 0.8 * noisy)
     finding = suspect_labels.suspect_labels(data, [known, better])
     (cleaned,) = [table.rows for table in finding.tables if table.name == "cleaned"]
     assert len(cleaned) < 300 and "that other calls wrong. Train on them" in finding.notes[0]
+
+
+def test_copies_of_few_prompts_are_no_knowledge():
+    """200 single prompts and 10 prompts of 30 copies: 12 of 60 noisy datasets had been cleaned."""
+    passed = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        same = np.concatenate([np.arange(200), np.repeat(np.arange(200, 210), 30)])
+        label, guess = rng.integers(0, 2, 210)[same], rng.random(210)[same]
+        data = dataset(rng.normal(size=(500, 2)), label)._replace(same=same)
+        judged = Judged("logreg", guess, 0.5, guess, 0.5, 0)
+        finding = suspect_labels.suspect_labels(data, [judged])
+        passed += "cleaned.jsonl has all" not in finding.notes[0]
+    assert passed <= 4
+
+
+def test_what_is_cleaned_says_how_it_is_read():
+    """Of `apple` and `not apple` the second sorts last, and would be the positive class."""
+    rng = np.random.default_rng(0)
+    data = dataset(rng.normal(size=(60, 4)), np.arange(60) % 2)
+    known = judge(data, "logreg", repeats=1)
+    for classes, told in ((("not apple", "apple"), True), (("no", "Yes"), False)):
+        notes = suspect_labels.suspect_labels(data._replace(classes=classes), [known]).notes
+        assert any(f"--positive='{classes[1]}'" in note for note in notes) == told
 
 
 def test_the_limit_of_chance_is_that_of_the_rank_statistic():

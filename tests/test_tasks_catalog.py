@@ -294,6 +294,20 @@ def test_one_file_is_one_task_or_several(tmp_path):
             tasks.names(where / name)
 
 
+def test_one_file_has_its_shifted_set_beside_it(tmp_path):
+    where = folder_of(tmp_path, "mine.csv", "mine_OOD.csv", "other.csv")
+    assert tasks.match(["own"], where / "mine.csv") == ("mine",)
+    assert "mine" in tasks.shifted_names(where / "mine.csv")
+    assert "other" not in tasks.shifted_names(where / "other.csv")
+
+
+@pytest.mark.parametrize("labels", [("no", "Yes"), ("apple", "Banana"), ("Ham", "spam")])
+def test_classes_are_sorted_by_letters_of_whatever_case(tmp_path, labels):
+    text = "".join(f"t{i},{labels[i % 2]}\n" for i in range(4))
+    (tmp_path / "mine.csv").write_text(f"text,label\n{text}")
+    assert tasks.load("mine", data=tmp_path).class_names == labels
+
+
 def test_a_task_of_the_study_has_two_classes_whoever_wrote_its_file(tmp_path):
     (tmp_path / "87_glue_cola.csv").write_text("prompt,target\na,0\nb,1\nc,2\n")
     assert tasks.match(["own"], tmp_path) == ("87_glue_cola",)

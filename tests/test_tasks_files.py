@@ -58,11 +58,19 @@ REFUSED = {
     ),
     "rows in a text": (
         'text,target\n"one,0\ntwo",1\nb,0\n',
-        r"has on line 2 a text that holds whole rows of the file: a quotation opens in it and",
+        r"has on line 2 a field that holds whole rows of the file: a quotation opens in it and",
     ),
     "rows in a text, labels first": (
         'target,text\n0,"one\n1,two"\n1,b\n',
-        r"has on line 2 a text that holds whole rows of the file",
+        r"has on line 2 a field that holds whole rows of the file",
+    ),
+    "rows in a text behind an id": (
+        'id,text,label\n1,"one,0\n2,two,1\n3,three",1\n4,b,0\n',
+        r"has on line 2 a field that holds whole rows of the file",
+    ),
+    "rows in a field that is not read": (
+        'title,text,label\n"one,a,0\ntwo",b,1\nthree,c,0\n',
+        r"has on line 2 a field that holds whole rows of the file",
     ),
     "no header but a label": (
         "great,y\nbad,n\nfine,y\n",

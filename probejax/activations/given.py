@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from safetensors import safe_open
 
-from probejax import foreign
+from probejax import foreign, inputs
 from probejax.foreign import DamagedFile
 from probejax.tasks.classes import Cell
 from probejax.tasks.columns import At, label_of
@@ -128,6 +128,12 @@ def _check(x: np.ndarray, path: Path) -> None:
                 f"{path} holds NaN, infinity or what float32 cannot hold in row {row} (from 0); "
                 "every number must be finite."
             )
+
+    if x.dtype.itemsize > 4:
+        try:
+            inputs.require_kept(x, f"vectors in {path}")
+        except ValueError as error:
+            raise DamagedFile(str(error)) from None
 
 
 def _labels(y: np.ndarray, path: Path, n: int) -> tuple[Cell, ...]:

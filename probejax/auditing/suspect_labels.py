@@ -12,6 +12,8 @@ from probejax.auditing.finding import Claim, Finding, Table
 from probejax.auditing.firing import firing
 from probejax.auditing.neighbours import NEIGHBOURS, share_alike
 from probejax.auditing.out_of_fold import Judged
+from probejax.metrics import host_auc
+from probejax.tasks.classes import in_order
 
 LOOKED = 1000  # rows whose neighbours and latents are told
 _SURE = 1.96  # standard errors
@@ -57,7 +59,8 @@ def suspect_labels(data: Dataset, judged: list[Judged], *, seed: int = 0) -> Fin
     table.loc[: len(first) - 1, "neighbours_alike"] = share_alike(data, first)
     table.loc[: len(first) - 1, "latents"] = firing(data, first)
     limit = chance_limit(data)
-    knows = np.array([each.auc > limit for each in judged])
+    _, first = np.unique(data.same, return_index=True)  # a row of each prompt, as the limit has it
+    knows = np.array([host_auc(each.probability[first], data.y[first]) > limit for each in judged])
     every = wrong[knows].all(axis=0) & knows.any()
     cleaned = _cleaned(data, np.logical_not(every))
     who = " and ".join(each.method for each, known in zip(judged, knows, strict=True) if known)
@@ -69,6 +72,8 @@ def suspect_labels(data: Dataset, judged: list[Judged], *, seed: int = 0) -> Fin
         else f"cleaned.jsonl has all {len(data.y):,} rows: an AUC of up to {limit:.2f} on rows not "
         "seen may be chance, no probe does better, and what such a one calls wrong is noise."
     ]
+    if sorted(data.classes, key=in_order)[1] != data.classes[1]:
+        notes.append(f"Read it with --positive='{data.classes[1]}', the class of label 1 here.")
     if unconverged := sum(each.unconverged for each in judged):
         notes.append(f"{unconverged} fits did not reach their certificate.")
     if len(data.y) > LOOKED:

@@ -4,7 +4,7 @@ import decimal
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -54,7 +54,7 @@ def classes(labels: Sequence[Cell]) -> Classes:
     spelled: dict = {}
     for value, label in zip(values, labels, strict=True):
         spelled.setdefault(value, str(label))  # as it is spelled first
-    order = {value: place for place, value in enumerate(sorted(spelled))}
+    order = {value: place for place, value in enumerate(sorted(spelled, key=in_order))}
     names = tuple(spelled[value] for value in order)
     which = np.array([order[value] for value in values], np.int64)
     if len({_plain(name) for name in names}) < len(names):
@@ -63,6 +63,11 @@ def classes(labels: Sequence[Cell]) -> Classes:
             "spaces: spell them alike"
         )
     return Classes(tuple(name.strip() for name in names), which)
+
+
+def in_order(value: Any) -> Any:
+    """Returns the key by which classes are sorted: texts by their letters, of whatever case."""
+    return (value.casefold(), value) if isinstance(value, str) else value
 
 
 def _values(labels: Sequence[Cell]) -> Sequence:

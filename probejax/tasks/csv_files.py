@@ -45,31 +45,34 @@ def read(data: bytes, path: Path, separator: str = ",") -> Raw:
                     f"header names {len(header)} columns; a text that holds a separator or a line "
                     "end needs quotes around it."
                 )
-            if labels and _holds_rows(row[places[0]], separator, len(header), places, labels):
+            if labels and _holds_rows(row, separator, places[1], labels):
                 raise DamagedFile(
-                    f"{path} has on line {line} a text that holds whole rows of the file: a "
+                    f"{path} has on line {line} a field that holds whole rows of the file: a "
                     "quotation opens in it and closes some lines later; double the quotes inside "
-                    "texts, or remove them."
+                    "texts, or remove them. If it is meant so, give the table as JSONL or Parquet."
                 )
             yield line, [row[place] for place in places]
 
     return Raw("line", header, cells)
 
 
-def _holds_rows(
-    text: str, separator: str, columns: int, places: Sequence[int], labels: Collection[str]
-) -> bool:
-    """Tells whether a text begins or ends with what is a row by itself, with a label of the file.
+def _holds_rows(row: Sequence[str], separator: str, label_at: int, labels: Collection[str]) -> bool:
+    """Tells whether a field holds the rest of its row and the beginning of another.
 
-    A quotation opens where a text begins. If it closes in a later row only, what is read as one
-    text begins with the rest of its own row, or where the label stands first ends with a row.
+    A quotation opens where a field begins. If it closes in a later row only, what is read as one
+    field begins with all that stands behind it in its own row, and ends with what stands before it
+    in the other; one of these is a label, which is one of the file's.
     """
-    if "\n" not in text or separator not in text:
-        return False
-    text_at, label_at = places[:2]
-    lines = text.split("\n")
-    row = lines[0 if text_at < label_at else -1].removesuffix("\r").split(separator)
-    return len(row) == columns and row[label_at] in labels
+    for place, field in enumerate(row):
+        first, *more = field.split("\n")
+        if not more:
+            continue
+        behind, before = first.removesuffix("\r").split(separator), more[-1].split(separator)
+        if (len(behind), len(before)) == (len(row) - place, place + 1):
+            label = behind[label_at - place] if label_at >= place else before[label_at]
+            if label in labels:
+                return True
+    return False
 
 
 def _fields(content: str, path: Path, separator: str) -> list[tuple[int, list[str]]]:

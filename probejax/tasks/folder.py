@@ -37,7 +37,11 @@ def files(data: Location) -> dict[str, Path]:
     elif not _ending(data.name):
         raise ValueError(f"--data={data}: of what kind it is, its name must say: {_endings()}.")
     else:
-        paths = [data]
+        beside = data.name[: -len(_ending(data.name) or "")] + SHIFTED
+        paths = [
+            data,
+            *(path for end in ENDINGS if (path := data.with_name(beside + end)).exists()),
+        ]
     found: dict[str, Path] = {}
     for path in paths:
         if ending := _ending(path.name):
