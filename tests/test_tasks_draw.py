@@ -93,6 +93,21 @@ def test_a_task_without_a_condition_keeps_a_prompt():
     assert (len(drawing.task.prompts), drawing.conditions, drawing.left_out) == (1, [], {})
 
 
+def test_strict_says_which_rows_it_does_not_draw():
+    own = task(60, 60, repeat=10)  # 20 rows of prompts with both labels
+    own = dataclasses.replace(
+        own,
+        prompts=(*own.prompts, *own.prompts[50:53]),
+        labels=np.r_[own.labels, own.labels[50:53]],
+    )
+    assert draw(own, protocol="strict").left_out["strict"] == (
+        "23 of 133 rows are not drawn: 3 are copies of others and 20 have a prompt that stands "
+        "there with both labels"
+    )
+    assert "strict" not in draw(task(60, 60), protocol="strict").left_out
+    assert not draw(own, protocol="paper").left_out
+
+
 def test_strict_needs_shifted_prompts_that_are_new():
     own = task(800, 800)
     known = Task("mine", own.prompts[:40], own.labels[:40], False)

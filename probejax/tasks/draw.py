@@ -73,6 +73,8 @@ def draw(
     )
     found: list[Condition] = []
     left_out: dict[str, str] = {}
+    if not studied and (why := _not_drawn(task, rows)):
+        left_out[protocol] = why
     for regime in regimes:
         for seed in seeds:
             drawn = (_as_the_study if studied else _by_own_balance)(pool, regime, seed)
@@ -130,6 +132,16 @@ def _needed(task: Task, shifted: Task | None, conditions: list[Condition]) -> Dr
     n = len(task.labels)
     other = None if shifted is None else _part(shifted, used[used >= n] - n)
     return Drawing(_part(task, used[used < n]), other, kept, {}, used[used < n])
+
+
+def _not_drawn(task: Task, rows: np.ndarray) -> str:
+    """Says which rows a protocol does not draw from; nothing if it draws from all."""
+    drawn = {task.prompts[row] for row in rows}
+    both = sum(prompt not in drawn for prompt in task.prompts)
+    copies, n = len(task.prompts) - both - len(rows), len(task.prompts)
+    parts = [f"{copies} are copies of others"] * bool(copies)
+    parts += [f"{both} have a prompt that stands there with both labels"] * bool(both)
+    return f"{n - len(rows)} of {n} rows are not drawn: {' and '.join(parts)}" if parts else ""
 
 
 def _part(task: Task, rows: np.ndarray) -> Task:
