@@ -109,7 +109,7 @@ class Execution:
             result = self.run(unit)
             check_unchanged(self.plan, unit)
             if save_probes:
-                self.save(unit, result, epath.Path(out) / "probes" / self.plan.probes_file(unit))
+                self.save(unit, result, epath.Path(out) / "probes" / f"{unit.label}.safetensors")
             storage.Store(out).put(unit.name, result.payload, result.timing, result.scores)
             devices.limit_programs()
             if unit is group[-1]:

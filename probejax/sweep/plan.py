@@ -87,15 +87,11 @@ class Plan:
         names = [self.name_of(site) for site in self.sites]
         return names if len(names) > 1 else names[0]
 
-    def probes_file(self, unit: Unit) -> str:
-        """Returns the name of the file of a unit's probes."""
-        return f"{unit.label}__{unit.site}.safetensors"
-
     def without_probes(self, out: epath.PathLike, units: Iterable[Unit]) -> set[str]:
         """Returns the names of the units whose probes do not lie in a folder of results."""
         folder = epath.Path(out) / "probes"
         there = {path.name for path in folder.iterdir()} if folder.exists() else set()
-        return {unit.name for unit in units if self.probes_file(unit) not in there}
+        return {unit.name for unit in units if f"{unit.label}.safetensors" not in there}
 
     def width(self, site: Site) -> int:
         """Returns the width of the vectors at a site."""

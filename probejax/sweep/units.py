@@ -49,7 +49,7 @@ class Unit(NamedTuple):
     @property
     def label(self) -> str:
         """What a person calls it: how the name of the file of its probes begins."""
-        parts = (self.task, self.source, self.method)
+        parts = (self.task, self.source, self.method, self.site)
         return "__".join(foreign.file_name(part) for part in parts)
 
 
