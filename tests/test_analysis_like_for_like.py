@@ -5,8 +5,11 @@ import pandas as pd
 import pytest
 
 from probejax.analysis.by_layer import answer, by_layer
+from probejax.analysis.drawing import style
 from probejax.analysis.findings import find
+from probejax.analysis.layer_figures import best_baselines
 from probejax.analysis.multiplicity import simultaneous_bands
+from probejax.analysis.overview_figures import regimes
 from probejax.analysis.page.page import Story, page
 from probejax.analysis.report import report
 from probejax.analysis.run import read_run
@@ -117,3 +120,51 @@ def test_runs_side_by_side_keep_all_that_they_have(tmp_path):
     assert "another-model, resid_post.9, paper protocol: no SAE probe stands beside" in html
     table = pd.read_csv(first / "results.csv")
     assert not table.duplicated(["task", "regime", "level", "seed", "method", "model"]).any()
+
+
+def test_methods_are_ranked_over_the_tasks_that_all_have():
+    made = units(BASE[0], regimes=("standard",))
+    made += units(BASE[1], tasks=TASKS[-1:], regimes=("standard",))  # the easiest of all
+    (found,) = find(results_table(made)).verdicts
+    assert found.numbers.startswith("Means over 1 task that all of them have")
+
+
+def test_logreg_stands_beside_the_quivers_of_the_same_cells():
+    made = units(BASE[0], regimes=("standard",)) + units(
+        SAE, tasks=TASKS[:3], regimes=("standard",)
+    )
+    (group,) = find(results_table(made)).groups
+    with style():
+        heights = [bar.get_height() for bar in regimes(group).axes[0].patches]
+    assert heights[0] == pytest.approx(heights[1])  # logreg, and the best of no more than logreg
+
+
+def test_seeds_are_no_tasks():
+    sites, seeds = ("resid_post.4", "resid_post.9"), (1, 2, 3)
+    made = [
+        each
+        for site in sites
+        for each in units(*BASE, site=site, seeds=seeds, regimes=("standard",))
+    ]
+    with style():
+        (picture,) = best_baselines(results_table(made)).values()
+    assert sum(bar.get_height() for bar in picture.axes[0].patches) == len(TASKS) * len(sites)
+
+
+def test_what_seeds_choose_differently_is_no_choice():
+    made = units(*BASE, SAE, tasks=TASKS[:1], seeds=(1, 2), regimes=("imbalance",))
+    for each in made:
+        first = each["unit"]["method"] == "logreg"
+        each["fits"]["val_auc"] = [
+            0.9 if first == (seed == 1) else 0.5 for seed in each["fits"]["seed"]
+        ]
+    html = page(find(results_table(made)), Story())
+    assert "2 methods" in html
+
+
+def test_a_fit_that_did_not_converge_is_named_by_its_sae():
+    made = units(*BASE, SAE, OTHER, regimes=("standard",))
+    for each in made:
+        each["fits"]["code"] = [int(each["unit"]["sae_id"] == WIDE)]
+    (label,) = find(results_table(made)).unconverged["label"]
+    assert label.startswith("sae_k16 (16k")

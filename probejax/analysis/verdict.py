@@ -12,9 +12,7 @@ from probejax.probes import methods
 STATED, NEUTRAL = "documented", "neutral"
 _P = 0.05  # of random signs, at most, for what is called certain
 FEW_TASKS = 10
-TOO_FEW = (
-    6  # families of tasks for a verdict: of five, equal signs of all differences have p = 0.06
-)
+TOO_FEW = 6  # families of tasks for a verdict: of five, differences of one sign have p = 0.06
 
 
 class Verdict(NamedTuple):
@@ -61,16 +59,14 @@ def verdict(quiver: pd.DataFrame) -> Verdict:
         )
     answer = _answer(calls)
     tasks, families = (int(max(row[n] for row in stated.values())) for n in ("tasks", "families"))
+    takes = f"a verdict takes at least {TOO_FEW}."
     if tasks < TOO_FEW:
-        answer = (
-            f"Of {counted(tasks, 'task')} nothing can be told about others: a verdict takes at "
-        )
-        answer += f"least {TOO_FEW}."
+        answer = f"Of {counted(tasks, 'task')} nothing can be told about others: {takes}"
     elif families < TOO_FEW:
         answer = (
             f"The {tasks} tasks share prompts, so that they are {_families(families)}, of which "
+            f"nothing can be told about other tasks: {takes}"
         )
-        answer += f"nothing can be told about other tasks: a verdict takes at least {TOO_FEW}."
     return Verdict(answer, _numbers(stated), calls, _caveats(stated, neutral, calls))
 
 

@@ -59,7 +59,7 @@ def suspect_labels(data: Dataset, judged: list[Judged], *, seed: int = 0) -> Fin
     table.loc[: len(first) - 1, "neighbours_alike"] = share_alike(data, first)
     table.loc[: len(first) - 1, "latents"] = firing(data, first)
     limit = chance_limit(data)
-    _, first = np.unique(data.same, return_index=True)  # a row of each prompt, as the limit has it
+    first = _of_each_prompt(data)
     knows = np.array([host_auc(each.probability[first], data.y[first]) > limit for each in judged])
     every = wrong[knows].all(axis=0) & knows.any()
     cleaned = _cleaned(data, np.logical_not(every))
@@ -105,9 +105,14 @@ def chance_limit(data: Dataset) -> float:
 
     The spread is that of the rank statistic (Mann and Whitney 1947), with a prompt as one row.
     """
-    _, first = np.unique(data.same, return_index=True)
+    first = _of_each_prompt(data)
     ones, n = max(1, int(data.y[first].sum())), len(first)
     return 0.5 + _SURE * float(np.sqrt((n + 1) / (12 * ones * max(1, n - ones))))
+
+
+def _of_each_prompt(data: Dataset) -> Int[np.ndarray, " p"]:
+    """Returns the first row of each prompt."""
+    return np.unique(data.same, return_index=True)[1]
 
 
 def _cleaned(data: Dataset, kept: Bool[np.ndarray, " n"]) -> pd.DataFrame:

@@ -48,7 +48,7 @@ class Unit(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What a person calls it: how the name of the file of its probes begins."""
+        """What a person calls it, and the name of the file of its probes without its ending."""
         parts = (self.task, self.source, self.method, self.site)
         return "__".join(foreign.file_name(part) for part in parts)
 

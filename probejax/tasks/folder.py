@@ -34,14 +34,12 @@ def files(data: Location) -> dict[str, Path]:
             f"--data={data} is neither a file nor a folder; expected {_endings()}, or a folder of "
             "such files."
         )
-    elif not _ending(data.name):
+    elif not (ending := _ending(data.name)):
         raise ValueError(f"--data={data}: of what kind it is, its name must say: {_endings()}.")
     else:
-        beside = data.name[: -len(_ending(data.name) or "")] + SHIFTED
-        paths = [
-            data,
-            *(path for end in ENDINGS if (path := data.with_name(beside + end)).exists()),
-        ]
+        shifted = data.name[: -len(ending)] + SHIFTED
+        beside = (data.with_name(shifted + end) for end in ENDINGS)
+        paths = [data, *(path for path in beside if path.exists())]
     found: dict[str, Path] = {}
     for path in paths:
         if ending := _ending(path.name):
