@@ -223,7 +223,7 @@ def test_copies_of_few_prompts_are_no_knowledge():
         same = np.concatenate([np.arange(200), np.repeat(np.arange(200, 210), 30)])
         label, guess = rng.integers(0, 2, 210)[same], rng.random(210)[same]
         data = dataset(rng.normal(size=(500, 2)), label)._replace(same=same)
-        judged = Judged("logreg", guess, 0.5, guess, 0.5, 0)
+        judged = Judged("logreg", guess, roc_auc_score(label, guess), guess, 0.5, 0)
         finding = suspect_labels.suspect_labels(data, [judged])
         passed += "cleaned.jsonl has all" not in finding.notes[0]
     assert passed <= 4
