@@ -1,6 +1,7 @@
 """Which token of a prompt is read: each position against the rows of all tokens."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -88,6 +89,61 @@ def test_every_position_is_that_row(lm, tokens, position, expected):
 def test_a_prompt_without_that_token_is_named(lm, position, texts, why):
     with pytest.raises(ValueError, match=why):
         lm.activations(texts, 1, positions=position)
+
+
+@pytest.mark.filterwarnings("ignore:.*are longer than max_length")
+@pytest.mark.parametrize("length", [5, 256])
+@pytest.mark.parametrize("position", ["last", "-2", "mean", "after:w2", "all"])
+def test_vectors_are_equal_where_the_same_tokens_are_seen(lm, position, length):
+    ends = ["", " w2", " w9", " w2 w9", " w9 w9 w4", " w2 w3 w4"]
+    texts = [f"w{i} w2{end}" for i in (5, 6, 7) for end in ends]
+    texts += ["w5  w2", "w1 w3 w5 w7 w2", "w3 w5 w7 w2", "w8 w3 w5 w7 w2"]
+    found = lm.activations(texts, 2, positions=position, max_length=length)
+    bounds = zip(found.starts, found.counts, strict=True)
+    vectors = [np.asarray(found.x[start : start + count]) for start, count in bounds]
+    how = {"bos": lm.bos, "template": None, "position": position, "max_length": length}
+    seen = reading.read(texts, lm.tokenizer, lm.config, **how).seen(position)
+    equal = 0
+    for i, j in itertools.combinations(range(len(texts)), 2):
+        same = vectors[i].shape == vectors[j].shape
+        same = same and np.allclose(vectors[i], vectors[j], rtol=0, atol=1e-5)
+        assert same == (seen[i] == seen[j]), (texts[i], texts[j])
+        equal += same
+    assert equal
+
+
+@pytest.mark.parametrize(("position", "length"), [("after:w2", 256), ("last", 4)])
+def test_strict_parts_no_prompts_that_the_model_reads_alike(folder, position, length):
+    """Labels by chance, 30 prompts that are read and four ways to go on, or to begin."""
+    rng = np.random.default_rng(0)
+    read = [f"w{3 + i} w2 w4" if position == "last" else f"w{3 + i} w2" for i in range(30)]
+    lines, seen = ["text,label"], {}
+    for number, label in enumerate(np.repeat(rng.permutation(30) % 2, 4)):
+        i, j = divmod(number, 4)
+        text = f"{read[i]} w{40 + j}" if position != "last" else f"w{40 + j} w9 {read[i]}"
+        seen[text] = read[i]
+        lines.append(f"{text},{('no', 'yes')[label]}")
+    (folder / "alike.csv").write_text("\n".join(lines) + "\n")
+    how = {"model": str(folder / "tiny"), "site": "resid_post.1", "methods": ("mean_difference",)}
+    how |= {"data": str(folder / "alike.csv"), "position": position, "max_length": length}
+    shared = {}
+    for protocol in ("paper", "strict"):
+        config = sweep.Config(protocol=protocol, regimes=("standard", "label_noise"), **how)
+        job = sweep.Execution(sweep.resolve(config, folder / "cache"))
+        (task,) = job.plan.tasks
+        data = job.data(task)
+        on_both = 0
+        for condition in data.conditions:
+            sides = (condition.train, condition.test)
+            train, test = ({seen[data.task.prompts[row]] for row in rows} for rows in sides)
+            on_both += len(train & test)
+            near = np.abs(data.features[condition.train][:, None] - data.features[condition.test])
+            assert (near.max(axis=-1).min() < 1e-5) == bool(train & test)
+        shared[protocol] = on_both
+        told = job.plan.left_out.get(task, {}).get("strict", "")
+        copies = "90 of 120 rows are not drawn: 90 are copies of others, as the model reads them"
+        assert told == (copies if protocol == "strict" else "")
+    assert shared["paper"] > 0 == shared["strict"]
 
 
 LATIN = {letter: i for i, letter in enumerate(["Ġ", "Ċ", *map(chr, range(33, 127))])}

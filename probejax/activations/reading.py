@@ -27,6 +27,20 @@ class Reading(NamedTuple):
     places: Int[np.ndarray, " n"]
     cut: list[int]
 
+    def seen(self, position: str) -> list[bytes]:
+        """Returns the tokens of each prompt on which its vector depends, as bytes.
+
+        A token sees those before it, so of prompts that begin alike and are read before they part
+        these are equal, as the vectors are.
+
+        Args:
+          position: with which this was read.
+        """
+        if position == positions.MEAN:
+            return [row.tobytes() for row in self.ids]
+        ends = zip(self.ids, self.places.tolist(), strict=True)
+        return [row[: len(row) - place + 1].tobytes() for row, place in ends]
+
 
 def read(
     prompts: Sequence[str],

@@ -172,7 +172,7 @@ class Execution:
 
     def prepare(self, task: str) -> None:
         """Sees to it that a task's activations are in the cache, those of all sites."""
-        for each in self.plan.prompts(task):
+        for each in self._drawing(task).sets:
             self.activations(each)
 
     def data(self, task: str, site: str | None = None) -> TaskData:

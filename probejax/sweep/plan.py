@@ -16,7 +16,7 @@ from probejax.sites import EMBEDDING, GIVEN, Site
 from probejax.stored_unit import check_name
 from probejax.sweep.config import Config
 from probejax.sweep.places import find_saes, find_sites, with_controls
-from probejax.sweep.source import Source, Vectors, left_out, methods, open_source
+from probejax.sweep.source import Source, Texts, Vectors, left_out, methods, open_source
 from probejax.sweep.units import RECIPE, Unit
 from probejax.tasks import LeftOut, Task, find_families
 
@@ -194,21 +194,17 @@ def resolve(config: Config, cache_dir: str | Path | None = None) -> Plan:
     """
     source = open_source(config, cache_dir)
     names, notes = methods(source)
+    if isinstance(source, Texts) and config.protocol == "strict":
+        _check_model(config, source.checkpoint)  # it tells which prompts are one
     missing = left_out(source)
     tasks = tuple(name for name in source.names() if not isinstance(missing.get(name), str))
     chosen = (EMBEDDING,)  # which no vectors of one's own have
-    if isinstance(source, Vectors):
-        checkpoint = source.checkpoint
-        found = find_saes(config, cache_dir, names, checkpoint.name)
-    else:
-        checkpoint = models.find(config.model, cache_dir=cache_dir)
-        model = checkpoint.config
-        checkpoint.bos_token(config.bos)  # like what follows: said before an SAE is fetched
-        checkpoint.template(config.chat_template)
-        if config.site is not None:
-            find_sites(config, model, checkpoint.name)
-        found = find_saes(config, cache_dir, names, checkpoint.name)
-        chosen = find_sites(config, model, checkpoint.name, found)
+    checkpoint = source.checkpoint
+    if isinstance(source, Texts):
+        _check_model(config, checkpoint)  # before an SAE is fetched
+    found = find_saes(config, cache_dir, names, checkpoint.name)
+    if isinstance(source, Texts):
+        chosen = find_sites(config, checkpoint.config, checkpoint.name, found)
     placed = with_controls(config, found, chosen, cache_dir)
     plan = Plan(
         config=config,
@@ -231,6 +227,14 @@ def resolve(config: Config, cache_dir: str | Path | None = None) -> Plan:
             f"No method reads latents: neither --sae={config.sae[0]} nor its site is used.",
         ]
     return dataclasses.replace(plan, notes=(*notes, *dict.fromkeys(_check_saes(plan))))
+
+
+def _check_model(config: Config, checkpoint: models.Checkpoint) -> None:
+    """Raises ValueError where a configuration asks for what the model does not have."""
+    checkpoint.bos_token(config.bos)
+    checkpoint.template(config.chat_template)
+    if config.site is not None:
+        find_sites(config, checkpoint.config, checkpoint.name)
 
 
 def _check_saes(plan: Plan) -> Iterator[str]:

@@ -3,12 +3,14 @@
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 
 from probejax import models, probes, tasks
-from probejax.activations import Activations, given
+from probejax.activations import Activations, given, reading
 from probejax.saes import SaeFile
 from probejax.sweep.config import Config
 from probejax.tasks import Drawing, LeftOut, Task, classes
@@ -42,7 +44,31 @@ class Texts:
         config, shifted = self.config, None
         if "covariate_shift" in config.regimes and task in tasks.shifted_names(config.own):
             shifted = tasks.load_shifted(task, data=config.own, cache_dir=self.cache_dir)
-        return tasks.draw(self.whole(task), shifted, config.regimes, config.seeds, config.protocol)
+        how = (config.regimes, config.seeds, config.protocol)
+        return tasks.draw(self.whole(task), shifted, *how, seen=self._seen)
+
+    @functools.cached_property
+    def checkpoint(self) -> models.Checkpoint:
+        """The language model, of which nothing slow is loaded."""
+        return models.find(self.config.model, cache_dir=self.cache_dir)
+
+    def _seen(self, prompts: Sequence[str]) -> list[bytes]:
+        """Returns the tokens of each prompt on which its vector depends."""
+        config, checkpoint = self.config, self.checkpoint
+        found = reading.read(
+            prompts,
+            self._tokenizer,
+            checkpoint.config,
+            bos=checkpoint.bos_token(config.bos),
+            template=checkpoint.template(config.chat_template),
+            position=config.position,
+            max_length=config.max_length,
+        )
+        return found.seen(config.position)
+
+    @functools.cached_property
+    def _tokenizer(self) -> tokenizers.Tokenizer:
+        return self.checkpoint.tokenizer()
 
     def whole(self, task: str) -> Task:
         """Returns all of a task.

@@ -1,7 +1,7 @@
 """Each prompt once: what `strict` makes of a task, so that no split has a prompt on both sides."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,12 @@ def digests(x: Any) -> tuple[str, ...]:
 
 
 def distinct_rows(
-    prompts: Sequence[str], labels: Shaped[np.ndarray, " n"], *, balanced: bool = True
+    prompts: Sequence[Hashable], labels: Shaped[np.ndarray, " n"], *, balanced: bool = True
 ) -> Int[np.ndarray, " m"]:
     """Returns the first row of every prompt, in their order; of those with both labels none.
 
     Args:
-        prompts: some of them perhaps equal.
+        prompts: some of them perhaps equal: texts, or whatever else tells them apart.
         labels: theirs, zeros and ones.
         balanced: whether the last rows of the larger class are left out, so that there are as many
             of either: the study's regimes are drawn from balanced tasks.
@@ -34,7 +34,7 @@ def distinct_rows(
     labels = binary(labels)
     if len(labels) != len(prompts):
         raise ValueError(f"there are {len(prompts)} prompts and {len(labels)} labels")
-    first: dict[str, int] = {}
+    first: dict[Hashable, int] = {}
     both = set()
     for row, prompt in enumerate(prompts):
         if labels[first.setdefault(prompt, row)] != labels[row]:

@@ -1,7 +1,7 @@
 """The conditions of one task under either protocol, and which it cannot have."""
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,9 @@ from probejax.tasks.distinct import distinct_rows
 from probejax.tasks.plans import lacking
 from probejax.tasks.regimes import ALL_REGIMES, Drawn, Pool
 from probejax.tasks.splits import Condition
+
+Seen = Callable[[Sequence[str]], Sequence[Hashable]]
+"""Prompts -> what a model reads of each: equal where it cannot tell them apart."""
 
 LeftOut = dict[str, str | dict[str, str]]
 """Task -> why it cannot run, or regime -> why this or a part of it cannot be had."""
@@ -49,12 +52,21 @@ def draw(
     regimes: Collection[str],
     seeds: Sequence[int],
     protocol: str,
+    seen: Seen = tuple,
 ) -> Drawing:
     """Draws the conditions of a task, by regime, then seed, then level.
 
     A task of the study, by its name, is drawn as the study has it; any other by its own balance,
     see `regimes`. `strict` draws from distinct prompts, and tests on no shifted prompt that it
     trained on. A regime that the task cannot have is left out.
+
+    Args:
+        task: all of it.
+        shifted: its shifted test set, if it has one and `covariate_shift` is wanted.
+        regimes: which.
+        seeds: of the draws.
+        protocol: `paper` or `strict`.
+        seen: what a model reads of prompts; without it a prompt is its text. Only `strict` asks.
 
     Raises:
         ValueError: a regime, a protocol or a seed does not exist.
@@ -64,7 +76,7 @@ def draw(
             f"there is no regime {unknown[0]!r}; the regimes are {', '.join(ALL_REGIMES)}"
         )
     studied = task.name in registry.NAMES
-    rows, rows_shifted = _rows(task, shifted, protocol, balanced=studied)
+    rows, rows_shifted, not_drawn = _rows(task, shifted, protocol, seen, balanced=studied)
     pool = Pool(
         task.labels[rows],
         task.class_names,
@@ -73,8 +85,8 @@ def draw(
     )
     found: list[Condition] = []
     left_out: dict[str, str] = {}
-    if not studied and (why := _not_drawn(task, rows)):
-        left_out[protocol] = why
+    if not studied and not_drawn:
+        left_out[protocol] = not_drawn
     for regime in regimes:
         for seed in seeds:
             drawn = (_as_the_study if studied else _by_own_balance)(pool, regime, seed)
@@ -134,13 +146,14 @@ def _needed(task: Task, shifted: Task | None, conditions: list[Condition]) -> Dr
     return Drawing(_part(task, used[used < n]), other, kept, {}, used[used < n])
 
 
-def _not_drawn(task: Task, rows: np.ndarray) -> str:
+def _not_drawn(task: Task, prompts: Sequence[Hashable], rows: np.ndarray) -> str:
     """Says which rows a protocol does not draw from; nothing if it draws from all."""
-    drawn = {task.prompts[row] for row in rows}
-    both = sum(prompt not in drawn for prompt in task.prompts)
-    copies, n = len(task.prompts) - both - len(rows), len(task.prompts)
-    parts = [f"{copies} are copies of others"] * bool(copies)
-    parts += [f"{both} have a prompt that stands there with both labels"] * bool(both)
+    drawn = {prompts[row] for row in rows}
+    both = sum(prompt not in drawn for prompt in prompts)
+    copies, n = len(prompts) - both - len(rows), len(prompts)
+    read = "" if len({*prompts}) == len({*task.prompts}) else ", as the model reads them"
+    parts = [f"{copies} are copies of others{read}"] * bool(copies)
+    parts += [f"{both} have a prompt that stands there with both labels{read}"] * bool(both)
     return f"{n - len(rows)} of {n} rows are not drawn: {' and '.join(parts)}" if parts else ""
 
 
@@ -151,16 +164,17 @@ def _part(task: Task, rows: np.ndarray) -> Task:
 
 
 def _rows(
-    task: Task, shifted: Task | None, protocol: str, *, balanced: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the rows of both sets that may be drawn from."""
+    task: Task, shifted: Task | None, protocol: str, seen: Seen, *, balanced: bool
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Returns the rows of both sets that may be drawn from, and says which of the first may not."""
     count = 0 if shifted is None else len(shifted.labels)
     if protocol == "paper":
-        return np.arange(len(task.labels)), np.arange(count)
+        return np.arange(len(task.labels)), np.arange(count), ""
     if protocol != "strict":
         raise ValueError(f"there is no protocol {protocol!r}; expected paper or strict")
-    rows = distinct_rows(task.prompts, task.labels, balanced=balanced)
-    if shifted is None:
-        return rows, np.arange(0)
-    known = {task.prompts[row] for row in rows}
-    return rows, np.array([i for i, p in enumerate(shifted.prompts) if p not in known], int)
+    own = seen(task.prompts)
+    rows = distinct_rows(own, task.labels, balanced=balanced)
+    known = {own[row] for row in rows}
+    others = () if shifted is None else seen(shifted.prompts)
+    new = np.array([row for row, prompt in enumerate(others) if prompt not in known], int)
+    return rows, new, _not_drawn(task, own, rows)
