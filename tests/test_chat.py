@@ -87,8 +87,9 @@ def test_a_run_of_turns(config, place, folder, tmp_path):
 def test_a_model_without_a_template(config, place, monkeypatch):
     monkeypatch.setattr(models.Checkpoint, "transformer", lambda *_: pytest.fail("read weights"))
     said = "^--chat_template makes each prompt a turn of a chat, and tiny has no template for that"
-    with pytest.raises(ValueError, match=said):
-        make(config, place, chat_template=True)
+    for protocol in ("paper", "strict"):  # which asks the model what prompts are one
+        with pytest.raises(ValueError, match=said):
+            make(config, place, chat_template=True, protocol=protocol)
     with pytest.raises(ValueError, match=said):
         activations.load_model(config.model, chat_template=True)
     with pytest.raises(ValueError, match="read by no model, so --chat_template=True means none"):
