@@ -26,14 +26,14 @@ def parse(text: str) -> str:
     if text.startswith(_AFTER) and text != _AFTER:
         if len(text) > LONGEST or not re.match(PATTERN, text):
             raise ValueError(
-                f"--position={text!r:.100} will not do: TEXT has at most {LONGEST:,} characters, "
+                f"The position {text!r:.100} will not do: TEXT has at most {LONGEST:,} characters, "
                 "and of control characters line ends (\\n) and tabs alone."
             )
         return text
     if found := _BACK.fullmatch(text):
         return LAST if found[1] == "1" else text
     raise ValueError(
-        f"--position={text} is none: give last, mean, a number from the end such as -2, or "
+        f"{text!r:.100} is no position: give last, mean, a number from the end such as -2, or "
         "after:TEXT for the token with which TEXT ends."
     )
 

@@ -68,6 +68,17 @@ def check_place(out: str) -> None:
         )
 
 
+def try_place(out: epath.PathLike) -> None:
+    """Writes an empty file into a folder and deletes it again, before work is spent on results.
+
+    Raises:
+        StorageError: the place is unwritable or full.
+    """
+    path = epath.Path(out) / f".{uuid.uuid4().hex}.part"
+    write_atomic(path, b"")
+    path.unlink()
+
+
 def write_atomic(path: epath.PathLike, content: bytes | str, flag: str = "--out") -> None:
     """Writes a file so that readers see the old content or the new, never a part.
 

@@ -59,7 +59,7 @@ def test_the_plan_the_limit_the_harvest_and_the_second_run(place):
     tokens = {line[:16].strip(): int(line[16:].split()[2]) for line in lines[1:4]}
     assert tokens.keys() == {"own_a", "own_b", "own_b, shifted"}
     total = sum(tokens.values())
-    assert f"3 tasks; {total:,} tokens to run, about" in text
+    assert f"3 lists of prompts; {total:,} tokens to run, about" in text
 
     code, text = command(place, *ALL, "--disk_gb=0.001")
     assert code == 1 and not (place / "cache" / "activations").exists()
@@ -82,7 +82,7 @@ def test_the_plan_the_limit_the_harvest_and_the_second_run(place):
 
     code, text = command(place, *ALL, "--disk_gb=1")
     assert code == 0 and text.count("in the cache") == 3
-    assert "3 tasks; 0 tokens to run, about 0 s here." in text
+    assert "3 lists of prompts; 0 tokens to run, about 0 s here." in text
 
 
 def test_wrong_sites(place):

@@ -128,7 +128,7 @@ def test_the_printed_plan():
     lines = activations.table(PLANS, seconds=4000.0).splitlines()
     assert lines[1].split() == ["a", "9", "8", "700", "30.000"]
     assert lines[2].split() == ["b", "5", "5", "60", "20.000", "in", "the", "cache"]
-    assert lines[3] == "2 tasks; 700 tokens to run, about 67 min here."
+    assert lines[3] == "2 lists of prompts; 700 tokens to run, about 67 min here."
     assert lines[4] == (
         "On the disk: 50.00 GB, at most 80.00 GB on the way, if all tasks are kept; at most "
         "60.00 GB at any one time if each is deleted before the next."

@@ -109,7 +109,7 @@ MISTAKES = {
     ),
     "no site": ((["w1"], "resid_mid.0"), {}, "--site=resid_mid.0 is no site"),
     "a site past the model": ((["w1"], 3), {}, "--site=resid_post.3 was asked for, but tiny has l"),
-    "positions": ((["w1"], 0), {"positions": "first"}, "--position=first is none: give last, mean"),
+    "positions": ((["w1"], 0), {"positions": "first"}, "'first' is no position: give last, mean"),
     "half a character": ((["w1", "a\ud800"], 0), {}, "texts[1] holds half a character (a lone sur"),
     "no length": ((["w1"], 0), {"max_length": 0}, "max_length is 0; expected at least 1"),
     "a negative length": ((["w1"], 0), {"max_length": -1}, "max_length is -1; expected at least"),

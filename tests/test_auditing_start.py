@@ -235,3 +235,5 @@ def test_mistakes_are_told_before_a_model_is_loaded(place, config, tmp_path, mon
         with pytest.raises((ValueError, OSError), match=re.escape(said)):
             list(auditing.run(changed, tmp_path / "out", cache_dir=place / "cache", **more))
     assert not (tmp_path / "out").exists()
+    with pytest.raises(px.storage.StorageError, match=r"Cannot write .*empty\.txt"):
+        list(auditing.run(config, tmp_path / "empty.txt" / "out", cache_dir=place / "cache"))

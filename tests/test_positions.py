@@ -50,7 +50,7 @@ def test_a_position_has_one_form():
         with pytest.raises(ValueError, match=r"will not do: TEXT has at most 1,000 characters"):
             positions.parse(long)
     for wrong in ("", "first", "2", "-0", "-02", "after:", "--2", "all", "-12345"):
-        with pytest.raises(ValueError, match="is none: give last, mean, a number"):
+        with pytest.raises(ValueError, match="is no position: give last, mean, a number"):
             positions.parse(wrong)
 
 
@@ -208,7 +208,7 @@ def test_a_run_says_its_position_and_a_run_at_the_last_token_is_named_as_before(
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"position": "first"}, "--position=first is none: give last, mean"),
+        ({"position": "first"}, "'first' is no position: give last, mean"),
         ({"position": "mean", "methods": ("logreg", "attention")}, "attention reads all tokens"),
         ({"position": "-2", "activations": "x.npy"}, "read by no model, so --position=-2 means no"),
     ],

@@ -314,7 +314,7 @@ def test_texts_are_read_as_those_of_the_probe_were(tmp_path, monkeypatch, which)
     ("said", "message"),
     [
         ({"bos": "yes"}, "bos is 'yes'; choose from"),
-        ({"positions": "first"}, "--position=first is none"),
+        ({"positions": "first"}, "'first' is no position"),
         ({"dtype": "float16"}, "dtype is 'float16'; choose from float32, bfloat16"),
         ({"note": {1, 2}}, r"note is \{1, 2\}; give text, a number, or a list of these"),
         ({"site": "mlp.3"}, "mlp.3 is no site"),

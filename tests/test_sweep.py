@@ -235,6 +235,9 @@ def test_two_saes_of_one_name_are_refused(config, place, tmp_path):
     with pytest.raises(ValueError, match="would both be called x/y/z in the results"):
         make(config, place, sae=tuple(paths))
     assert len(make(config, place, sae=(paths[0], paths[0])).plan.saes) == 1
+    paths = [write_sae(tmp_path / top, d_sae=9) for top in ("c/v/w/x_y/z", "d/v/w/x/y_z")]
+    with pytest.raises(ValueError, match="The SAEs w/x_y/z and w/x/y_z would share files of re"):
+        make(config, place, sae=tuple(paths))
 
 
 def test_a_model_without_an_sae_asks_for_one(config, place, tmp_path, monkeypatch):

@@ -103,12 +103,22 @@ def test_imbalance_goes_as_far_as_either_class_has_rows():
         assert c.y_train.sum() == pytest.approx(c.level * 789, abs=0.51)
         assert c.y_test.sum() == pytest.approx(c.level * 262, abs=0.51)
     found, left_out = drawn("imbalance", 3000, 20)
-    assert [c.level for c in found] == list(tasks.IMBALANCE_FRACTIONS[:10])
+    assert [c.level for c in found] == list(tasks.IMBALANCE_FRACTIONS[1:10])
     assert left_out == (
-        "it has only shares from 5 to 50 % of 'yes' among 40 rows, drawn from 3,000 of 'no' and 20 "
-        "of 'yes'",
+        "it has only shares from 10 to 50 % of 'yes' among 40 rows, drawn from 3,000 of 'no' and "
+        "20 of 'yes'",
     )
     assert drawn("imbalance", 12, 12).conditions == []
+
+
+@pytest.mark.parametrize("n", range(38, 90))
+def test_every_share_of_few_rows_is_that_share(n):
+    found = drawn("imbalance", n, n).conditions
+    assert len(found) >= 17
+    for c in found:
+        for y in (c.y_train, c.y_test):
+            assert y.sum() == pytest.approx(c.level * len(y), abs=0.51)
+    assert len({(c.y_train.sum(), c.y_test.sum()) for c in found}) == len(found)
 
 
 def test_covariate_shift_trains_on_the_task_and_tests_on_the_shifted_rows():

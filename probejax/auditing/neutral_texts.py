@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from probejax import foreign, tasks
-from probejax.tasks import Own
+from probejax.tasks import Own, folder
 from probejax.tasks.content import MOST_BYTES
 
 _EACH = 10  # prompts of every other task
@@ -14,7 +14,7 @@ def read(place: str | Path) -> tuple[str, ...]:
     """Returns the texts of a file or of all files of a folder.
 
     Args:
-      place: `.txt` files hold a text per line; any other is read as `--data` is.
+      place: `.txt` files hold a text per line; all others are read as `--data` is.
 
     Raises:
       FileNotFoundError, ValueError: there is no such file, or no text in it.
@@ -25,10 +25,10 @@ def read(place: str | Path) -> tuple[str, ...]:
     for each in plain:
         foreign.require_regular(each)
         with foreign.parsing(each, "write it as UTF-8"):
-            lines = foreign.read_bytes(each, MOST_BYTES).decode().splitlines()
+            lines = foreign.read_bytes(each, MOST_BYTES).decode("utf-8-sig").splitlines()
         found |= dict.fromkeys(line for line in lines if line.strip())
-    if not plain:
-        own = Own(path)
+    own = Own(path)
+    if not plain or (path.is_dir() and folder.files(path)):
         for name in tasks.match(("own",), own):
             found |= dict.fromkeys(tasks.load(name, data=own).prompts)
     if not found:

@@ -46,6 +46,7 @@ def run(
     storage.check_place(str(out))
     devices.compilation_cache(artifacts.cache_dir(cache_dir))
     about = ready(config, corpus=corpus, keep=keep, cache_dir=cache_dir)
+    storage.try_place(out)
     plan, wanted = about.plan, about.tasks
     where = plan.name_of(plan.sites[0])
     job = sweep.Execution(plan)

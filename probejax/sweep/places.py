@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from probejax import models, probes, saes, sites
+from probejax import foreign, models, probes, saes, sites
 from probejax.saes import SaeFile
 from probejax.sites import Site
 from probejax.sweep.config import Config
@@ -74,7 +74,7 @@ def with_controls(
       cache_dir: where downloads live.
 
     Raises:
-      ValueError: two have one id.
+      ValueError: two have one id, or would share files of results.
     """
     own = config.activations is not None  # of which nobody knows where they were read
     pairs = [(sae, {site for site in chosen if own or sae.reads(site)}) for sae in found]
@@ -90,6 +90,13 @@ def with_controls(
                 "results; rename a folder of one of them."
             )
         placed[sae.sae_id] = (sae, tuple(sorted(here | set(there))))
+    named: dict[str, str] = {}
+    for sae_id in placed:
+        if (other := named.setdefault(foreign.file_name(sae_id), sae_id)) != sae_id:
+            raise ValueError(
+                f"The SAEs {other} and {sae_id} would share files of results, whose names have an "
+                "underscore for each slash; rename a folder of one of them."
+            )
     return placed
 
 

@@ -18,7 +18,7 @@ from probejax.tasks.columns import Columns, Rows
 from probejax.tasks.content import MOST_BYTES
 from probejax.tasks.folder import SHIFTED, Location
 
-_RULES = "own 1"  # raise it when the same file makes other rows, labels or draws
+_RULES = "own 2"  # raise it when the same file makes other rows, labels or draws
 
 
 @dataclasses.dataclass(frozen=True)

@@ -101,7 +101,8 @@ def _label_noise(pool: Pool, seed: int) -> Drawn:
 def _imbalance(pool: Pool, seed: int) -> Drawn:
     """Draws equally many rows at every share of label 1 that both labels can fill.
 
-    As many as the rarer label fills when it makes up 95 %, but 40 at least.
+    As many as the rarer label fills when it makes up 95 %, but 40 at least. A share of so few
+    training rows that it is fewer than two of them is left out: it would be another share.
     """
     rows = _shuffled(pool.labels, seed)
     fewest = min(map(len, rows))
@@ -110,7 +111,10 @@ def _imbalance(pool: Pool, seed: int) -> Drawn:
     found = []
     for level in IMBALANCE_FRACTIONS:
         front, back = _counts(test, level, 1), _counts(train, level, _LEAST)
-        if all(f + b <= len(each) for f, b, each in zip(front, back, rows, strict=True)):
+        is_share = back == _counts(train, level, 0)
+        if is_share and all(
+            f + b <= len(each) for f, b, each in zip(front, back, rows, strict=True)
+        ):
             found.append(_condition("imbalance", level, seed, pool.labels, rows, front, back))
     where = f"of {pool.names[1]!r} among {n} rows, drawn from {_have(pool)}"
     if len(found) < 2:
