@@ -205,6 +205,8 @@ def test_two_runs_side_by_side_compare_protocols(tmp_path):
     assert "2 methods" in page or "data-t" in page
     assert set(pd.read_csv(paper / "quiver.csv")["protocol"]) == {"paper", "strict"}
     assert page.index("paper protocol") < page.index("strict protocol")
+    menu = re.search("<nav>(.*?)</nav>", page)
+    assert menu and re.search('<a href="#group-1">[^<]*strict protocol</a>$', menu[1])
     report(strict, also=[paper], cache_dir=tmp_path / "no_cache")  # --out's run goes first
     page = (strict / "report.html").read_text()
     assert page.index("strict protocol") < page.index("paper protocol")

@@ -111,6 +111,8 @@ def page(
     there |= {"tasks"} if head.compared_regimes else set()
     links = [("layers", "Which layer")] * bool(sites) + links
     links += [(key, name) for key, name in names.items() if key in there]
+    others = list(enumerate(shown))[1:WITH_TASKS]
+    links += [(f"group-{place}", found.groups[i].name) for place, i in others]
     status = f'<p class="status">{esc(story.status)}</p>' if story.status else ""
     alone = sites and not head.compared_regimes  # then nothing else was asked
     question = "Which layer?" if alone else "Do SAE probes help?"
