@@ -66,6 +66,13 @@ def search(x, rows, queries, k, among=None):
     return found[:, :k]
 
 
+@pytest.fixture(params=["NumPy", "XLA"])
+def searches(request, monkeypatch):
+    """Searches as on a CPU, and as on an accelerator."""
+    monkeypatch.setattr(nearest, "_on_host", lambda: request.param == "NumPy")
+
+
+@pytest.mark.usefixtures("searches")
 def test_rounding_does_not_decide():
     rng = np.random.default_rng(0)
     x = 100 * rng.normal(size=(300, 40))
@@ -78,6 +85,7 @@ def test_rounding_does_not_decide():
         assert [set(each) for each in ours.tolist()] == [set(each) for each in expected.tolist()]
 
 
+@pytest.mark.usefixtures("searches")
 def test_of_equally_near_rows_the_first_come_first():
     rng = np.random.default_rng(1)
     x = rng.normal(size=(64, 20)).astype(np.float32).astype(float)
@@ -88,6 +96,18 @@ def test_of_equally_near_rows_the_first_come_first():
     assert sorted(ours[0].tolist()) == same.tolist()
 
 
+def test_an_accelerator_finds_the_same(monkeypatch):
+    x, y = problem(30)
+    found = probe_cases.conditions(y, sizes=(40, 20, 140))
+    for protocol in ("paper", "strict"):
+        fit = lambda rows, protocol=protocol: knn.fit(jnp.asarray(x), rows, protocol)
+        here = probe_cases.run(fit, found)
+        monkeypatch.setattr(nearest, "_on_host", lambda: False)
+        assert probe_cases.run(fit, found) == here
+        monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("searches")
 def test_only_the_rows_asked_for_are_found():
     x = np.arange(12.0)[:, None]
     among = np.arange(12) % 2 == 0

@@ -82,8 +82,8 @@ def nearest(
         chosen = [searches[i]._replace(k=k[i]) for i in some]
         return _search(x, chosen, np.stack([lengths[i] for i in some], axis=1), chunk)
 
-    chunk = max(1, _WIDTH // len(searches[0].rows))
-    # Selecting is numpy's and products are XLA's: with a thread per core neither waits.
+    # A program takes as many as fill it; on a CPU, which has none, a search has its own size.
+    chunk = 1 if _on_host() else max(1, _WIDTH // len(searches[0].rows))
     firsts = np.array([group[0] for group in groups])
     found = each(search, firsts, chunk, threads=os.cpu_count() or 1)
     for group, positions in zip(groups, found, strict=True):
@@ -101,29 +101,32 @@ def _search(x, chosen: Sequence[Search], lengths, chunk: int) -> list[np.ndarray
       chunk: how many searches the products are made for.
     """
     fill = [i % len(chosen) for i in range(chunk)]
-    rows = np.stack([chosen[i].rows for i in fill])
-    norm = np.where([chosen[i].among for i in fill], lengths.T[np.array(fill)[:, None], rows], _FAR)
+    rows, among = (np.stack([chosen[i][field] for i in fill]) for field in (0, 1))
+    most = max(int(search.k[-1]) for search in chosen)
+    if _on_host():  # padding stands behind the rows
+        last = np.flatnonzero(among.any(axis=0)).max(initial=0) + 1
+        rows, among = (array[:, : max(last, most)] for array in (rows, among))
+    norm = np.where(among, lengths.T[np.array(fill)[:, None], rows], _FAR)
     longest = np.sqrt(np.where(norm < _FAR, norm, 0).max(axis=1))
     queries = np.unique(np.concatenate([search.queries for search in chosen]))
-    most = max(int(search.k[-1]) for search in chosen)
     parts = [np.zeros((0, len(chosen), most), np.int32)]
+    # What float32 multiplies is near one in size, however large or small a feature is.
+    scales = np.stack([chosen[i].scale for i in fill])
+    size = np.sqrt(scales.min(axis=0)) * np.sqrt(scales.max(axis=0))
+    base = (x[rows] / size).astype(np.float32) * ((size / scales) ** 2).astype(np.float32)[:, None]
+    known = (base, norm.astype(np.float32))
     with jax.enable_x64(True):
-        # What float32 multiplies is near one in size, however large or small a feature is.
-        scales = np.stack([chosen[i].scale for i in fill])
-        size = np.sqrt(scales.min(axis=0)) * np.sqrt(scales.max(axis=0))
-        weight = ((size / scales) ** 2).astype(np.float32)
-        own = (x[rows] / size).astype(np.float32)
-        among = jax.device_put((own, weight, norm.astype(np.float32)))  # once for all queries
+        known = known if _on_host() else jax.device_put(known)  # once for all queries
         for start in range(0, len(queries), _QUERIES):
             block = queries[start : start + _QUERIES]
-            asked = (x[np.resize(block, _QUERIES)] / size).astype(np.float32)
-            keys = _keys(asked, *among)
+            asked = block if _on_host() else np.resize(block, _QUERIES)
+            distance = _product((x[asked] / size).astype(np.float32), *known)
             length = np.sqrt(lengths[block])
             doubt = _ROUNDING * longest[: len(chosen)] * (length + longest[: len(chosen)])
             for count in (min(most + _SPARE, rows.shape[1]), rows.shape[1]):
-                smallest = _smallest(keys, count)[: len(block), : len(chosen)]
+                smallest = _smallest(distance, count)[: len(block), : len(chosen)]
                 found, settled = _settle(x, chosen, block, smallest, doubt)
-                if settled:
+                if settled or count == rows.shape[1]:
                     break
             parts.append(found[:, :, :most])
     found = np.concatenate(parts)
@@ -144,7 +147,7 @@ def _settle(x, chosen: Sequence[Search], queries, keys, doubt) -> tuple[np.ndarr
       doubt: [m, S], the difference of two distances that rounding may make.
 
     Returns:
-      The positions [m, S, T], and whether all such runs end within T.
+      The positions [m, S, T], and whether all such runs end before the last of them.
     """
     found, value = (keys & np.iinfo(np.int32).max).astype(np.int32), _value(keys >> 32)
     cut = np.zeros(keys.shape[1:], bool)  # between a neighbour and the one before
@@ -165,14 +168,62 @@ def _settle(x, chosen: Sequence[Search], queries, keys, doubt) -> tuple[np.ndarr
     exact[r, j] = (apart * apart).sum(axis=1)
     order = np.lexsort((position, exact, run), axis=1)
     found[of, which] = np.take_along_axis(position, order, axis=1)
-    return found, keys.shape[2] == rows.shape[1] or not again[:, -1].any()
+    return found, not again[:, -1].any()
 
 
-def _smallest(keys, most: int) -> Int[np.ndarray, "m S K"]:
-    """Returns the smallest keys in order; numpy selects ten times as fast as XLA sorts on a CPU."""
-    if jax.default_backend() != "cpu":
-        return np.asarray(_sort(keys)[..., :most])
-    return np.sort(np.partition(np.asarray(keys), most - 1, axis=-1)[..., :most], axis=-1)
+def _on_host() -> bool:
+    """Tells whether NumPy searches: on a CPU it selects ten times as fast as XLA sorts."""
+    return jax.default_backend() == "cpu"
+
+
+def _product(queries, base, norm):
+    """Returns squared distances [m, S, n], but for the first of three terms.
+
+    In |(q - y) / s|^2 = |q / s|^2 - 2 q.(y / s^2) + |y / s|^2 the first is the same for all y, so
+    the queries need no scaling, and the scaler's mean falls out.
+
+    Args:
+      queries: [m, d], q.
+      base: [S, n, d], y / s^2 of each search.
+      norm: [S, n], the last term.
+    """
+    if not isinstance(base, np.ndarray):
+        return _product_there(queries, base, norm)
+    return norm[None] - 2 * (queries @ base.reshape(-1, base.shape[2]).T).reshape(-1, *norm.shape)
+
+
+@jax.jit
+def _product_there(queries, base, norm):
+    product = jnp.matmul(queries, base.reshape(-1, base.shape[2]).T, precision="highest")
+    return norm[None] - 2 * product.reshape(-1, *norm.shape)
+
+
+def _smallest(distance, most: int) -> Int[np.ndarray, "m S K"]:
+    """Returns the keys of the smallest distances in order.
+
+    Of equal ones at the end of them NumPy returns any; `_settle` sees that these do not end there.
+    """
+    if not isinstance(distance, np.ndarray):
+        return np.asarray(_sort(distance)[..., :most])
+    position = np.argpartition(distance, most - 1, axis=-1)[..., :most]
+    return np.sort(_keys(np.take_along_axis(distance, position, axis=-1), position), axis=-1)
+
+
+@jax.jit
+def _sort(distance):
+    position = jnp.arange(distance.shape[-1])[None, None, :]
+    return jnp.sort(_keys(distance, position), axis=-1)
+
+
+def _keys(distance, position):
+    """Returns keys in the order of float32 distances, ties in that of the positions.
+
+    The bits of a float sort like whole numbers once those of negative ones are turned; below them
+    stands the position.
+    """
+    bits = distance.view(np.int32)
+    bits = bits ^ ((bits >> 31) & np.iinfo(np.int32).max)
+    return (bits.astype(np.int64) << 32) | position
 
 
 def _value(bits) -> Float[np.ndarray, "*batch"]:
@@ -181,28 +232,7 @@ def _value(bits) -> Float[np.ndarray, "*batch"]:
     return np.where(bits < 0, bits ^ np.iinfo(np.int32).max, bits).view(np.float32)
 
 
-@jax.jit
-def _sort(keys):
-    return jnp.sort(keys, axis=-1)
-
-
 @over_lanes
 @jax.vmap
 def _learn(own, seen):
     return scale.learn(own, seen)
-
-
-@jax.jit
-def _keys(queries, own, weight, norm):
-    """Returns keys [m, S, n] in the order of the distances, ties in that of the rows.
-
-    In |(q - y) / s|^2 = |q / s|^2 - 2 q.(y / s^2) + |y / s|^2 the first term is the same for all y,
-    so the queries need no scaling, and the scaler's mean falls out. The bits of a float sort like
-    whole numbers once those of negative ones are turned; below them stands the row's number.
-    """
-    base = (own * weight[:, None, :]).reshape(-1, own.shape[2])
-    product = jnp.matmul(queries, base.T, precision="highest")
-    distance = norm[None] - 2 * product.reshape(-1, *norm.shape)
-    bits = jax.lax.bitcast_convert_type(distance, jnp.int32)
-    bits = jnp.where(bits < 0, bits ^ np.iinfo(np.int32).max, bits)
-    return (bits.astype(jnp.int64) << 32) | jnp.arange(norm.shape[1])[None, None, :]
