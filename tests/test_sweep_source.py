@@ -10,7 +10,7 @@ import probejax as px
 from probejax import storage, stored_unit, sweep, tasks
 from probejax.analysis.report import report
 from probejax.analysis.run import read_run
-from probejax.sweep import places, source
+from probejax.sweep import memory, places, source
 from probejax.tasks import registry
 from tests import tiny_models
 from tests.test_sweep import write_sae
@@ -126,6 +126,25 @@ def test_strict_counts_equal_vectors_once(vectors, tmp_path):
         config = config_of(tmp_path / "twice.npz", protocol=protocol)
         (condition,) = source.open_source(config).drawing("twice").conditions
         assert len(condition.train) + len(condition.test) == rows
+
+
+def test_no_number_depends_on_the_memory_of_the_machine(tmp_path):
+    """Less of it makes more and smaller batches of fits."""
+    names = ("logreg", "pca", "lda", "knn", "mlp", "mean_difference", "ridge", "sae_k2")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 32)).astype(np.float32)
+    np.savez(tmp_path / "mine.npz", x=x, y=x[:, 0] + rng.normal(size=400) > 0)
+    how = {"regimes": ("standard", "label_noise"), "sae": ("random:64:4",)}
+    config = config_of(tmp_path / "mine.npz", methods=names, **how)
+    plan = sweep.resolve(config)
+    (task,), (site,), (sae,) = plan.tasks, map(plan.name_of, plan.sites), plan.saes.values()
+    few = memory.predicted_bytes(400, 32, sae.d_sae, plan.most_latents, 1024) / 1e9 + 1e-6
+    jobs = [sweep.Execution(plan), sweep.Execution(plan, few)]
+    batches = [len(job._lanes(task, site, False).batches) for job in jobs]
+    assert batches[0] < batches[1]
+    for unit in plan.units():
+        one, other = (storage.encode_json(job.run(unit).payload) for job in jobs)
+        assert one == other, unit.method
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ def train(
         for j in range(len(which))
     ]
     waiting = np.argsort([-fit.batches for fit in fits], kind="stable")  # the longest first
-    widest = _widest(min(_BATCH, n) * d)
+    width = _width(min(_BATCH, n) * d)
 
     def advance(slots, moved, *_):
         feeds = {j: fits[j].feed(min(_BATCH, n)) for j in dict.fromkeys(slots.tolist())}
@@ -104,8 +104,7 @@ def train(
         return moved, np.asarray(moved.code) == _RUNNING
 
     states = _batch([_start(fit.layers) for fit in fits])
-    widths = (max(widest // 4, 1), widest)
-    found = engine.drive(advance, states, waiting, widths)
+    found = engine.drive(advance, states, waiting, (width,))
     return found.layers, np.asarray(found.code)
 
 
@@ -119,13 +118,14 @@ def start(d: int, hidden: tuple[int, ...], rng: np.random.RandomState) -> Layers
     return tuple(layers)
 
 
-def _widest(size: int) -> int:
+def _width(size: int) -> int:
     """Returns how many fits to advance at a time, of batches with so many numbers.
 
-    On a CPU their batches should fit its cache.
+    Always so many, spare ones repeating a fit: sums of another width differ in their last digits,
+    which a thousand epochs make larger. On a CPU their batches should fit its cache.
     """
-    room = 2**20 if jax.default_backend() == "cpu" else 2**28
-    return min(_WIDEST, 1 << (max(room // size, 2).bit_length() - 1))
+    room, most = (2**18, _WIDEST // 4) if jax.default_backend() == "cpu" else (2**28, _WIDEST)
+    return min(max(most, 1), 1 << (max(room // size, 2).bit_length() - 1))
 
 
 class _Fit:
