@@ -49,7 +49,8 @@ _SETTINGS = (
     flags.DEFINE_integer(
         "workers",
         None,
-        "Tasks at a time. Default: one per core of a CPU, four per GPU or chip.",
+        "Tasks at a time. Default: one per core of a CPU, four per GPU or chip, fewer where memory "
+        "does not hold so many.",
         1,
     ),
     _MEMORY_GB,
@@ -62,7 +63,9 @@ def main(_: list[str]) -> int:
     target = common.target()
     if common.DRY_RUN.value:
         plan = px.sweep.resolve(config_flags.config(), common.CACHE_DIR.value)
-        print(px.sweep.look(plan, target, common.MODEL_PARALLEL.value, _MEMORY_GB.value))
+        names = ("model_parallel", "memory_gb", "workers", "disk_gb")
+        limits: dict[str, Any] = {flag.name: flag.value for flag in _SETTINGS if flag.name in names}
+        print(px.sweep.look(plan, target, **limits))
         return 1 if any(isinstance(why, str) for why in plan.left_out.values()) else 0
     rank, count = px.hosts.rank(_MULTIHOST.value, _PROCESS_ID.value, _NUM_PROCESSES.value)
     settings: dict[str, Any] = {flag.name: flag.value for flag in _SETTINGS}

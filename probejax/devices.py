@@ -220,16 +220,15 @@ def environment(wanted: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def memory_budget() -> int:
-    """Returns the bytes that one unit may use.
+def memory_room() -> int:
+    """Returns the bytes that all units in work may use together.
 
-    That is 80 % of the device's limit, divided among its tasks; on a CPU half of the machine's (or
-    container's) memory, divided among its cores, however many of them are used.
+    That is 80 % of a device's limit; on a CPU half of the machine's (or container's) memory.
     """
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
-        return int(_DEVICE_FRACTION * stats["bytes_limit"]) // TASKS
-    return int(_HOST_FRACTION * host_memory()) // cores()
+        return int(_DEVICE_FRACTION * stats["bytes_limit"])
+    return int(_HOST_FRACTION * host_memory())
 
 
 def host_memory() -> int:

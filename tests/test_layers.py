@@ -63,7 +63,7 @@ ORDER = {
         "baselines", "arrays", "saved", "fit",
     ),
     "sweep": (
-        "config", "places", "source", "units", "data", "standard_scores", "memory", "plan",
+        "config", "places", "source", "units", "data", "standard_scores", "plan", "memory",
         "execute", "token_disk", "processes", "workers", "cluster",
     ),
 }  # fmt: skip

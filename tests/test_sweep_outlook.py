@@ -129,6 +129,41 @@ def test_controls_are_counted_as_they_run(plan):
     assert len(set(units.values())) > 1  # a random SAE has no control of its own
 
 
+def test_what_the_run_refuses_the_dry_run_does(plan, monkeypatch):
+    """Without flags too: on a machine whose memory does not hold one fit of a task."""
+    with pytest.raises(ValueError, match="a host of h100 has 1"):
+        sweep.look(plan, "h100", model_parallel=2)
+    with pytest.raises(ValueError, match="cannot be cut evenly over 64 devices"):
+        sweep.look(plan, model_parallel=64)
+    with pytest.raises(ValueError, match=r"The tokens need .* more than --disk_gb=1e-06"):
+        sweep.look(plan, disk_gb=1e-6)
+    monkeypatch.setattr(memory.devices, "memory_room", lambda: 10**9)
+    with pytest.raises(ValueError, match=r"--memory_gb=1 per process .* or fewer --workers\.$"):
+        sweep.look(plan)
+
+
+def test_fewer_tasks_go_at_once_where_memory_does_not_hold_more(plan, monkeypatch):
+    """README's first line on a laptop: eight cores and 16 GB, half of them for the fits."""
+    monkeypatch.setenv("NPROC", "8")
+    monkeypatch.setattr(memory.devices, "memory_room", lambda: 8 * 10**9)
+    least = memory.predicted_bytes(5000, *memory.widths(plan), listed.TRAIN[-1])
+    assert 8e9 / 8 < least < 8e9 / 2
+    count, each = memory.at_once(plan)
+    assert 2 <= count < 8 and least <= each * 1e9 == pytest.approx(8e9 / count)
+    assert memory.at_once(plan, 8) == (8, 1.0) and memory.at_once(plan, 0) == (0, 8.0)
+    monkeypatch.setattr(memory.devices, "memory_room", lambda: 10**12)
+    assert memory.at_once(plan) == (8, 125.0)
+    # A device holds the language model besides, and no Python.
+    monkeypatch.setattr(memory.devices, "apart", lambda: True)
+    monkeypatch.setattr(memory.devices, "workers", lambda parallel: memory.devices.TASKS)
+    model = memory.model_bytes(plan)
+    monkeypatch.setattr(memory.devices, "memory_room", lambda: model + 4e9)
+    monkeypatch.setattr(memory.jax, "local_device_count", lambda: 1)
+    assert model > 0 and memory.at_once(plan) == (4, pytest.approx(1.0))
+    monkeypatch.setattr(memory.devices, "memory_room", lambda: model + 2 * (least - 1.3e9))
+    assert memory.at_once(plan)[0] == 2
+
+
 def test_a_model_too_large_is_said_with_its_remedy(plan, monkeypatch):
     small = dict(machines._PUBLISHED)
     small["v5e-8"] = small["v5e-8"]._replace(memory=1000.0)
@@ -136,7 +171,8 @@ def test_a_model_too_large_is_said_with_its_remedy(plan, monkeypatch):
     found = sweep.look(plan, "v5e-8")
     assert len(found.faults) == 1 and "--dtype=bfloat16" in found.faults[0]
     assert f"Does not fit: {found.faults[0]}" in str(found)
-    small["v5e-8"] = small["v5e-8"]._replace(memory=0.5e9)  # the model fits, the rest does not
+    model = found.on_device["language model"]
+    small["v5e-8"] = small["v5e-8"]._replace(memory=model + 1000)  # it fits, the rest does not
     assert "features" in sweep.look(plan, "v5e-8").faults[0]
 
 

@@ -142,7 +142,7 @@ def test_memory_counts_the_tokens():
     rows = memory.rows_that_fit(4.0, *sizes, token_bytes=10**9)
     assert memory.predicted_bytes(*sizes, rows, token_bytes=10**9) <= 4.0e9
     assert rows < memory.rows_that_fit(4.0, *sizes)
-    with pytest.raises(ValueError, match=r"need 7\.\d GB .*, 6\.0 GB of it for their tokens\.$"):
+    with pytest.raises(ValueError, match=r"need 7\.\d GB .*, 6\.0 GB of it for their tokens; give"):
         memory.rows_that_fit(4.0, *sizes, token_bytes=6 * 10**9)
 
 

@@ -53,7 +53,8 @@ def run(
       config: what is run; see `Config`.
       out: folder or gs:// prefix for the results; one configuration each, but see `extend`.
       cache_dir: where downloads and activations live, see `probejax.artifacts.cache_dir`.
-      workers: tasks at a time; None is one per core of a CPU, four per GPU or TPU chip.
+      workers: tasks at a time; None is one per core of a CPU, four per GPU or TPU chip, fewer
+        where memory does not hold so many.
       memory_gb: memory for one process; None is half of the machine's, shared.
       model_parallel: devices of this machine that hold the language model together.
       disk_gb: what all-token activations may take; None is no limit.
@@ -105,10 +106,12 @@ def run(
 
     root = artifacts.cache_dir(cache_dir)
     devices.compilation_cache(root)
-    if cluster is None:  # else the devices are for the cluster's processes
-        memory_gb = devices.memory_budget() / 1e9 if memory_gb is None else memory_gb
     plan = sweep.resolve(config, cache_dir)
     plan.check_parallel(model_parallel)
+    at_once, room = 0, None
+    if cluster is None:  # else the devices are for the cluster's processes
+        at_once, room = sweep.at_once(plan, workers, model_parallel)
+    memory_gb = room if memory_gb is None else memory_gb
     job = sweep.Execution(plan, memory_gb, model_parallel)
     units, store = plan.units(), storage.Store(place)
     identity = dataclasses.asdict(config) | {"site": plan.site_names, "methods": plan.methods}
@@ -150,13 +153,12 @@ def run(
         work = sweep.cluster.Work(config, where, cache_dir, folder=os.getcwd(), **limits)
         finished = sweep.cluster.run(work, sweep.by_task(todo), ray_address)
     else:
-        workers = devices.workers(model_parallel) if workers is None else workers
-        finished = sweep.run_units(job, todo, place, workers=workers, compiled=root, **kept)
+        finished = sweep.run_units(job, todo, place, workers=at_once, compiled=root, **kept)
         left = list(dict.fromkeys(unit.task for unit in todo))
         if left and plan.reads_tokens:
             root.mkdir(parents=True, exist_ok=True)
-            at_once, free = min(workers, len(left)), shutil.disk_usage(root).free
-            limits = {"workers": at_once, "keep": keep_tokens, "allowed_gb": disk_gb, "free": free}
+            ahead, free = min(at_once, len(left)), shutil.disk_usage(root).free
+            limits = {"workers": ahead, "keep": keep_tokens, "allowed_gb": disk_gb, "free": free}
             says(sweep.forecast(plan, left, **limits))
     with contextlib.closing(finished):  # whatever ends the run ends its workers too
         _watch(finished, ours, done, store, show)

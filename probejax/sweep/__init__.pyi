@@ -2,6 +2,7 @@ from . import cluster, execute, processes, workers
 from .config import Config
 from .execute import Execution
 from .machines import machine
+from .memory import at_once
 from .outlook import Outlook, look
 from .places import DEFAULT_LAYERS
 from .plan import Plan, resolve
@@ -19,6 +20,7 @@ __all__ = [
     "Result",
     "TokenDisk",
     "Unit",
+    "at_once",
     "by_task",
     "check_done",
     "cluster",

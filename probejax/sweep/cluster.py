@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 
 from probejax import artifacts, devices, storage
-from probejax.sweep import processes
+from probejax.sweep import memory, processes
 from probejax.sweep.config import Config
 from probejax.sweep.execute import Execution
 from probejax.sweep.plan import resolve
@@ -193,9 +193,9 @@ class Host:
         """The run as this host has it: model and SAEs are loaded once."""
         work = self.work
         devices.compilation_cache(artifacts.cache_dir(work.cache_dir))
-        usual = devices.memory_budget() / 1e9
-        memory_gb = usual if work.memory_gb is None else work.memory_gb
-        return Execution(resolve(work.config, work.cache_dir), memory_gb)
+        plan = resolve(work.config, work.cache_dir)
+        _, usual = memory.at_once(plan, work.workers)
+        return Execution(plan, usual if work.memory_gb is None else work.memory_gb)
 
     @functools.cached_property
     def _workers(self):
@@ -203,7 +203,7 @@ class Host:
         work, job = self.work, self._job
         root = artifacts.cache_dir(work.cache_dir)
         told = (work.config, work.cache_dir, job.memory_gb, work.out, work.save_probes, root)
-        count = work.workers or devices.workers()
+        count, _ = memory.at_once(job.plan, work.workers)
         return self.open.enter_context(processes.started(processes.Work(*told), count))
 
 

@@ -1,16 +1,65 @@
 """How much memory a unit takes, told before it starts."""
 
+from typing import Any
+
+import jax
 import numpy as np
 
+from probejax import devices
 from probejax import sizes as listed
+from probejax.activations import flops_per_token
 from probejax.activations.ragged import Activations
 from probejax.solvers import l2_float64
+from probejax.sweep.plan import Plan
+from probejax.sweep.source import Vectors
 
 _RUNTIME = 1.3e9  # bytes of the interpreter, the libraries and compiled programs
 _PER_ROW = 400  # bytes of predictions, masks and states per training row of a fit
 _PER_SYSTEM = 27  # bytes for each number of a fit's system, that of 1,024 rows at most
 _PER_NUMBER = 12  # of its rows: as they are, centred and in a product
+_USUAL = 5000  # prompts of a task of the study, or drawn from own data, at most
 _GB = 1e9
+
+
+def at_once(plan: Plan, workers: int | None = None, parallel: int = 1) -> tuple[int, float]:
+    """Returns how many tasks are in work together, and the GB that each may use.
+
+    They are as many as `devices.workers` says, but no more than memory holds beside the language
+    model, and one at the least. No number depends on it.
+
+    Args:
+      plan: the run.
+      workers: how many tasks, where that is given.
+      parallel: devices that hold one language model together.
+    """
+    places = max(1, jax.local_device_count() // parallel) if devices.apart() else 1
+    room = devices.memory_room() - (model_bytes(plan, parallel) if devices.apart() else 0)
+    most = devices.workers(parallel) if workers is None else max(workers, 1)
+    here = -(-most // places)  # on one device
+    if workers is None:
+        least = predicted_bytes(
+            _USUAL, *widths(plan), listed.TRAIN[-1], on_host=not devices.apart()
+        )
+        here = max(1, min(here, int(room // least)))
+        workers = here * places
+    return workers, room / here / _GB
+
+
+def widths(plan: Plan) -> tuple[int, int, int]:
+    """Returns the widest site, the largest SAE (0 without one) and the largest k of a run."""
+    d_sae = max((sae.d_sae for sae in plan.saes.values()), default=0)
+    return max(map(plan.width, plan.sites)), d_sae, plan.most_latents
+
+
+def model_bytes(plan: Plan, parallel: int = 1) -> float:
+    """Returns what a device holds of the language model up to the last site; 0 without one."""
+    if isinstance(plan.source, Vectors):
+        return 0.0
+    config, size = plan.checkpoint.config, 4 if plan.config.dtype == "float32" else 2
+    blocks = flops_per_token(config, plan.sites) / 2
+    return size * (blocks + config.d_vocab * config.d_model) / parallel
+
+
 _TOKENS_TOGETHER = 2**31  # bytes of tokens that `probes.token_training` takes to the device at once
 _COPIES = 3  # of those: as gathered from the file, as laid out in tiles, on the device
 
@@ -22,10 +71,10 @@ def predicted_bytes(
     k: int,
     most_rows: int,
     *,
-    model_bytes: int = 0,
     token_bytes: int = 0,
+    on_host: bool = True,
 ) -> int:
-    """Returns the peak memory of one process that runs a unit, in bytes.
+    """Returns the peak memory of a unit, in bytes, the language model left out.
 
     Args:
       prompts: rows of the feature matrix.
@@ -33,14 +82,14 @@ def predicted_bytes(
       d_sae: latents of the SAE, 0 without one.
       k: latents per probe.
       most_rows: training rows, padding included, of the fits that are in hand together.
-      model_bytes: of the language model, where this process harvests.
       token_bytes: of all tokens of prompts, see `token_bytes`.
+      on_host: whether the memory is that of a process, which holds a Python besides.
     """
     features = 3 * 4 * prompts * d_model
     sae = 3 * 4 * d_sae * d_model + 2 * 4 * prompts * d_sae
     gram = 8 * min(prompts, l2_float64.MOST_SHARED * listed.TRAIN[-1]) ** 2
     fits = most_rows * (12 * k + _PER_ROW)
-    return int(_RUNTIME + features + gram + sae + fits + model_bytes + token_bytes)
+    return int(_RUNTIME * on_host + features + gram + sae + fits + token_bytes)
 
 
 def batch_bytes(n: int, d: int) -> int:
@@ -80,12 +129,14 @@ def rows_that_fit(
       ValueError: not even one fit of the largest size does.
     """
     sizes = (prompts, d_model, d_sae, k)
-    least = predicted_bytes(*sizes, listed.TRAIN[-1], token_bytes=token_bytes)
+    beside: dict[str, Any] = {"token_bytes": token_bytes, "on_host": not devices.apart()}
+    least = predicted_bytes(*sizes, listed.TRAIN[-1], **beside)
     if least > budget_gb * _GB:
         raise ValueError(
             f"--memory_gb={budget_gb:g} per process is too little: {prompts} prompts of width "
             f"{d_model} with {d_sae} latents need {least / _GB:.1f} GB for one fit at a time"
-            + (f", {token_bytes / _GB:.1f} GB of it for their tokens." if token_bytes else ".")
+            + (f", {token_bytes / _GB:.1f} GB of it for their tokens" if token_bytes else "")
+            + "; give a larger --memory_gb, or fewer --workers."
         )
-    spare = budget_gb * _GB - predicted_bytes(*sizes, 0, token_bytes=token_bytes)
+    spare = budget_gb * _GB - predicted_bytes(*sizes, 0, **beside)
     return int(spare // (12 * k + _PER_ROW))

@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Iterator
 
-from probejax import probes
+from probejax import devices, probes
 from probejax import sizes as listed
 from probejax.activations import duration, flops_per_token
 from probejax.sweep import data, machines, memory, token_disk, work
@@ -14,7 +15,9 @@ from probejax.sweep.source import Vectors
 from probejax.sweep.units import Unit
 from probejax.tasks import sentences
 
-_FIT_BYTES = 140  # of a fit in a unit's file
+_FIT_BYTES = (
+    700  # of a fit in all files of a finished run: 140 in its unit, the rest in pages and tables
+)
 _START = 20.0  # seconds until the first unit begins, and of the report after the last
 _GB = 1e9
 
@@ -51,11 +54,13 @@ class Outlook:
       harvest: seconds that it takes on all devices.
       on_device: what a device holds -> bytes.
       on_disk: what the disk holds -> bytes.
+      at_once: cores that fit tasks side by side, or devices, which share the fits of one.
       faults: sentences: what does not fit, and which flag mends it.
     """
 
     machine: Machine
     tasks: int
+    at_once: int
     left_out: tuple[str, ...]
     rows: tuple[Row, ...]
     tokens: int
@@ -68,14 +73,21 @@ class Outlook:
     def seconds(self) -> float:
         """Of the whole run, where no program has to be compiled; methods not known left out."""
         known = sum(row.seconds for row in self.rows if not math.isnan(row.seconds))
-        return _START + self.harvest + known / min(self.machine.devices, self.tasks)
+        start = _START if self.machine.is_cpu else 0  # else a floor
+        return start + self.harvest + known / self.at_once
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))
 
 
 def look(
-    plan: Plan, target: str = "cpu", model_parallel: int = 1, memory_gb: float | None = None
+    plan: Plan,
+    target: str = "cpu",
+    model_parallel: int = 1,
+    memory_gb: float | None = None,
+    *,
+    workers: int | None = None,
+    disk_gb: float | None = None,
 ) -> Outlook:
     """Foresees a run: counts its fits and tokens exactly, and estimates time and memory.
 
@@ -84,16 +96,30 @@ def look(
       target: a machine, see `rules.TARGETS`; `cpu` is this one.
       model_parallel: devices that hold the language model together.
       memory_gb: memory for one process; None is what the machine has.
+      workers: tasks at a time; None is as many as the run would take.
+      disk_gb: what all-token activations may take on the disk; None is no limit.
 
     Raises:
-      ValueError: there is no such machine, or the memory does not hold one fit of a task.
+      ValueError: there is no such machine, the model cannot be cut over so many devices, the
+        memory does not hold one fit of a task, or the disk what is harvested.
     """
     machine = machines.machine(target, plan.config.dtype)
+    _check_parallel(plan, machine, model_parallel)
     drawn = {task: plan.source.drawing(task) for task in plan.tasks}
     prompts = {task: sum(len(each.prompts) for each in drawn[task].sets) for task in plan.tasks}
     lanes = {task: work.sizes_of(data.pack(drawn[task].conditions)) for task in plan.tasks}
     widths = {plan.name_of(site): plan.width(site) for site in plan.sites}
-    _check_memory(plan, memory_gb, max(prompts.values()))
+    at_once = machine.devices
+    if machine.is_cpu:
+        at_once, room = memory.at_once(plan, workers, model_parallel)
+        at_once = min(max(at_once, 1), len(plan.tasks))
+        memory_gb = room if memory_gb is None else memory_gb
+    if memory_gb is not None:
+        _check_memory(plan, memory_gb, max(prompts.values()))
+    if plan.reads_tokens:
+        token_disk.forecast(
+            plan, plan.tasks, workers=at_once, keep=False, allowed_gb=disk_gb, free=sys.maxsize
+        )
     by_method: dict[str, list[Unit]] = {name: [] for name in plan.methods}
     for unit in plan.units():
         by_method[unit.method].append(unit)
@@ -113,28 +139,36 @@ def look(
         seen.add(method.family)
         rows.append(Row(name, len(units), fits, sum(times), programs))
     tokens, per_token, on_disk = _harvest(plan)
-    on_disk = {"units": float(_FIT_BYTES * sum(row.fits for row in rows))} | on_disk
-    on_device = _on_device(plan, max(prompts.values()), per_token, model_parallel, machine.is_cpu)
+    on_disk = {"results": float(_FIT_BYTES * sum(row.fits for row in rows))} | on_disk
+    on_device = _on_device(plan, max(prompts.values()), model_parallel, machine.is_cpu)
     return Outlook(
         machine=machine,
         tasks=len(plan.tasks),
+        at_once=at_once,
         left_out=tuple(sentences(plan.left_out)),
         rows=tuple(rows),
         tokens=tokens,
         harvest=machine.model_seconds(tokens * per_token, plan.config.dtype),
         on_device=on_device,
         on_disk=on_disk,
-        faults=tuple(_faults(machine, on_device)),
+        faults=tuple(_faults(machine, at_once, on_device)),
     )
 
 
-def _check_memory(plan: Plan, memory_gb: float | None, prompts: int) -> None:
+def _check_memory(plan: Plan, memory_gb: float, prompts: int) -> None:
     """Raises ValueError where the run would, of a task of so many prompts; tokens are not seen."""
-    if memory_gb is None:
-        return
-    d_sae = max((sae.d_sae for sae in plan.saes.values()), default=0)
-    for site in plan.sites:
-        memory.rows_that_fit(memory_gb, prompts, plan.width(site), d_sae, plan.most_latents)
+    memory.rows_that_fit(memory_gb, prompts, *memory.widths(plan))
+
+
+def _check_parallel(plan: Plan, machine: Machine, count: int) -> None:
+    """Raises ValueError unless a host of the machine can cut the language model over so many."""
+    if machine.is_cpu:
+        plan.check_parallel(count)
+    elif count > machine.devices:
+        raise ValueError(
+            f"--model_parallel={count} cuts the model over as many devices, and a host of "
+            f"{machine.name} has {machine.devices}."
+        )
 
 
 def _d_sae(plan: Plan, unit: Unit) -> int:
@@ -157,28 +191,24 @@ def _harvest(plan: Plan) -> tuple[int, float, dict[str, float]]:
     )
 
 
-def _on_device(
-    plan: Plan, prompts: int, per_token: float, parallel: int, cpu: bool
-) -> dict[str, float]:
+def _on_device(plan: Plan, prompts: int, parallel: int, cpu: bool) -> dict[str, float]:
     """Returns the bytes that a device holds, of a task of so many prompts."""
-    d_sae = max((sae.d_sae for sae in plan.saes.values()), default=0)
-    sizes = (prompts, max(map(plan.width, plan.sites)), d_sae, plan.most_latents)
-    rest = float(memory.predicted_bytes(*sizes, 0))
-    fits = memory.predicted_bytes(*sizes, listed.TRAIN[-1]) - rest
+    sizes = (prompts, *memory.widths(plan))
+    rest = float(memory.predicted_bytes(*sizes, 0, on_host=cpu))
+    fits = memory.predicted_bytes(*sizes, listed.TRAIN[-1], on_host=cpu) - rest
     fits = fits if cpu else memory.batch_bytes(listed.TRAIN[-1], sizes[1])
-    model = 0.0
-    if not isinstance(plan.source, Vectors):
-        config, size = plan.checkpoint.config, 4 if plan.config.dtype == "float32" else 2
-        model = size * (per_token / 2 + config.d_vocab * config.d_model) / parallel
+    rest = rest if cpu else rest * min(devices.TASKS, len(plan.tasks))  # that are side by side
+    model = memory.model_bytes(plan, parallel)
     in_hand = "a fit in hand" if cpu else "a batch of fits in hand"
-    return {"language model": model, "features, SAE, programs": rest, in_hand: float(fits)}
+    beside = "features, SAE, programs" if cpu else "features and SAE"
+    return {"language model": model, beside: rest, in_hand: float(fits)}
 
 
-def _faults(machine: Machine, on_device: dict[str, float]) -> Iterator[str]:
+def _faults(machine: Machine, at_once: int, on_device: dict[str, float]) -> Iterator[str]:
     """Yields what does not fit, and which flag mends it."""
     room, model = machine.memory, on_device["language model"]
     if machine.is_cpu:
-        room /= machine.devices
+        room /= at_once
     what = f"a device of {machine.name} has {room / _GB:.0f}"
     if model > room:
         yield (
@@ -214,12 +244,12 @@ def _lines(found: Outlook) -> Iterator[str]:
     if found.tokens:
         yield f"The language model reads {found.tokens:,} tokens, {duration(found.harvest)}."
     what = "core" if machine.is_cpu else "device"
-    devices = f"{machine.devices} {what}{'s' if machine.devices > 1 else ''}"
+    where = f"{machine.devices} {what}{'s' if machine.devices > 1 else ''}"
     unknown = sum(math.isnan(row.seconds) for row in rows)
     known = machine.is_cpu and not unknown
     floor = "about" if known else "at the least"
     floor += "" if machine.is_cpu else " (roofline; compiling comes on top)"
     several = f"{unknown} methods" if unknown > 1 else "a method"
     without = f", without {several} whose time is not known" if unknown else ""
-    yield f"In all, on {devices}: {floor} {duration(found.seconds)}{without}."
+    yield f"In all, on {where}: {floor} {duration(found.seconds)}{without}."
     yield from (f"Does not fit: {line}" for line in found.faults)
