@@ -78,14 +78,15 @@ def mesh(count: int) -> jax.sharding.Mesh | None:
 def compilation_cache(cache_dir: epath.PathLike, *, says: bool = True) -> epath.Path | None:
     """Keeps every compiled program in `<cache_dir>/compiled` and returns that folder.
 
+    JAX's own `$JAX_COMPILATION_CACHE_DIR` goes first, which may be a place in a bucket.
+
     Programs are run, so none is read from where other users may write: the folder in the own home
     takes its place, or none, and a line says so. What cannot be written to is only read.
     """
-    folder = epath.Path(cache_dir) / "compiled"
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    folder = epath.Path(given) if given else epath.Path(cache_dir) / "compiled"
     writes = True
-    if "://" in os.fspath(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    else:
+    if "://" not in os.fspath(folder):
         chosen, said = _own_folder(pathlib.Path(folder))
         folder = None if chosen is None else epath.Path(chosen)
         if chosen and not (writes := os.access(chosen, os.W_OK)):
@@ -194,7 +195,10 @@ def limit_programs() -> None:
 def cores() -> int:
     """Returns how many cores this process may use: $NPROC, which XLA reads too, else all."""
     limit = os.environ.get("NPROC", "")
-    return int(limit) if limit.isdigit() and int(limit) else len(os.sched_getaffinity(0))
+    if limit.isdigit() and int(limit):
+        return int(limit)
+    there = hasattr(os, "sched_getaffinity")  # on Linux alone
+    return len(os.sched_getaffinity(0)) if there else os.cpu_count() or 1
 
 
 def workers(model_parallel: int = 1) -> int:

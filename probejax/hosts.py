@@ -22,7 +22,8 @@ def rank(
         multihost: whether to ask the environment: a TPU slice, Slurm, Open MPI, or an indexed job
             of Kubernetes, which tells the number only.
         process_id: the number, where it is given by hand.
-        num_processes: how many there are, likewise; of an indexed job its completions.
+        num_processes: how many there are, likewise; of an indexed job of Kubernetes, on TPUs too,
+            its completions.
 
     Raises:
         ValueError: only one of the numbers is given, they do not fit, or no environment is found.
@@ -36,8 +37,13 @@ def rank(
     if not multihost:
         return 0, 1
     found = _cluster()
-    if found is None and indexed:
-        return _completion(num_processes)
+    on_tpus = found is not None and found.name.endswith("tpu")
+    if indexed and (num_processes is not None or found is None or _is_alone(found)):
+        # What is given by hand goes first, and each pod on a host of its own is alone in its slice.
+        process_id, num_processes = _completion(num_processes)
+        if on_tpus and not _is_alone(found):
+            _use_own_chips_only()
+        return process_id, num_processes
     if found is None:
         raise ValueError(
             "--multihost finds no TPU slice, Slurm, Open MPI or Kubernetes job here; give "
@@ -45,7 +51,7 @@ def rank(
         )
     process_id, num_processes = found.get_process_id(), found.get_process_count()
     _check(process_id, num_processes)
-    if found.name.endswith("tpu") and num_processes > 1:
+    if on_tpus and num_processes > 1:
         _use_own_chips_only()
     return process_id, num_processes
 
@@ -74,7 +80,9 @@ def _completion(completions: int | None) -> tuple[int, int]:
             "This is an indexed job of Kubernetes, which does not say how many completions it "
             "has; give them as --num_processes."
         )
-    index = int(os.environ[_INDEX])
+    if not (text := os.environ[_INDEX]).isdecimal():
+        raise ValueError(f"{_INDEX}={text!r:.50} is no number of a completion; leave it unset.")
+    index = int(text)
     _check(index, completions)
     return index, completions
 
@@ -87,6 +95,10 @@ def _cluster():
     kinds = clusters.ClusterEnv._cluster_types
     known = [each for each in kinds if each.__name__ != "K8sCluster"]
     return next((each for each in known if not each.opt_in_only_method and _is_here(each)), None)
+
+
+def _is_alone(cluster) -> bool:
+    return cluster.get_process_count() == 1
 
 
 def _is_here(cluster) -> bool:

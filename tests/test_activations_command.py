@@ -65,6 +65,9 @@ def test_the_plan_the_limit_the_harvest_and_the_second_run(place):
     assert code == 1 and not (place / "cache" / "activations").exists()
     assert "more than --disk_gb=0.001: harvest fewer tasks" in text.splitlines()[-1]
 
+    code, text = command(place, *ALL, "--disk_gb=0.001", "--dry_run")  # it says so, too
+    assert code == 1 and "more than --disk_gb=0.001: harvest fewer" in text.splitlines()[-1]
+
     code, text = command(place, *ALL, "--disk_gb=1")
     assert code == 0 and text.splitlines()[-1].startswith("All 3 lists of prompts are in ")
     manifests = [

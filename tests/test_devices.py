@@ -13,7 +13,7 @@ import pytest
 import zstandard
 from etils import epath
 
-from probejax import devices
+from probejax import artifacts, devices
 
 
 def test_a_thread_s_own_devices_are_its_default_one_or_all_local_ones():
@@ -45,6 +45,26 @@ def test_on_a_cpu_the_budget_is_half_of_the_container_s_memory(monkeypatch, tmp_
     assert devices.memory_room() == 4000
 
 
+def test_cores_are_counted_where_nobody_tells_which_are_one_s_own(monkeypatch):
+    """As on a Mac."""
+    monkeypatch.delenv("NPROC", raising=False)
+    assert devices.cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert devices.cores() == os.cpu_count()
+
+
+def test_programs_alone_may_be_in_a_bucket(tmp_path, settings, monkeypatch):
+    for place in ("gs://bucket/programs", str(tmp_path / "programs")):
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", place)
+        assert devices.compilation_cache(tmp_path) == epath.Path(place)
+        assert settings[0]() == place and settings[1]() == 0
+    assert not (tmp_path / "compiled").exists()
+    for given in ({"path": "gs://bucket/cache"}, {}):
+        monkeypatch.setenv("PROBEJAX_CACHE", "gs://bucket/cache")
+        with pytest.raises(ValueError, match="--cache_dir=gs://bucket/cache is no folder on a di"):
+            artifacts.cache_dir(**given)
+
+
 def _python(code, *arguments, **environment):
     """Starts a Python without proxies, and with no cache of programs but its own."""
     not_these = ("proxy", "jax_compilation_cache", "jax_persistent_cache")
@@ -62,7 +82,7 @@ def _python(code, *arguments, **environment):
 def test_compiled_programs_are_kept_in_the_cache_folder(tmp_path):
     code = """
 import sys, jax, jax.numpy as jnp
-from probejax import devices
+from probejax import artifacts, devices
 jax.jit(lambda x: x + 2)(1.0)  # a program compiled before must not switch the cache off
 print(devices.compilation_cache(sys.argv[1]))
 jax.jit(lambda x: jnp.sin(x) + 1)(1.0)
@@ -75,8 +95,9 @@ jax.jit(lambda x: jnp.sin(x) + 1)(1.0)
 
 
 @pytest.fixture
-def settings():
-    """JAX's settings of its cache, put back afterwards."""
+def settings(monkeypatch):
+    """JAX's settings of its cache, put back afterwards; the environment says nothing of it."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # that of the tests
     names = ("dir", "min_compile_time_secs", "min_entry_size_bytes")
     names = [f"jax_{'compilation' if n == 'dir' else 'persistent'}_cache_{n}" for n in names]
     before = {name: getattr(jax.config, name) for name in names}

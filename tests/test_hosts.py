@@ -70,12 +70,23 @@ def test_an_indexed_job_of_kubernetes_tells_its_index_only(monkeypatch):
     assert hosts.rank(False) == (0, 1)
     with pytest.raises(ValueError, match="give them as --num_processes"):
         hosts.rank(True)
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    assert hosts.rank(True, None, 8) == (2, 8) and hosts.rank(True) == (2, 4)
+    for name in SLURM:
+        monkeypatch.delenv(name)
     with pytest.raises(ValueError, match="Process 2 of 2 does not exist"):
         hosts.rank(True, None, 2)
     with pytest.raises(ValueError, match="Give both --process_id and --num_processes"):
         hosts.rank(False, None, 4)
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "two")
+    with pytest.raises(ValueError, match="JOB_COMPLETION_INDEX='two' is no number of a comple"):
+        hosts.rank(True, None, 4)
 
 
+ALONE = {name: value for name, value in GKE.items() if name != "TPU_CHIPS_PER_HOST_BOUNDS"} | {
+    **{"TPU_WORKER_ID": "0", "TPU_WORKER_HOSTNAMES": "localhost"},
+}
 METADATA = {
     **{"agent-worker-number": "2", "worker-network-endpoints": "u:8:10.0.0.1,v:9:10.0.0.2,w"},
     "tpu-env": "ZONE: 'here'\nCHIPS_PER_HOST_BOUNDS: '2,2,1'",
@@ -87,9 +98,10 @@ METADATA = {
     [
         (GKE, {}, [1, 2, "1,1,1", "2,4,1"]),
         (GKE | {"JOB_COMPLETION_INDEX": "5"}, {}, [1, 2, "1,1,1", "2,4,1"]),
+        (ALONE | {"JOB_COMPLETION_INDEX": "5"}, {}, None),
         ({}, METADATA, [2, 3, "1,1,1", "2,2,1"]),
     ],
-    ids=["gke", "indexed", "vm"],
+    ids=["gke", "indexed", "indexed, each on a host of its own", "vm"],
 )
 def test_a_host_of_a_tpu_slice_uses_its_own_chips_only(environment, metadata, expected):
     """Else the TPU runtime waits for the other hosts. JAX looks for libtpu when it is imported."""
@@ -103,16 +115,29 @@ if metadata:  # JAX sets it where it finds no libtpu
 found = lambda key: (metadata.get(key, ""), 200 if key in metadata else 404)
 cloud_tpu_cluster.get_metadata = found
 from probejax import hosts
-found = hosts.rank(True)
-print(json.dumps([*found, os.environ["TPU_PROCESS_BOUNDS"],
-                  os.environ["TPU_CHIPS_PER_PROCESS_BOUNDS"]]))
+try:
+    found = hosts.rank(True, None, json.loads(sys.argv[2]))
+except ValueError as error:
+    found = [str(error)]
+print(json.dumps([*found, os.environ.get("TPU_PROCESS_BOUNDS"),
+                  os.environ.get("TPU_CHIPS_PER_PROCESS_BOUNDS")]))
 """
-    run = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(metadata)],
-        env=os.environ | environment | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout) == expected
+
+    def ask(completions=None):
+        run = subprocess.run(
+            [sys.executable, "-c", code, json.dumps(metadata), json.dumps(completions)],
+            env=os.environ | environment | {"JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert run.returncode == 0, run.stderr
+        return json.loads(run.stdout)
+
+    if expected is not None:
+        assert ask() == expected
+    if "JOB_COMPLETION_INDEX" in environment:  # the completions, given by hand, go first
+        bounds = [None, None] if expected is None else expected[2:]
+        assert ask(10) == [5, 10, *bounds]
+    if expected is None:  # a pod that is alone in its slice would else run all of the job
+        assert "which does not say how many completions" in ask()[0]

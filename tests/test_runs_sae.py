@@ -42,11 +42,14 @@ def test_texts_become_an_sae_that_loads(place, tokens):
     assert said["quality"]["l0"] == pytest.approx(measured.l0) and measured.tokens > 20
     again = runs.train_sae(out, OPTIONS, tokens, cache_dir=place / "cache", command="mine")
     assert again == measured
+    # What is to run is what was read, of the prompts that are drawn; no BOS before them.
+    plan = runs.plan_training(OPTIONS, tokens, cache_dir=place / "elsewhere")
+    assert f"1 list of prompts; {said['training_tokens'] + measured.tokens:,} tokens to run" in plan
 
 
 def test_a_plan_says_how_many_weights_and_steps(place, tokens):
     said = runs.plan_training(OPTIONS, tokens, target="h100", cache_dir=place / "cache")
-    assert "Of these, 900 tokens are drawn" in said and "at the least under 1 s" in said
+    assert "These are drawn for about 900 tokens" in said and "at the least under 1 s" in said
     assert "Training: 40 steps of 64 tokens" in said and "on a device of h100" in said
     large = runs.plan_training(
         TrainOptions(**(vars(OPTIONS) | {"d_sae": 1_000_000})), tokens, target="h100",

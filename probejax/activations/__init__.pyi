@@ -13,7 +13,7 @@ from .forecast import (
 )
 from .language_model import LanguageModel, load_model
 from .ragged import Activations
-from .sample import sample_tokens
+from .sample import draw_prompts, sample_tokens
 
 __all__ = [
     "Activations",
@@ -23,6 +23,7 @@ __all__ = [
     "cache",
     "check_disk",
     "discard",
+    "draw_prompts",
     "duration",
     "flops_per_token",
     "forward",

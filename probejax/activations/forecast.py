@@ -158,7 +158,7 @@ def table(plans: Sequence[Plan], seconds: float | None = None, target: str = "cp
     where = "about {} here" if target == "cpu" else f"at the least {{}} on {target}"
     about = "" if seconds is None else f", {where.format(duration(seconds))}"
     lines += [
-        f"{len(plans)} lists of prompts; {todo:,} tokens to run{about}.",
+        f"{len(plans)} list{'s' * (len(plans) != 1)} of prompts; {todo:,} tokens to run{about}.",
         f"On the disk: {kept:.2f} GB, at most {on_the_way:.2f} GB on the way, if all tasks are "
         f"kept; at most {one:.2f} GB at any one time if each is deleted before the next.",
     ]

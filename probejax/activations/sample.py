@@ -41,7 +41,7 @@ def sample_tokens(
     """
     train, test = [], []
     for task in tqdm(tasks, desc="tasks", unit="task"):
-        prompts = _draw(task, tokens // len(tasks), recipe.max_length, seed)
+        prompts = draw_prompts(task, tokens // len(tasks), recipe.max_length, seed)
         found = harvest(prompts, [site], recipe, model, cache_dir=cache_dir, label=task.name)[site]
         keep_out = np.array([_held_out(prompt, held_out) for prompt in prompts])
         for rows, where in ((train, ~keep_out), (test, keep_out)):
@@ -49,7 +49,7 @@ def sample_tokens(
     return np.concatenate(train), np.concatenate(test)
 
 
-def _draw(task: Task, tokens: int, max_length: int, seed: int) -> list[str]:
+def draw_prompts(task: Task, tokens: int, max_length: int, seed: int = 0) -> list[str]:
     """Draws distinct prompts until they hold about `tokens` tokens (four characters each)."""
     distinct = sorted(set(task.prompts))
     order = np.random.default_rng(seed).permutation(len(distinct))

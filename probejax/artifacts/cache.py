@@ -13,8 +13,17 @@ class ArtifactError(RuntimeError):
 
 
 def cache_dir(path: Location | None = None) -> Path:
-    """Returns the cache folder: `path`, else $PROBEJAX_CACHE, else ~/.cache/probejax."""
+    """Returns the cache folder: `path`, else $PROBEJAX_CACHE, else ~/.cache/probejax.
+
+    Raises:
+        ValueError: it is in a bucket.
+    """
     chosen = path or os.environ.get("PROBEJAX_CACHE") or "~/.cache/probejax"
+    if "://" in os.fspath(chosen):
+        raise ValueError(
+            f"--cache_dir={chosen} is no folder on a disk, where activations have to be; compiled "
+            "programs alone may be in a bucket: JAX_COMPILATION_CACHE_DIR=gs://bucket/prefix."
+        )
     return Path(os.path.expanduser(chosen)).absolute()
 
 

@@ -1,4 +1,4 @@
-from .fill import Filling, fill_cache, plan_filling
+from .fill import Filling, check_filling, fill_cache, plan_filling
 from .folder import Run, read
 from .sae import Tokens, plan_training, train_sae
 from .start import run
@@ -7,6 +7,7 @@ __all__ = [
     "Filling",
     "Run",
     "Tokens",
+    "check_filling",
     "fill_cache",
     "plan_filling",
     "plan_training",

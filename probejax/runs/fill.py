@@ -62,6 +62,7 @@ def plan_filling(
     bos: str = "auto",
     chat_template: bool = False,
     weights: bool = True,
+    drawn: int | None = None,
     target: str = "cpu",
     cache_dir: str | Path | None = None,
 ) -> Filling:
@@ -79,6 +80,7 @@ def plan_filling(
         convention.
       chat_template: whether each prompt is read as the user's turn of a chat.
       target: the machine whose time is told, see `rules.TARGETS`; `cpu` is this one.
+      drawn: tokens of a sample as `train_sae` draws it; None takes all prompts.
       weights: False takes the published sizes of a Gemma model, and gemma-3-270m's tokenizer.
       cache_dir: the cache.
 
@@ -97,6 +99,9 @@ def plan_filling(
         config, fingerprint = reader.config, reader.fingerprint
     token, template = reader.bos_token(bos), reader.template(chat_template)
     chosen = find_sites(config, at)
+    if drawn is not None:
+        length = _ALL_TOKENS if max_length is None else max_length
+        lists = _sample(names, drawn, length, data, cache_dir)
     usual = _ALL_TOKENS if positions == ALL else _LAST_TOKEN
     length = usual if max_length is None else max_length
     done = (models.bos.done(token), models.chat.digest(template))
@@ -108,6 +113,18 @@ def plan_filling(
     seconds = sweep.machine(target, dtype).model_seconds(flops, dtype)
     root, width = Path(artifacts.cache_dir(cache_dir)), config.width(chosen[0])
     return Filling(model, chosen, lists, recipe, plans, width, seconds, target, root)
+
+
+def check_filling(
+    filling: Filling, *, disk_gb: float | None = None, model_parallel: int = 1
+) -> None:
+    """Raises ValueError where `fill_cache`, given the same, would."""
+    check_limits(disk_gb=disk_gb, model_parallel=model_parallel)
+    allowed = None if disk_gb is None else int(disk_gb * 1e9)
+    there = next(each for each in (filling.cache_dir, *filling.cache_dir.parents) if each.exists())
+    activations.check_disk(filling.plans, allowed, shutil.disk_usage(there).free)
+    if filling.target == "cpu":
+        devices.mesh(model_parallel)
 
 
 def fill_cache(filling: Filling, *, disk_gb: float | None = None, model_parallel: int = 1) -> Path:
@@ -125,13 +142,11 @@ def fill_cache(filling: Filling, *, disk_gb: float | None = None, model_parallel
       ValueError: the disk cannot hold them, or may not; it was planned without weights; or the
         model cannot be cut over so many devices.
     """
-    check_limits(disk_gb=disk_gb, model_parallel=model_parallel)
+    check_filling(filling, disk_gb=disk_gb, model_parallel=model_parallel)
     recipe, root = filling.recipe, filling.cache_dir
     if not recipe.fingerprint:
         raise ValueError(f"{filling.model} was planned without its weights; plan it with them.")
     root.mkdir(parents=True, exist_ok=True)
-    allowed = None if disk_gb is None else int(disk_gb * 1e9)
-    activations.check_disk(filling.plans, allowed, shutil.disk_usage(root).free)
     devices.compilation_cache(root)
     storage.remove_leftovers(root / "activations")
     how = {"dtype": recipe.dtype, "cache_dir": root, "mesh": devices.mesh(model_parallel)}
@@ -166,3 +181,13 @@ def _prompts(names: Sequence[str], data: Own | None, cache_dir) -> dict[str, tup
         if name in shifted:
             found[f"{name}, shifted"] = tasks.load_shifted(name, **where).prompts
     return found
+
+
+def _sample(
+    names: Sequence[str], tokens: int, max_length: int, data: Own | None, cache_dir
+) -> dict[str, tuple[str, ...]]:
+    """Returns the prompts of every task that `sample_tokens` draws for so many tokens."""
+    chosen = tasks.match(names, data=data)
+    loaded = (tasks.load(name, data=data, cache_dir=cache_dir) for name in chosen)
+    each = tokens // len(chosen)
+    return {task.name: tuple(activations.draw_prompts(task, each, max_length)) for task in loaded}

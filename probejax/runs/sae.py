@@ -56,7 +56,7 @@ def plan_training(
     target: str = "cpu",
     cache_dir: str | Path | None = None,
 ) -> str:
-    """Returns what `train_sae` would take: the harvest of all tokens, and the training.
+    """Returns what `train_sae` would take: the harvest of what is drawn, and the training.
 
     Args:
       options: size, number of steps.
@@ -78,6 +78,7 @@ def plan_training(
         bos=tokens.bos,
         chat_template=tokens.chat_template,
         weights=False,
+        drawn=tokens.count,
         target=target,
         cache_dir=cache_dir,
     )
@@ -88,7 +89,7 @@ def plan_training(
     time, size = activations.duration(flops / on_one), 4 * _COPIES * weights / 1e9
     floor = "about" if machine.is_cpu else "at the least"
     return (
-        f"{filling}\nOf these, {tokens.count:,} tokens are drawn (--tokens).\n"
+        f"{filling}\nThese are drawn for about {tokens.count:,} tokens (--tokens).\n"
         f"Training: {options.steps} steps of {options.batch} tokens, {floor} {time} on a device of "
         f"{machine.name}; weights, gradient and moments take {size:.2f} GB."
     )
