@@ -57,6 +57,22 @@ def apart() -> bool:
     return own()[0].platform != "cpu"
 
 
+def host() -> Any:
+    """Returns the host's CPU, which judges in float64 what devices have solved.
+
+    Raises:
+      ValueError: JAX may not use it.
+    """
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise ValueError(
+            f"JAX_PLATFORMS={asked} leaves out the host's CPU, which certifies what devices solve: "
+            f"give JAX_PLATFORMS={asked},cpu, or leave it unset."
+        ) from None
+
+
 def mesh(count: int) -> jax.sharding.Mesh | None:
     """Returns so many local devices, from this thread's on, for one model; None for a single one.
 

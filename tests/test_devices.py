@@ -53,6 +53,18 @@ def test_cores_are_counted_where_nobody_tells_which_are_one_s_own(monkeypatch):
     assert devices.cores() == os.cpu_count()
 
 
+def test_a_host_that_jax_may_not_use_is_named(monkeypatch):
+    assert devices.host().platform == "cpu"
+
+    def refuse(**_):
+        raise RuntimeError("Unknown backend cpu")
+
+    monkeypatch.setattr(jax, "local_devices", refuse)
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    with pytest.raises(ValueError, match="give JAX_PLATFORMS=tpu,cpu, or leave it unset"):
+        devices.host()
+
+
 def test_programs_alone_may_be_in_a_bucket(tmp_path, settings, monkeypatch):
     for place in ("gs://bucket/programs", str(tmp_path / "programs")):
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", place)

@@ -106,6 +106,8 @@ def run(
 
     root = artifacts.cache_dir(cache_dir)
     devices.compilation_cache(root)
+    if cluster is None:
+        devices.host()
     plan = sweep.resolve(config, cache_dir)
     plan.check_parallel(model_parallel)
     at_once, room = 0, None

@@ -17,6 +17,7 @@ from typing import Literal, cast
 
 import jax
 
+from probejax import devices
 from probejax.rules import ENGINES
 from probejax.solvers import meeting
 
@@ -56,8 +57,7 @@ def on_host() -> Iterator[None]:
     One thread at a time: jaxlib 0.10 factors a batch of matrices in a thread of XLA's pool that
     waits for others of that pool, and two such programs at once wait for ever.
     """
-    host = jax.local_devices(backend="cpu")[0]
-    with _host, meeting.alone(), using("float64"), jax.default_device(host):
+    with _host, meeting.alone(), using("float64"), jax.default_device(devices.host()):
         yield
 
 
