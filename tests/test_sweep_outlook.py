@@ -150,7 +150,8 @@ def test_fewer_tasks_go_at_once_where_memory_does_not_hold_more(plan, monkeypatc
     assert 8e9 / 8 < least < 8e9 / 2
     count, each = memory.at_once(plan)
     assert 2 <= count < 8 and least <= each * 1e9 == pytest.approx(8e9 / count)
-    assert memory.at_once(plan, 8) == (8, 1.0) and memory.at_once(plan, 0) == (0, 8.0)
+    assert memory.at_once(plan, 8) == (8, 1.0)
+    assert memory.at_once(plan, 0) == (0, each) and memory.at_once(plan, 1) == (1, each)
     monkeypatch.setattr(memory.devices, "memory_room", lambda: 10**12)
     assert memory.at_once(plan) == (8, 125.0)
     # A device holds the language model besides, and no Python.

@@ -25,7 +25,8 @@ def at_once(plan: Plan, workers: int | None = None, parallel: int = 1) -> tuple[
     """Returns how many tasks are in work together, and the GB that each may use.
 
     They are as many as `devices.workers` says, but no more than memory holds beside the language
-    model, and one at the least. No number depends on it.
+    model, and one at the least. Fewer that are asked for get no more memory each, as what reads all
+    tokens depends on it in its last digits.
 
     Args:
       plan: the run.
@@ -34,15 +35,11 @@ def at_once(plan: Plan, workers: int | None = None, parallel: int = 1) -> tuple[
     """
     places = max(1, jax.local_device_count() // parallel) if devices.apart() else 1
     room = devices.memory_room() - (model_bytes(plan, parallel) if devices.apart() else 0)
-    most = devices.workers(parallel) if workers is None else max(workers, 1)
-    here = -(-most // places)  # on one device
+    least = predicted_bytes(_USUAL, *widths(plan), listed.TRAIN[-1], on_host=not devices.apart())
+    held = max(1, min(devices.workers(parallel) // places, int(room // least)))  # by a device
     if workers is None:
-        least = predicted_bytes(
-            _USUAL, *widths(plan), listed.TRAIN[-1], on_host=not devices.apart()
-        )
-        here = max(1, min(here, int(room // least)))
-        workers = here * places
-    return workers, room / here / _GB
+        return held * places, room / held / _GB
+    return workers, room / max(held, -(-workers // places)) / _GB
 
 
 def widths(plan: Plan) -> tuple[int, int, int]:
