@@ -146,6 +146,25 @@ def test_memory_counts_the_tokens():
         memory.rows_that_fit(4.0, *sizes, token_bytes=6 * 10**9)
 
 
+@pytest.mark.thorough
+def test_no_number_on_tokens_depends_on_the_memory_of_the_machine(config, place):
+    """Fits in other company train with other sums; `test_sweep_source` has what reads vectors."""
+    changes = {"regimes": ("standard", "label_noise"), "methods": ("ema", "attention_newton")}
+    wanted = dataclasses.replace(config, tasks=("own_a",), **changes)
+    plan = sweep.resolve(wanted, place / "cache")
+    data = sweep.Execution(plan).data("own_a")
+    tokens = memory.token_bytes(data.tokens)
+    sizes = (*data.features.shape, 0, plan.most_latents, 1024)
+    few = memory.predicted_bytes(*sizes, token_bytes=tokens) / 1e9 + 1e-6
+    assert memory.rows_that_fit(few, *sizes[:4], token_bytes=tokens) < 12 * 128
+    for unit in plan.units():
+        one, other = (
+            storage.encode_json(sweep.Execution(plan, memory_gb).run(unit).payload)
+            for memory_gb in (None, few)
+        )
+        assert one == other, unit.method
+
+
 # ---- the disk -----------------------------------------------------------------------------------
 
 

@@ -207,7 +207,9 @@ class Execution:
         sizes = (prompts, d_model, d_sae, self.plan.most_latents)
         token_bytes = 0 if tokens is None else memory.token_bytes(tokens)
         rows = memory.rows_that_fit(self.memory_gb, *sizes, token_bytes=token_bytes)
-        return task_data.pack(drawn, rows)
+        # Training on tokens cuts its fits into chunks of its own, which sum otherwise in other
+        # company: a machine with less memory must not cut them before.
+        return task_data.pack(drawn, None if self.plan.reads_tokens else rows)
 
     def check_saes(self) -> list[str]:
         """Measures every SAE on the last tokens of the first task; returns a line for each."""

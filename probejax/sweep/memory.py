@@ -25,8 +25,7 @@ def at_once(plan: Plan, workers: int | None = None, parallel: int = 1) -> tuple[
     """Returns how many tasks are in work together, and the GB that each may use.
 
     They are as many as `devices.workers` says, but no more than memory holds beside the language
-    model, and one at the least. Fewer that are asked for get no more memory each, as what reads all
-    tokens depends on it in its last digits.
+    model, and one at the least. Fewer that are asked for get no more memory each.
 
     Args:
       plan: the run.
