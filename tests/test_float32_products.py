@@ -12,7 +12,7 @@ import pytest
 
 import probejax as px
 from probejax.activations.ragged import Activations
-from probejax.probes import baselines, token_methods
+from probejax.probes import baselines, nearest, token_methods
 from probejax.solvers import arithmetic, codes, l1, l2
 from tests import tiny_models
 from tests.test_solvers_float32 import STRENGTHS, problem
@@ -47,6 +47,7 @@ def rounded(monkeypatch):
         return bind(*arguments, **settings)
 
     jax.clear_caches()  # what is traced already is not seen
+    monkeypatch.setattr(nearest, "_on_host", lambda: False)  # as on an accelerator
     monkeypatch.setattr(jax.lax.dot_general_p, "bind", spy)
     with jax.default_matmul_precision("default"):
         yield found, count
