@@ -49,8 +49,10 @@ def rounded(monkeypatch):
     jax.clear_caches()  # what is traced already is not seen
     monkeypatch.setattr(nearest, "_on_host", lambda: False)  # as on an accelerator
     monkeypatch.setattr(jax.lax.dot_general_p, "bind", spy)
-    with jax.default_matmul_precision("default"):
-        yield found, count
+    before = jax.config.jax_default_matmul_precision  # pyright: ignore
+    jax.config.update("jax_default_matmul_precision", "default")  # in all threads
+    yield found, count
+    jax.config.update("jax_default_matmul_precision", before)
 
 
 QUICK = {"logreg", "lda", "logreg_l1", "sae_k4"}
