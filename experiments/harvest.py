@@ -42,13 +42,10 @@ def main(_: list[str]) -> None:
         cache_dir=common.CACHE_DIR.value,
     )
     print(filling, flush=True)
-    limits = {
-        "disk_gb": common.DISK_GB.value,
-        "model_parallel": common.MODEL_PARALLEL.value,
-    }
+    limits = {"disk_gb": common.DISK_GB.value, "model_parallel": common.MODEL_PARALLEL.value}
     if common.DRY_RUN.value:
         px.runs.check_filling(filling, **limits)
-    if not common.DRY_RUN.value:
+    else:
         folder = px.runs.fill_cache(filling, **limits)
         print(f"All {len(filling.prompts)} lists of prompts are in {folder}.")
 

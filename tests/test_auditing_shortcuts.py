@@ -167,9 +167,7 @@ def test_a_corpus_is_read_or_refused(tmp_path):
     assert neutral_texts.read(tmp_path / "b.txt") == ("three",)
     (tmp_path / "c.csv").write_text("text,label\nfour,a\nfive,b\n")
     assert neutral_texts.read(tmp_path / "c.csv") == ("four", "five")
-    (tmp_path / "b.txt").write_bytes(
-        b"\xef\xbb\xbfthree"
-    )  # as an editor writes it that marks UTF-8
+    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbfthree")  # with the mark of UTF-8
     (tmp_path / "notes.md").write_text("no text of the corpus")
     assert neutral_texts.read(tmp_path) == ("one", "two", "three", "four", "five")
     (tmp_path / "empty.txt").write_text(" \n\n")

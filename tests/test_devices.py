@@ -94,7 +94,7 @@ def _python(code, *arguments, **environment):
 def test_compiled_programs_are_kept_in_the_cache_folder(tmp_path):
     code = """
 import sys, jax, jax.numpy as jnp
-from probejax import artifacts, devices
+from probejax import devices
 jax.jit(lambda x: x + 2)(1.0)  # a program compiled before must not switch the cache off
 print(devices.compilation_cache(sys.argv[1]))
 jax.jit(lambda x: jnp.sin(x) + 1)(1.0)

@@ -244,12 +244,12 @@ def _lines(found: Outlook) -> Iterator[str]:
     if found.tokens:
         yield f"The language model reads {found.tokens:,} tokens, {duration(found.harvest)}."
     what = "core" if machine.is_cpu else "device"
-    where = f"{machine.devices} {what}{'s' if machine.devices > 1 else ''}"
+    places = f"{machine.devices} {what}{'s' if machine.devices > 1 else ''}"
     unknown = sum(math.isnan(row.seconds) for row in rows)
     known = machine.is_cpu and not unknown
     floor = "about" if known else "at the least"
     floor += "" if machine.is_cpu else " (roofline; compiling comes on top)"
     several = f"{unknown} methods" if unknown > 1 else "a method"
     without = f", without {several} whose time is not known" if unknown else ""
-    yield f"In all, on {where}: {floor} {duration(found.seconds)}{without}."
+    yield f"In all, on {places}: {floor} {duration(found.seconds)}{without}."
     yield from (f"Does not fit: {line}" for line in found.faults)
