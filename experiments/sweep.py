@@ -57,21 +57,21 @@ _SETTINGS = (
     flags.DEFINE_bool("verbose", False, "Print what is known about the SAEs and the memory."),
 )
 
+_UNFORESEEN = ("cluster", "ray_address", "check_sae", "verbose")
+
 
 def main(_: list[str]) -> int:
     """Runs this process's share of the units that are not done, then reports."""
     target = common.target()
-    if common.DRY_RUN.value:
-        plan = px.sweep.resolve(config_flags.config(), common.CACHE_DIR.value)
-        names = ("model_parallel", "memory_gb", "workers", "disk_gb")
-        limits: dict[str, Any] = {flag.name: flag.value for flag in _SETTINGS if flag.name in names}
-        print(px.sweep.look(plan, target, **limits))
-        return 1 if any(isinstance(why, str) for why in plan.left_out.values()) else 0
     rank, count = px.hosts.rank(_MULTIHOST.value, _PROCESS_ID.value, _NUM_PROCESSES.value)
     settings: dict[str, Any] = {flag.name: flag.value for flag in _SETTINGS}
+    settings |= {"rank": rank, "count": count}
+    if common.DRY_RUN.value:
+        known = {name: value for name, value in settings.items() if name not in _UNFORESEEN}
+        print(found := px.runs.foresee(config_flags.config(), _OUT.value, target=target, **known))
+        return 0 if found.ran else 1
     show = "json" if _LOG_JSON.value else "bars"
-    config = config_flags.config()
-    found = px.run(config, _OUT.value, rank=rank, count=count, show=show, **settings)
+    found = px.run(config_flags.config(), _OUT.value, show=show, **settings)
     return 0 if found.ran else 1
 
 

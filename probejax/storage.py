@@ -190,16 +190,41 @@ def write_config(
             _create(path, text.encode())
     except (OSError, ImportError) as error:
         raise _unwritable(path, error) from error
-    there, here = _read_json(path, "restore it or choose another --out"), json.loads(text)
-    there = json.loads(encode_json(defaults or {})) | there
-    fixed = lambda settings: {name: v for name, v in settings.items() if name not in free}
-    if free and there != here and fixed(there) == fixed(here):
+    if not check_config(out, config, defaults, free=free):
         write_atomic(path, text)
-    elif there != here:
+
+
+def check_config(
+    out: epath.PathLike,
+    config: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+    *,
+    free: Collection[str] = (),
+) -> bool:
+    """Says whether a folder has this configuration, or none; raises where it has another.
+
+    Args:
+        out: the folder.
+        config: as for `write_config`, like the others.
+        defaults: what a setting meant before there was such a setting.
+        free: settings that may be others there.
+
+    Raises:
+        ConfigMismatch: settings that are not free are others there.
+        StorageError: its `config.json` is damaged.
+    """
+    path = epath.Path(out) / "config.json"
+    if not path.exists():
+        return True
+    there = _read_json(path, "restore it or choose another --out")
+    there, here = json.loads(encode_json(defaults or {})) | there, json.loads(encode_json(config))
+    fixed = lambda settings: {name: v for name, v in settings.items() if name not in free}
+    if fixed(there) != fixed(here):
         raise ConfigMismatch(
             f"{out} holds a run with another configuration: {_differences(there, here)}. "
             "Give the same flags to resume that run, or another --out to start a new one."
         )
+    return there == here
 
 
 _REDO = "delete it and run the same command again to redo that unit"

@@ -345,8 +345,7 @@ def test_the_peak_is_what_lies_there_together():
 def test_the_forecast_is_exact_and_the_limit_is_kept(config, tmp_path):
     job = fresh(config, tmp_path)
     ask = lambda **more: sweep.forecast(
-        job.plan,
-        job.plan.tasks,
+        token_disk.plans(job.plan, job.plan.tasks),
         **({"workers": 1, "keep": False, "allowed_gb": None, "free": 10**12} | more),
     )
     line = ask()

@@ -1,5 +1,6 @@
 from .fill import Filling, check_filling, fill_cache, plan_filling
 from .folder import Run, read
+from .foresee import foresee
 from .sae import Tokens, plan_training, train_sae
 from .start import run
 
@@ -9,6 +10,7 @@ __all__ = [
     "Tokens",
     "check_filling",
     "fill_cache",
+    "foresee",
     "plan_filling",
     "plan_training",
     "read",

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import dataclasses
 import importlib.util
 import os
 import shutil
@@ -11,17 +10,14 @@ from pathlib import Path
 
 from etils import epath
 
-from probejax import artifacts, foreign, hosts, storage, sweep, tasks
+from probejax import artifacts, hosts, storage, sweep, tasks
+from probejax.runs import claim
 from probejax.runs.folder import Run, read
 from probejax.runs.limits import check_limits
 from probejax.sweep.config import Config
 
 SHOWS = ("bars", "json", "nothing")
 CLUSTERS = ("ray",)
-_ADDED = (  # of which --extend may name more
-    *("tasks", "methods", "controls", "sae", "site"),
-    *("data", "text_column", "label_column", "positive"),
-)
 
 
 def run(
@@ -116,9 +112,8 @@ def run(
     memory_gb = room if memory_gb is None else memory_gb
     job = sweep.Execution(plan, memory_gb, model_parallel)
     units, store = plan.units(), storage.Store(place)
-    identity = dataclasses.asdict(config) | {"site": plan.site_names, "methods": plan.methods}
     done = store.done()
-    _claim(place, identity, units, done, extend)  # before anything of another run is written over
+    claim.claim(plan, place, done, extend)  # before anything of another run is written over
     names = {"units": [unit.name for unit in units]}
     storage.write_atomic(f"{place}/plan.json", storage.encode_json(names))
     storage.write_atomic(f"{place}/left_out.json", storage.encode_json(plan.left_out))
@@ -143,11 +138,10 @@ def run(
     if check_sae:
         sweep.TokenDisk(job, place, keep_tokens).prepare(plan.tasks[0])
         says("\n".join(job.check_saes()))
-    ours = [unit for group in hosts.share(sweep.by_task(units), rank, count) for unit in group]
-    if save_probes and (again := done & plan.without_probes(place, ours)):
+    ours, todo = claim.left(plan, place, done, (rank, count), save_probes)
+    if again := done & {unit.name for unit in todo}:
         says(f"{len(again)} finished units have no probes yet; they are fitted again.")
         done -= again
-    todo = [unit for unit in ours if unit.name not in done]
     kept = {"save_probes": save_probes, "keep_tokens": keep_tokens}
     if cluster is not None:
         limits = {"workers": workers, "memory_gb": memory_gb, "disk_gb": disk_gb, **kept}
@@ -161,7 +155,7 @@ def run(
             root.mkdir(parents=True, exist_ok=True)
             ahead, free = min(at_once, len(left)), shutil.disk_usage(root).free
             limits = {"workers": ahead, "keep": keep_tokens, "allowed_gb": disk_gb, "free": free}
-            says(sweep.forecast(plan, left, **limits))
+            says(sweep.forecast(sweep.token_plans(plan, left), **limits))
     with contextlib.closing(finished):  # whatever ends the run ends its workers too
         _watch(finished, ours, done, store, show)
     if missing := len({unit.name for unit in units} - store.done()):
@@ -171,39 +165,6 @@ def run(
 
         says(report(place, cache_dir=root))
     return read(place)
-
-
-def _claim(place: str, identity: dict, units, done: set[str], extend: bool) -> None:
-    """Makes a folder this run's, or raises ConfigMismatch because it is another's.
-
-    Args:
-      place: the folder.
-      identity: the configuration.
-      units: that it makes.
-      done: names of the units that are there.
-      extend: whether it may have more of them than the run that the folder was made for.
-    """
-    try:
-        if extend:
-            sweep.check_done(place, units, done | _planned(place))
-        free = _ADDED if extend else ()
-        storage.write_config(place, identity, dataclasses.asdict(Config()), free=free)
-    except storage.ConfigMismatch as error:
-        hint = (
-            "To add to a run, name its tasks, methods, SAEs and sites too, and leave all else "
-            "as it is." if extend else "To add tasks, methods, SAEs or sites to it give --extend."
-        )  # fmt: skip
-        raise storage.ConfigMismatch(f"{error} {hint}") from None
-    sweep.check_done(place, units, done)
-
-
-def _planned(place: str) -> set[str]:
-    """Returns the names of the units that the run in a folder was to have."""
-    path = epath.Path(place) / "plan.json"
-    if not path.exists():
-        return set()
-    advice = "delete it and give the flags of the run as it was"
-    return set(foreign.read_json(path, dict[str, list[str]], advice).get("units", []))
 
 
 def _check_cluster(cluster: str | None, address: str | None, count: int, parallel: int) -> None:

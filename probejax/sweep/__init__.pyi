@@ -8,6 +8,7 @@ from .places import DEFAULT_LAYERS
 from .plan import Plan, resolve
 from .source import open_source
 from .token_disk import TokenDisk, forecast
+from .token_disk import plans as token_plans
 from .units import Result, Unit, check_done
 from .workers import by_task, run_units
 
@@ -32,5 +33,6 @@ __all__ = [
     "processes",
     "resolve",
     "run_units",
+    "token_plans",
     "workers",
 ]

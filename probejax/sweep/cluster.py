@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 import jax
 
 from probejax import artifacts, devices, storage
-from probejax.sweep import memory, processes
+from probejax.sweep import memory, processes, token_disk
 from probejax.sweep.config import Config
 from probejax.sweep.execute import Execution
 from probejax.sweep.plan import resolve
 from probejax.sweep.processes import portable
-from probejax.sweep.token_disk import TokenDisk, forecast
+from probejax.sweep.token_disk import TokenDisk
 from probejax.sweep.units import Unit
 from probejax.sweep.workers import run_units
 
@@ -186,7 +186,8 @@ class Host:
         root.mkdir(parents=True, exist_ok=True)
         limits = {"keep": work.keep_tokens, "allowed_gb": work.disk_gb}
         free = shutil.disk_usage(root).free
-        forecast(self._job.plan, tasks, workers=len(tasks), free=free, **limits)
+        found = token_disk.plans(self._job.plan, tasks)
+        token_disk.forecast(found, workers=len(tasks), free=free, **limits)
 
     @functools.cached_property
     def _job(self) -> Execution:

@@ -3,9 +3,9 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
-from probejax import devices, probes
+from probejax import activations, devices, probes
 from probejax import sizes as listed
 from probejax.activations import duration, flops_per_token
 from probejax.sweep import data, machines, memory, token_disk, work
@@ -13,7 +13,7 @@ from probejax.sweep.machines import Machine
 from probejax.sweep.plan import Plan
 from probejax.sweep.source import Vectors
 from probejax.sweep.units import Unit
-from probejax.tasks import sentences
+from probejax.tasks import Drawing, LeftOut, sentences
 
 _FIT_BYTES = (
     700  # of a fit in all files of a finished run: 140 in its unit, the rest in pages and tables
@@ -47,8 +47,9 @@ class Outlook:
 
     Attributes:
       machine: that it is told for.
-      tasks: how many run.
-      left_out: a sentence for each that does not.
+      tasks: how many run, or go on.
+      finished: units that are not among those told of.
+      left_out: those that do not and regimes that cannot be had, each with its reason.
       rows: a line for each method.
       tokens: that the language model has to read.
       harvest: seconds that it takes on all devices.
@@ -60,8 +61,9 @@ class Outlook:
 
     machine: Machine
     tasks: int
+    finished: int
     at_once: int
-    left_out: tuple[str, ...]
+    left_out: LeftOut
     rows: tuple[Row, ...]
     tokens: int
     harvest: float
@@ -70,10 +72,15 @@ class Outlook:
     faults: tuple[str, ...]
 
     @property
+    def ran(self) -> bool:
+        """Whether no task has to be left out, as `Run.ran` will say."""
+        return not any(isinstance(why, str) for why in self.left_out.values())
+
+    @property
     def seconds(self) -> float:
         """Of the whole run, where no program has to be compiled; methods not known left out."""
         known = sum(row.seconds for row in self.rows if not math.isnan(row.seconds))
-        start = _START if self.machine.is_cpu else 0  # else a floor
+        start = _START if self.machine.is_cpu and self.rows else 0  # else a floor
         return start + self.harvest + known / self.at_once
 
     def __str__(self) -> str:
@@ -88,6 +95,9 @@ def look(
     *,
     workers: int | None = None,
     disk_gb: float | None = None,
+    keep_tokens: bool = False,
+    units: Sequence[Unit] | None = None,
+    finished: int = 0,
 ) -> Outlook:
     """Foresees a run: counts its fits and tokens exactly, and estimates time and memory.
 
@@ -98,6 +108,9 @@ def look(
       memory_gb: memory for one process; None is what the machine has.
       workers: tasks at a time; None is as many as the run would take.
       disk_gb: what all-token activations may take on the disk; None is no limit.
+      keep_tokens: whether they stay when the units of their task are written.
+      units: those that are to run; None is all.
+      finished: how many are not, because they have.
 
     Raises:
       ValueError: there is no such machine, the model cannot be cut over so many devices, the
@@ -105,54 +118,65 @@ def look(
     """
     machine = machines.machine(target, plan.config.dtype)
     _check_parallel(plan, machine, model_parallel)
-    drawn = {task: plan.source.drawing(task) for task in plan.tasks}
-    prompts = {task: sum(len(each.prompts) for each in drawn[task].sets) for task in plan.tasks}
-    lanes = {task: work.sizes_of(data.pack(drawn[task].conditions)) for task in plan.tasks}
-    widths = {plan.name_of(site): plan.width(site) for site in plan.sites}
+    units = plan.units() if units is None else units
+    drawn = {task: plan.source.drawing(task) for task in dict.fromkeys(u.task for u in units)}
     at_once = machine.devices
     if machine.is_cpu:
         at_once, room = memory.at_once(plan, workers, model_parallel)
-        at_once = min(max(at_once, 1), len(plan.tasks))
+        at_once = min(max(at_once, 1), max(len(drawn), 1))
         memory_gb = room if memory_gb is None else memory_gb
+    most = max((sum(len(each.prompts) for each in some.sets) for some in drawn.values()), default=0)
     if memory_gb is not None:
-        _check_memory(plan, memory_gb, max(prompts.values()))
-    if plan.reads_tokens:
-        token_disk.forecast(
-            plan, plan.tasks, workers=at_once, keep=False, allowed_gb=disk_gb, free=sys.maxsize
-        )
-    by_method: dict[str, list[Unit]] = {name: [] for name in plan.methods}
-    for unit in plan.units():
-        by_method[unit.method].append(unit)
-    seen: set[str] = set()
-    rows = []
-    for name, units in by_method.items():
-        method = probes.parse(name)
-        known = [
-            work.of_unit(
-                method, lanes[unit.task], prompts[unit.task], widths[unit.site], _d_sae(plan, unit)
-            )
-            for unit in units
-        ]
-        times = [math.nan if one is None else work.seconds(one, method, machine) for one in known]
-        fits = sum(size.lanes for unit in units for size in lanes[unit.task])
-        programs = work.programs(method, again=method.family in seen)
-        seen.add(method.family)
-        rows.append(Row(name, len(units), fits, sum(times), programs))
-    tokens, per_token, on_disk = _harvest(plan)
+        _check_memory(plan, memory_gb, most)
+    lists = {} if isinstance(plan.source, Vectors) else token_disk.plans(plan, list(drawn))
+    if plan.reads_tokens and lists:
+        limits = {"keep": keep_tokens, "allowed_gb": disk_gb, "free": sys.maxsize}
+        token_disk.forecast(lists, workers=at_once, **limits)
+    rows = tuple(_rows(plan, units, drawn, machine))
+    tokens, per_token, on_disk = _harvest(plan, lists)
     on_disk = {"results": float(_FIT_BYTES * sum(row.fits for row in rows))} | on_disk
-    on_device = _on_device(plan, max(prompts.values()), model_parallel, machine.is_cpu)
+    on_device = _on_device(plan, most, len(drawn), model_parallel, machine.is_cpu)
     return Outlook(
         machine=machine,
-        tasks=len(plan.tasks),
+        tasks=len(drawn),
+        finished=finished,
         at_once=at_once,
-        left_out=tuple(sentences(plan.left_out)),
-        rows=tuple(rows),
+        left_out=plan.left_out,
+        rows=rows,
         tokens=tokens,
         harvest=machine.model_seconds(tokens * per_token, plan.config.dtype),
         on_device=on_device,
         on_disk=on_disk,
         faults=tuple(_faults(machine, at_once, on_device)),
     )
+
+
+def _rows(
+    plan: Plan, units: Sequence[Unit], drawn: Mapping[str, Drawing], machine: Machine
+) -> Iterator[Row]:
+    """Yields a line for each method that has units."""
+    prompts = {task: sum(len(each.prompts) for each in drawn[task].sets) for task in drawn}
+    lanes = {task: work.sizes_of(data.pack(drawn[task].conditions)) for task in drawn}
+    widths = {plan.name_of(site): plan.width(site) for site in plan.sites}
+    by_method: dict[str, list[Unit]] = {name: [] for name in plan.methods}
+    for unit in units:
+        by_method[unit.method].append(unit)
+    seen: set[str] = set()
+    for name, some in by_method.items():
+        if not some:
+            continue
+        method = probes.parse(name)
+        known = [
+            work.of_unit(
+                method, lanes[unit.task], prompts[unit.task], widths[unit.site], _d_sae(plan, unit)
+            )
+            for unit in some
+        ]
+        times = [math.nan if one is None else work.seconds(one, method, machine) for one in known]
+        fits = sum(size.lanes for unit in some for size in lanes[unit.task])
+        programs = work.programs(method, again=method.family in seen)
+        seen.add(method.family)
+        yield Row(name, len(some), fits, sum(times), programs)
 
 
 def _check_memory(plan: Plan, memory_gb: float, prompts: int) -> None:
@@ -175,29 +199,36 @@ def _d_sae(plan: Plan, unit: Unit) -> int:
     return plan.saes[unit.sae_id].d_sae if unit.sae_id else 0
 
 
-def _harvest(plan: Plan) -> tuple[int, float, dict[str, float]]:
-    """Returns tokens to read, operations for each, and bytes of activations on the disk."""
+def _harvest(
+    plan: Plan, lists: Mapping[str, Sequence[activations.Plan]]
+) -> tuple[int, float, dict[str, float]]:
+    """Returns tokens to read, operations for each, and bytes of activations on the disk.
+
+    Args:
+      plan: the run.
+      lists: what the harvest of each task takes; none where vectors are given.
+    """
     if isinstance(plan.source, Vectors):
         return 0, 0.0, {}
-    lists = [each for some in token_disk.plans(plan, plan.tasks).values() for each in some]
+    every = [each for some in lists.values() for each in some]
     places = {"activations in the cache": True, "activations to come": False}
     return (
-        sum(each.tokens for each in lists if not each.cached),
+        sum(each.tokens for each in every if not each.cached),
         flops_per_token(plan.checkpoint.config, plan.sites),
         {
-            name: float(sum(each.bytes for each in lists if each.cached == cached))
+            name: float(sum(each.bytes for each in every if each.cached == cached))
             for name, cached in places.items()
         },
     )
 
 
-def _on_device(plan: Plan, prompts: int, parallel: int, cpu: bool) -> dict[str, float]:
-    """Returns the bytes that a device holds, of a task of so many prompts."""
+def _on_device(plan: Plan, prompts: int, tasks: int, parallel: int, cpu: bool) -> dict[str, float]:
+    """Returns the bytes that a device holds, of so many tasks of so many prompts."""
     sizes = (prompts, *memory.widths(plan))
     rest = float(memory.predicted_bytes(*sizes, 0, on_host=cpu))
     fits = memory.predicted_bytes(*sizes, listed.TRAIN[-1], on_host=cpu) - rest
     fits = fits if cpu else memory.batch_bytes(listed.TRAIN[-1], sizes[1])
-    rest = rest if cpu else rest * min(devices.TASKS, len(plan.tasks))  # that are side by side
+    rest = rest if cpu else rest * min(devices.TASKS, tasks)  # that are side by side
     model = memory.model_bytes(plan, parallel)
     in_hand = "a fit in hand" if cpu else "a batch of fits in hand"
     beside = "features, SAE, programs" if cpu else "features and SAE"
@@ -226,12 +257,14 @@ def _faults(machine: Machine, at_once: int, on_device: dict[str, float]) -> Iter
 def _lines(found: Outlook) -> Iterator[str]:
     machine, rows = found.machine, found.rows
     units, fits = sum(row.units for row in rows), sum(row.fits for row in rows)
-    yield from (f"Left out: {line}" for line in found.left_out)
+    yield from (f"Left out: {line}" for line in sentences(found.left_out))
     yield ", ".join(
         f"{count:,} {what}{'s' if count != 1 else ''}"
         for count, what in ((found.tasks, "task"), (units, "unit"), (fits, "fit"))
     )
-    width = max(len(row.method) for row in rows)
+    if found.finished:
+        yield f"{found.finished:,} units are finished" + (" and not among them." if rows else ".")
+    width = max((len(row.method) for row in rows), default=len("method"))
     yield f"{'method':{width}}  units    fits  programs  time on {machine.name}"
     for row in rows:
         programs = "?" if row.programs is None else str(row.programs)

@@ -10,7 +10,7 @@ import functools
 import heapq
 import itertools
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from etils import epath
 
@@ -143,7 +143,7 @@ def plans(plan: Plan, tasks: Sequence[str]) -> dict[str, list[activations.Plan]]
     return found
 
 
-def peak(found: dict[str, list[activations.Plan]], at_once: int, keep: bool) -> int:
+def peak(found: Mapping[str, Sequence[activations.Plan]], at_once: int, keep: bool) -> int:
     """Returns the bytes on the disk at most, those in the cache already among them.
 
     Args:
@@ -161,8 +161,7 @@ def peak(found: dict[str, list[activations.Plan]], at_once: int, keep: bool) -> 
 
 
 def forecast(
-    plan: Plan,
-    tasks: Sequence[str],
+    found: Mapping[str, Sequence[activations.Plan]],
     *,
     workers: int,
     keep: bool,
@@ -172,8 +171,7 @@ def forecast(
     """Returns in a line what the tokens of the tasks take on the disk.
 
     Args:
-      plan: the run.
-      tasks: those that are not finished.
+      found: of `plans`, for the tasks that are not finished.
       workers: processes that fit.
       keep: whether the tokens stay.
       allowed_gb: what they may take; None is no limit.
@@ -182,7 +180,6 @@ def forecast(
     Raises:
       ValueError: the disk cannot hold them, or may not.
     """
-    found = plans(plan, tasks)
     every = [plan for lists in found.values() for plan in lists]
     at_once = min(tasks_at_once(workers), len(found))
     most = peak(found, at_once, keep)
