@@ -3,9 +3,11 @@
     python -m experiments.benchmark --suite=harvest
 
 Prints one JSON line per figure: what was measured, ours, theirs, their ratio and the target. Needs
-the test extra and the repository, where the references live (tests/reference).
+the test extra and the repository, where the references live (tests/reference). `--dry_run` says
+what a suite measures, and of `probes` which records `--only` names.
 """
 
+import inspect
 import statistics
 import time
 from collections.abc import Callable
@@ -17,7 +19,8 @@ from experiments.benchmarks import audit, compile, harvest, multitoken, probes, 
 from experiments.entry import run
 from probejax import artifacts, devices, storage
 
-flags.declare_key_flag(common.CACHE_DIR)
+for _flag in (common.CACHE_DIR, common.DRY_RUN):
+    flags.declare_key_flag(_flag)
 _PUBLISHED = flags.DEFINE_string(
     "published", None, "Folder with the study's result files; of CoLA's judges, for `audit`."
 )
@@ -58,11 +61,22 @@ SUITES = {
     "saes": lambda: saes.suite(seconds),
     "multitoken": lambda: multitoken.suite(common.CACHE_DIR.value),
 }
+_ABOUT = {
+    **{"audit": audit, "compile": compile, "harvest": harvest},
+    **{"probes": probes, "saes": saes, "multitoken": multitoken},
+}
 _SUITE = flags.DEFINE_enum("suite", None, list(SUITES), "What to measure.", required=True)
 
 
 def main(_: list[str]) -> None:
-    """Runs one suite."""
+    """Runs one suite, or says what it is."""
+    if common.DRY_RUN.value:
+        print(inspect.getdoc(_ABOUT[_SUITE.value]))
+        if _SUITE.value == "probes":
+            wanted = probes.wanted(common.CACHE_DIR.value)
+            print("\nrecord, and the ratio to reach:")
+            print("\n".join(f"{name}  {goal or '-'}" for name, (goal, _) in wanted.items()))
+        return
     devices.compilation_cache(artifacts.cache_dir(common.CACHE_DIR.value))
     for figure in SUITES[_SUITE.value]():
         print(storage.encode_json(figure), flush=True)

@@ -7,6 +7,7 @@ slow comes through `import probejax as px`, which imports a room when it is firs
 import contextlib
 import math
 import os
+import select
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -14,6 +15,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 _INTERRUPTED = 130  # what a shell says of a command that ended by Ctrl-C
+_UNREAD = 141  # and of one whose reader has seen enough, such as `head`
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -24,12 +26,16 @@ def run(main: Callable[[list[str]], int | None]) -> None:
             _check_flags(argv)
             if not flags.FLAGS["verbosity"].present:
                 logging.set_verbosity(logging.WARNING)  # orbax tells forty lines per checkpoint
-            return main(argv)
+            code = main(argv)
+            sys.stdout.flush()
+            return code
         except app.UsageError:
             raise
         except KeyboardInterrupt:
             _leave("\nInterrupted; the same command goes on.", _INTERRUPTED)
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and _nobody_reads():
+                os._exit(_UNREAD)
             if flags.FLAGS.verbosity >= 1:
                 raise
             _leave(f"Error: {sentence(error)}", 1)
@@ -57,6 +63,15 @@ def _leave(message: str, code: int) -> NoReturn:
         sys.stderr.write(f"{message}\n")
         sys.stderr.flush()
     os._exit(code)
+
+
+def _nobody_reads() -> bool:
+    """Says whether the other end of the standard output is gone."""
+    if not hasattr(select, "poll"):  # on Windows, where pipes cannot be asked
+        return True
+    asked = select.poll()
+    asked.register(sys.stdout, 0)
+    return any(event & select.POLLERR for _, event in asked.poll(0))
 
 
 def sentence(error: Exception) -> str:

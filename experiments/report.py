@@ -4,7 +4,7 @@
     python -m experiments.report --out=runs/paper --also=runs/strict
     python -m experiments.report --published=DIR --out=OUT
 
-Works while a sweep is still running.
+Works while a sweep is still running. `--dry_run` says what would be read.
 """
 
 from absl import app, flags
@@ -13,7 +13,7 @@ import probejax as px
 from experiments import flags as common
 from experiments.entry import run
 
-for _flag in (common.MODEL, common.CACHE_DIR):
+for _flag in (common.MODEL, common.CACHE_DIR, common.DRY_RUN):
     flags.declare_key_flag(_flag)
 _OUT = flags.DEFINE_string("out", None, "Folder of the run, or for the tables.", required=True)
 _ALSO = flags.DEFINE_multi_string(
@@ -35,11 +35,16 @@ def main(_: list[str]) -> None:
             raise app.UsageError(f"--{flag.name} is about --published; give that, too.")
     if _ALSO.value and _PUBLISHED.value:
         raise app.UsageError("--also goes with a run, not with --published.")
-    from probejax.analysis.report import report, report_published  # slow to import
+    from probejax.analysis import outlook  # slow to import
+    from probejax.analysis.report import report, report_published
 
     cache_dir = common.CACHE_DIR.value
-    if _PUBLISHED.value:
-        model = common.MODEL.value if common.MODEL.present else None
+    model = common.MODEL.value if common.MODEL.present else None
+    if common.DRY_RUN.value and _PUBLISHED.value:
+        print(outlook.look_published(_OUT.value, _PUBLISHED.value, model))
+    elif common.DRY_RUN.value:
+        print(outlook.look(_OUT.value, _ALSO.value))
+    elif _PUBLISHED.value:
         where = (_OUT.value, _PUBLISHED.value, model, _RANKING.value)
         print(report_published(*where, cache_dir=cache_dir))
     else:

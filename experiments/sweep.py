@@ -49,8 +49,8 @@ _SETTINGS = (
     flags.DEFINE_integer(
         "workers",
         None,
-        "Tasks at a time. Default: one per core of a CPU, four per GPU or chip, fewer where memory "
-        "does not hold so many.",
+        "Tasks at a time. Default: one per core of a CPU, eight per GPU or chip, fewer where "
+        "memory does not hold so many.",
         1,
     ),
     _MEMORY_GB,

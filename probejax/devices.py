@@ -19,9 +19,10 @@ if sys.platform != "win32":
     import pwd
 
 # The rest is left to the runtime, to the compiled programs and, on a CPU, to other processes.
-_DEVICE_FRACTION = 0.8
-TASKS = 4
-"""In work on one accelerator: a task alone fills a fifth to two thirds of its batches of lanes."""
+DEVICE_SHARE = 0.8
+TASKS = 8
+"""In work on one accelerator, at most: a task alone fills a fifth to two thirds of its batches of
+lanes; eight fill those of L2 logistic regression to nine tenths, and more have little to add."""
 _HOST_FRACTION = 0.5
 _MAPS, _MOST_MAPS = pathlib.Path("/proc/self/maps"), 20_000
 _AT_HOME = "~/.cache/probejax/compiled"
@@ -247,7 +248,12 @@ def memory_room() -> int:
     """
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
-        return int(_DEVICE_FRACTION * stats["bytes_limit"])
+        return int(DEVICE_SHARE * stats["bytes_limit"])
+    return host_room()
+
+
+def host_room() -> int:
+    """Returns the bytes of the host's memory that all units in work may use together."""
     return int(_HOST_FRACTION * host_memory())
 
 

@@ -145,6 +145,27 @@ def test_the_commands_are_all_here():
     assert entries == {"audit", "sweep", "harvest", "report", "train_sae", "benchmark"}
 
 
+def test_every_command_has_a_dry_run():
+    for command in ("audit", "sweep", "harvest", "report", "train_sae", "benchmark"):
+        text = (ROOT / "experiments" / f"{command}.py").read_text()
+        assert "common.DRY_RUN.value" in text, command
+
+
+@pytest.mark.parametrize("lines", [1, 10_000])  # what a buffer holds, and more
+def test_a_reader_who_has_seen_enough_is_no_error(lines):
+    program = f"""
+from experiments import entry
+def main(_):
+    print("a line\\n" * {lines})
+entry.run(main)
+"""
+    done = subprocess.run(
+        ["bash", "-c", '(sleep 1; "$0" -c "$1"; echo code $? >&2) | true', sys.executable, program],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stderr == "code 141\n"
+
+
 @pytest.mark.parametrize(
     "error", [KeyError("x"), RecursionError("deep"), MemoryError(), TypeError("a\nb")]
 )

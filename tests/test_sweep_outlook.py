@@ -157,12 +157,33 @@ def test_fewer_tasks_go_at_once_where_memory_does_not_hold_more(plan, monkeypatc
     # A device holds the language model besides, and no Python.
     monkeypatch.setattr(memory.devices, "apart", lambda: True)
     monkeypatch.setattr(memory.devices, "workers", lambda parallel: memory.devices.TASKS)
-    model = memory.model_bytes(plan)
+    monkeypatch.setattr(memory.devices, "host_room", lambda: 10**12)
+    model, tasks = memory.model_bytes(plan), memory.devices.TASKS
     monkeypatch.setattr(memory.devices, "memory_room", lambda: model + 4e9)
     monkeypatch.setattr(memory.jax, "local_device_count", lambda: 1)
-    assert model > 0 and memory.at_once(plan) == (4, pytest.approx(1.0))
-    monkeypatch.setattr(memory.devices, "memory_room", lambda: model + 2 * (least - 1.3e9))
+    assert model > 0 and memory.at_once(plan) == (tasks, pytest.approx(4 / tasks))
+    assert memory.together(plan, 100, (model + 4e9) / 0.8) == tasks
+    assert memory.together(plan, 3, (model + 4e9) / 0.8) == 3
+    monkeypatch.setattr(memory.devices, "memory_room", lambda: model + 2.1 * (least - 1.3e9))
     assert memory.at_once(plan)[0] == 2
+    assert memory.together(plan, 100, (model + 2.1 * (least - 1.3e9)) / 0.8) == 2
+    assert memory.together(plan, 100, model) == 1
+    # And the host keeps the rows of its lanes.
+    monkeypatch.setattr(memory.devices, "memory_room", lambda: model + 4e9)
+    monkeypatch.setattr(memory.devices, "host_room", lambda: 3 * memory.rows_bytes(plan))
+    assert memory.at_once(plan) == (3, pytest.approx(4 / 3))
+
+
+def test_lanes_of_several_tasks_fill_batches():
+    """A share of a batch is what a task pays for, and no task pays for more than alone."""
+    for name in ("logreg", "pca", "sae_k16"):
+        method, costs = probes.parse(name), []
+        for together in (1, 2, 4, 8):
+            size = work.Size(1024, 30, 30, 9000, together)
+            figure = work.of_unit(method, [size], 5000, 640, 4096)
+            assert figure
+            costs.append(figure.kernels)
+        assert costs == sorted(costs, reverse=True) and costs[-1] < 0.8 * costs[0], name
 
 
 def test_a_model_too_large_is_said_with_its_remedy(plan, monkeypatch):

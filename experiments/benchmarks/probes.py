@@ -292,23 +292,32 @@ def check_references() -> None:
         ) from error
 
 
+def wanted(cache_dir: str | None) -> dict[str, tuple[float | None, Callable]]:
+    """Returns those of `records` that --only names.
+
+    Raises:
+      ValueError: it names none, or a task does not exist.
+    """
+    names = tasks.match(_TASKS.value) if _TASKS.value else ()
+    every_record = records(names or _SOME, names or tasks.DEMO, cache_dir)
+    found = {name: every_record[name] for name in fnmatch.filter(every_record, _ONLY.value)}
+    if not found:
+        raise ValueError(f"--only={_ONLY.value} names none of {', '.join(every_record)}.")
+    return found
+
+
 def suite(repeats: int, cache_dir: str | None) -> Iterator[dict]:
     """Yields the records that --only names.
 
     Raises:
-      ValueError: it names none, or a task does not exist.
+      ValueError: as for `wanted`.
       FileNotFoundError: see `check_references`.
     """
     check_references()
-    names = tasks.match(_TASKS.value) if _TASKS.value else ()
-    every_record = records(names or _SOME, names or tasks.DEMO, cache_dir)
-    wanted = fnmatch.filter(every_record, _ONLY.value)
-    if not wanted:
-        raise ValueError(f"--only={_ONLY.value} names none of {', '.join(every_record)}.")
+    chosen = wanted(cache_dir)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         workers = Workers(os.path.join(folder, "compiled"))
         stack.callback(workers.close)
         bench = Bench(workers, folder, problems(cache_dir), repeats, _SAMPLE.value)
-        for name in wanted:
-            target, measured = every_record[name]
+        for name, (target, measured) in chosen.items():
             yield {"name": name, "target": target, "repeats": repeats, **measured(bench)}

@@ -20,7 +20,7 @@ from probejax.analysis.grid import ARROW, CELL, GROUP
 from probejax.analysis.left_out import attempt
 from probejax.analysis.page import page
 from probejax.analysis.page.page import WITH_TASKS, Story
-from probejax.analysis.run import Run, read_run
+from probejax.analysis.run import Run, check_finished, read_run
 from probejax.analysis.saebench import write_saebench
 from probejax.analysis.study_layout import write_study
 from probejax.analysis.tables import means, results_table, summary, write_tables
@@ -104,11 +104,7 @@ def _from_runs(
     found: Sequence[tuple[epath.Path, Run]], cache_dir: str | Path | None
 ) -> tuple[pd.DataFrame, Story]:
     for folder, run in found:
-        if not run.done:
-            raise FileNotFoundError(
-                f"{folder} holds no finished units; run "
-                f"`python -m experiments.sweep --out={folder}` first."
-            )
+        check_finished(folder, run)
     runs = [run for _, run in found]
     first = runs[0]
     if not any(payload["fits"]["regime"] for run in runs for payload in run.payloads):

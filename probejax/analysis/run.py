@@ -71,6 +71,15 @@ class Run(NamedTuple):
         )
 
 
+def check_finished(folder: epath.PathLike, run: Run) -> None:
+    """Raises FileNotFoundError for a run without a finished unit."""
+    if not run.done:
+        raise FileNotFoundError(
+            f"{folder} holds no finished units; run "
+            f"`python -m experiments.sweep --out={folder}` first."
+        )
+
+
 class _Config(TypedDict, total=False):
     """What is read of a run's configuration."""
 

@@ -49,7 +49,7 @@ def run(
       config: what is run; see `Config`.
       out: folder or gs:// prefix for the results; one configuration each, but see `extend`.
       cache_dir: where downloads and activations live, see `probejax.artifacts.cache_dir`.
-      workers: tasks at a time; None is one per core of a CPU, four per GPU or TPU chip, fewer
+      workers: tasks at a time; None is one per core of a CPU, eight per GPU or TPU chip, fewer
         where memory does not hold so many.
       memory_gb: memory for one process; None is half of the machine's, shared.
       model_parallel: devices of this machine that hold the language model together.

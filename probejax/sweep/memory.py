@@ -17,6 +17,7 @@ _RUNTIME = 1.3e9  # bytes of the interpreter, the libraries and compiled program
 _PER_ROW = 400  # bytes of predictions, masks and states per training row of a fit
 _PER_SYSTEM = 27  # bytes for each number of a fit's system, that of 1,024 rows at most
 _PER_NUMBER = 12  # of its rows: as they are, centred and in a product
+_LANES = 72  # of 1,024 rows, of a usual task: as many folds as fits
 _USUAL = 5000  # prompts of a task of the study, or drawn from own data, at most
 _GB = 1e9
 
@@ -25,20 +26,47 @@ def at_once(plan: Plan, workers: int | None = None, parallel: int = 1) -> tuple[
     """Returns how many tasks are in work together, and the GB that each may use.
 
     They are as many as `devices.workers` says, but no more than memory holds beside the language
-    model, and one at the least. Fewer that are asked for get no more memory each.
+    model, on a device and of the host's what its tasks keep there, and one at the least. Fewer that
+    are asked for get no more memory each.
 
     Args:
       plan: the run.
       workers: how many tasks, where that is given.
       parallel: devices that hold one language model together.
     """
-    places = max(1, jax.local_device_count() // parallel) if devices.apart() else 1
-    room = devices.memory_room() - (model_bytes(plan, parallel) if devices.apart() else 0)
-    least = predicted_bytes(_USUAL, *widths(plan), listed.TRAIN[-1], on_host=not devices.apart())
-    held = max(1, min(devices.workers(parallel) // places, int(room // least)))  # by a device
+    places, room, most = 1, float(devices.memory_room()), devices.workers(parallel)
+    if devices.apart():
+        places = max(1, jax.local_device_count() // parallel)
+        room -= model_bytes(plan, parallel)
+        most = min(most, devices.host_room() // rows_bytes(plan))
+    held = max(1, min(most // places, _held(plan, room, not devices.apart())))  # by a device
     if workers is None:
         return held * places, room / held / _GB
     return workers, room / max(held, -(-workers // places)) / _GB
+
+
+def together(plan: Plan, tasks: int, device_bytes: float, parallel: int = 1) -> int:
+    """Returns how many tasks a device that is not here would have in work together.
+
+    Args:
+      plan: the run.
+      tasks: that come to the device in all.
+      device_bytes: of its memory.
+      parallel: devices that hold one language model together.
+    """
+    room = devices.DEVICE_SHARE * device_bytes - model_bytes(plan, parallel)
+    return max(1, min(devices.TASKS, tasks, _held(plan, room, on_host=False)))
+
+
+def _held(plan: Plan, room: float, on_host: bool) -> int:
+    """Returns of how many tasks of the usual size a memory holds one fit each."""
+    least = predicted_bytes(_USUAL, *widths(plan), listed.TRAIN[-1], on_host=on_host)
+    return int(room // least)
+
+
+def rows_bytes(plan: Plan) -> int:
+    """Returns the bytes of a task's lanes that the host keeps where devices fit them."""
+    return _PER_NUMBER * _LANES * listed.TRAIN[-1] * widths(plan)[0]
 
 
 def widths(plan: Plan) -> tuple[int, int, int]:

@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-from probejax import activations, devices, probes
+from probejax import activations, probes
 from probejax import sizes as listed
 from probejax.activations import duration, flops_per_token
 from probejax.sweep import data, machines, memory, token_disk, work
@@ -15,9 +15,8 @@ from probejax.sweep.source import Vectors
 from probejax.sweep.units import Unit
 from probejax.tasks import Drawing, LeftOut, sentences
 
-_FIT_BYTES = (
-    700  # of a fit in all files of a finished run: 140 in its unit, the rest in pages and tables
-)
+# Of a finished run, measured: of a fit in units, scores and tables, of a task's page, of figures.
+_FIT_BYTES, _TASK_BYTES, _FIGURES = 1_200, 95_000, 13e6
 _START = 20.0  # seconds until the first unit begins, and of the report after the last
 _GB = 1e9
 
@@ -129,13 +128,17 @@ def look(
     if memory_gb is not None:
         _check_memory(plan, memory_gb, most)
     lists = {} if isinstance(plan.source, Vectors) else token_disk.plans(plan, list(drawn))
+    together = 1  # on a device
+    if not machine.is_cpu:
+        each = -(-len(drawn) // machine.devices)
+        together = memory.together(plan, each, machine.memory, model_parallel)
     if plan.reads_tokens and lists:
         limits = {"keep": keep_tokens, "allowed_gb": disk_gb, "free": sys.maxsize}
         token_disk.forecast(lists, workers=at_once, **limits)
-    rows = tuple(_rows(plan, units, drawn, machine))
+    rows = tuple(_rows(plan, units, drawn, machine, together))
     tokens, per_token, on_disk = _harvest(plan, lists)
-    on_disk = {"results": float(_FIT_BYTES * sum(row.fits for row in rows))} | on_disk
-    on_device = _on_device(plan, most, len(drawn), model_parallel, machine.is_cpu)
+    on_disk = {"results": _results(len(drawn), sum(row.fits for row in rows))} | on_disk
+    on_device = _on_device(plan, most, together, model_parallel, machine.is_cpu)
     return Outlook(
         machine=machine,
         tasks=len(drawn),
@@ -152,11 +155,15 @@ def look(
 
 
 def _rows(
-    plan: Plan, units: Sequence[Unit], drawn: Mapping[str, Drawing], machine: Machine
+    plan: Plan,
+    units: Sequence[Unit],
+    drawn: Mapping[str, Drawing],
+    machine: Machine,
+    together: int,
 ) -> Iterator[Row]:
-    """Yields a line for each method that has units."""
+    """Yields a line for each method that has units, of so many tasks together on a device."""
     prompts = {task: sum(len(each.prompts) for each in drawn[task].sets) for task in drawn}
-    lanes = {task: work.sizes_of(data.pack(drawn[task].conditions)) for task in drawn}
+    lanes = {task: work.sizes_of(data.pack(drawn[task].conditions), together) for task in drawn}
     widths = {plan.name_of(site): plan.width(site) for site in plan.sites}
     by_method: dict[str, list[Unit]] = {name: [] for name in plan.methods}
     for unit in units:
@@ -222,17 +229,23 @@ def _harvest(
     )
 
 
-def _on_device(plan: Plan, prompts: int, tasks: int, parallel: int, cpu: bool) -> dict[str, float]:
-    """Returns the bytes that a device holds, of so many tasks of so many prompts."""
+def _results(tasks: int, fits: int) -> float:
+    """Returns the bytes that a run's folder takes with its report."""
+    return _FIT_BYTES * fits + _TASK_BYTES * tasks + _FIGURES if tasks else 0.0
+
+
+def _on_device(
+    plan: Plan, prompts: int, together: int, parallel: int, cpu: bool
+) -> dict[str, float]:
+    """Returns the bytes that a device holds, of so many tasks together of so many prompts."""
     sizes = (prompts, *memory.widths(plan))
     rest = float(memory.predicted_bytes(*sizes, 0, on_host=cpu))
     fits = memory.predicted_bytes(*sizes, listed.TRAIN[-1], on_host=cpu) - rest
     fits = fits if cpu else memory.batch_bytes(listed.TRAIN[-1], sizes[1])
-    rest = rest if cpu else rest * min(devices.TASKS, tasks)  # that are side by side
     model = memory.model_bytes(plan, parallel)
     in_hand = "a fit in hand" if cpu else "a batch of fits in hand"
-    beside = "features, SAE, programs" if cpu else "features and SAE"
-    return {"language model": model, beside: rest, in_hand: float(fits)}
+    beside = "features, SAE, programs" if cpu else f"features and SAEs of {together}"
+    return {"language model": model, beside: rest * together, in_hand: float(fits)}
 
 
 def _faults(machine: Machine, at_once: int, on_device: dict[str, float]) -> Iterator[str]:

@@ -5,6 +5,7 @@ says what part of a core's speed in one large product a method has reached; an a
 expected to need at least the arithmetic, the traffic and the kernels, whichever takes longest.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ _COMPONENTS, _PCA_TRIPS = 100, 10  # of all numbers tried, the largest twice ove
 _EPOCHS = 50  # of a network
 _EIGEN = 4  # times the cube that an eigendecomposition takes
 _QUERIES = 512  # rows whose neighbours are sought together
-_FULL_WIDTH = 64  # lanes that an accelerator takes together
+_WIDTH, _L1_WIDTH = 64, 256  # lanes that an accelerator takes together
 
 
 class Work(NamedTuple):
@@ -44,25 +45,33 @@ class Size(NamedTuple):
       lanes: fits that are returned.
       folds: fits that only validate.
       tested: test rows of all lanes.
+      together: tasks whose lanes share batches.
     """
 
     n: int
     lanes: int
     folds: int
     tested: int
+    together: int = 1
 
 
-def sizes_of(lanes: Lanes) -> list[Size]:
-    """Returns the sizes of a task's lanes, batches of one size taken together."""
+def sizes_of(lanes: Lanes, together: int = 1) -> list[Size]:
+    """Returns the sizes of a task's lanes, batches of one size taken together.
+
+    Args:
+      lanes: of the task.
+      together: such tasks that are fitted side by side.
+    """
     found: dict[int, Size] = {}
     for which, rows in lanes.batches:
         n = rows.train.shape[1]
-        _, lanes_so_far, folds, tested = found.get(n, Size(n, 0, 0, 0))
+        _, lanes_so_far, folds, tested, _ = found.get(n, Size(n, 0, 0, 0))
         found[n] = Size(
             n,
             lanes_so_far + len(which),
             folds + int(rows.fold_mask.sum()),
             tested + int(rows.test_mask.sum()),
+            together,
         )
     return [found[n] for n in sorted(found)]
 
@@ -97,9 +106,10 @@ def seconds(work: Work, method: probes.Method, machine: Machine) -> float:
     return max(work.flops / machine.float32, work.bytes / machine.bandwidth) + launched
 
 
-def _batches(size: Size) -> int:
-    """Returns how many batches folds and refits make where a device takes many lanes."""
-    return -(-size.folds // _FULL_WIDTH) + -(-size.lanes // _FULL_WIDTH)
+def _batches(size: Size, width: int = _WIDTH) -> float:
+    """Returns a task's share of the batches of folds and refits where a device takes many lanes."""
+    count = lambda lanes: math.ceil(lanes * size.together / width) / size.together
+    return count(size.folds) + count(size.lanes)
 
 
 def _logreg(size: Size, d: int, _k: int) -> Work:
@@ -157,7 +167,9 @@ def _sae(size: Size, _d: int, k: int) -> Work:
     fits = size.lanes + size.folds
     trips = _STRENGTHS * _TRIPS
     trip = 2.0 * size.n * k * k + k**3 / 3 + 12.0 * size.n * k
-    return Work(fits * trips * trip, fits * trips * 8.0 * size.n * k, _batches(size) * trips * 80)
+    return Work(
+        fits * trips * trip, fits * trips * 8.0 * size.n * k, _batches(size, _L1_WIDTH) * trips * 80
+    )
 
 
 _ONE = {
