@@ -139,10 +139,13 @@ def trip(x, frame, state, *, limits, precision) -> State:
         stuck = (idle >= _PATIENCE) & (centred | (idle >= 3 * _PATIENCE)) & (least < _NOISE)
         over = (over & centred) | stuck | (trips >= max_trips)
 
-    slot = jnp.where(over, state.stage, steps)  # past the end: dropped
+    here = (jnp.arange(steps) == state.stage) & over
     vectors = jnp.concatenate([jnp.stack([w, state.w]), state.slack])
-    found = Path(vectors, jnp.stack([b, value, gap, trips.astype(x.dtype)]))
-    path = jax.tree.map(lambda old, new: old.at[slot].set(new, mode="drop"), state.path, found)
+    numbers = jnp.stack([b, value, gap, trips.astype(x.dtype)])
+    path = Path(  # every slot is written: on a GPU a scatter copies the path first
+        jnp.where(here[:, None, None], vectors[None], state.path.vectors),
+        jnp.where(here[:, None], numbers[None], state.path.numbers),
+    )
     stage = jnp.minimum(state.stage + over, steps)
     C = strengths[jnp.minimum(stage, steps - 1)]
     fresh = {"slack": _central(frame, state.w, state.point.objective(C))}
@@ -245,10 +248,13 @@ def _step(x, frame, C, state, model, tolerance):
         return dw, jnp.concatenate([short + slack[:2] * dv / slack[2:], -dv])
 
     def reach(change):
-        """Returns how far the primal and the dual may go before they leave their domain."""
+        """Returns how far the primal and the dual may go before they leave their domain.
+
+        Nowhere where a change is no number.
+        """
         down = change < 0
         ratio = jnp.where(down, slack / jnp.where(down, -change, 1), jnp.inf)
-        return ratio.reshape(2, -1).min(1)
+        return jnp.where(jnp.isfinite(change), ratio, 0).reshape(2, -1).min(1)
 
     comp = _complementarity(slack)
     _, change = direction(jnp.zeros((2, 1), x.dtype))
@@ -257,13 +263,13 @@ def _step(x, frame, C, state, model, tolerance):
     floor = _FLOOR * jnp.maximum(state.decrement, tolerance * state.point.objective(C))
     mu = jnp.clip(jnp.maximum((affine / comp) ** 3, floor / comp), 0, 1) * comp / (2 * len(w))
     # The second-order term presumes a full step: it counts as far as the predictor reached.
-    dw, change = direction(mu - full.prod() * change[:2] * change[2:])
+    dw, change = direction(mu - full[0] * full[1] * change[:2] * change[2:])
     lengths = jnp.minimum(1, _BOUNDARY * reach(change))
     db = model.balance / model.total - model.centre @ dw
     share = _search(x, frame, C, mu, state, lengths[0] * dw, lengths[0] * db, _SLACK * comp)
 
     # A factor that broke down, or a step of no use, moves nothing: a larger ridge is the remedy.
-    sound = jnp.isfinite(change).all() & (share > 0)
+    sound = (lengths[0] * lengths[1] > 0) & (share > 0)
     move = lambda a, da, length: a + jnp.where(sound, share * length * da, 0)
     return state._replace(
         w=move(w, dw, lengths[0]),
@@ -288,7 +294,7 @@ def _search(x, frame, C, mu, state, dw, db, slack):
     level = smooth + C * losses
     rise = level[:-1] - level[-1]
     fine = rise <= slack + 1e-6 * point.objective(C)
-    return jnp.where(fine.any(), shares[jnp.argmax(fine)], 0)
+    return jnp.where(fine, shares[:-1], 0).max()
 
 
 def _newton_dual(x, frame, C, state, model):
