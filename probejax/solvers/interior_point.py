@@ -86,7 +86,7 @@ class _Model(NamedTuple):
     curvature: Float[Array, " n"]
     force: Float[Array, " k"]  # of the loss on the weights, once the intercept has given way
     balance: Float[Array, ""]  # of the loss on the intercept
-    total: Float[Array, ""]
+    unit: Float[Array, ""]  # 1 / the curvature of all rows
     centre: Float[Array, " k"]  # columns without it are blind to the intercept, which eliminates it
     diagonal: Float[Array, " k"]
     give: Float[Array, " k"]  # how far a weight moves for a unit of its v
@@ -123,7 +123,7 @@ def trip(x, frame, state, *, limits, precision) -> State:
 
     # One pass over the rows for the weights in hand and both that a caller may get of them.
     w, b = _roundings(frame, state, model)
-    points = _at(x, frame, jnp.stack([*w, state.w]), jnp.stack([b, b, state.b]))
+    points = _at(x, frame, jnp.stack([*w, state.w]), jnp.where(jnp.arange(3) < 2, b, state.b))
     w, value = _better(C, w, points, tolerance)
     state = state._replace(point=jax.tree.map(lambda leaf: leaf[2], points))
     pulls, decrement = _newton_dual(x, frame, C, state, model)
@@ -208,8 +208,9 @@ def _central(frame, w, objective):
     root = mu + jnp.sqrt(mu**2 + (cost * w) ** 2)
     large = cost + cost**2 * jnp.abs(w) / root
     small = 2 * mu * cost**2 / (root * large)  # the same with a minus, without cancellation
-    up, uq = jnp.where(w > 0, small, large), jnp.where(w > 0, large, small)
-    return jnp.stack([mu / up, mu / uq, up, uq])
+    short = jnp.asarray([[True], [False]]) == (w > 0)[None, :]
+    duals = jnp.where(short, small[None, :], large[None, :])
+    return jnp.concatenate([mu / duals, duals])
 
 
 def _model(x, frame, C, state, precision):
@@ -218,9 +219,9 @@ def _model(x, frame, C, state, precision):
     curvature = pulls * jax.nn.sigmoid(margins)
     sums = jnp.stack([curvature, t * pulls])
     total, balance = sums.sum(1)
-    total = jnp.maximum(total, _TINY)
+    unit = 1 / jnp.maximum(total, _TINY)
     centre, force = sums @ x
-    centre = centre / total
+    centre = centre * unit
     root = (jnp.sqrt(curvature)[:, None] * (x - centre[None, :])).astype(precision)
     hessian = jnp.matmul(root.T, root, precision="highest")
     diagonal = jnp.diagonal(hessian).astype(x.dtype)
@@ -231,7 +232,7 @@ def _model(x, frame, C, state, precision):
     apply = cholesky.solver(hessian * scale[:, None] * scale[None, :] + jnp.diag(rest))
     solve = lambda r: size * apply((size * r).astype(precision))
     force = force - balance * centre
-    return _Model(curvature, force, balance, total, centre, diagonal, give, solve)
+    return _Model(curvature, force, balance, unit, centre, diagonal, give, solve)
 
 
 def _step(x, frame, C, state, model, tolerance):
@@ -265,7 +266,7 @@ def _step(x, frame, C, state, model, tolerance):
     # The second-order term presumes a full step: it counts as far as the predictor reached.
     dw, change = direction(mu - full[0] * full[1] * change[:2] * change[2:])
     lengths = jnp.minimum(1, _BOUNDARY * reach(change))
-    db = model.balance / model.total - model.centre @ dw
+    db = model.balance * model.unit - model.centre @ dw
     share = _search(x, frame, C, mu, state, lengths[0] * dw, lengths[0] * db, _SLACK * comp)
 
     # A factor that broke down, or a step of no use, moves nothing: a larger ridge is the remedy.
@@ -311,8 +312,8 @@ def _newton_dual(x, frame, C, state, model):
         residual = half + (t * pulls) @ x - balance * model.centre
         dw = model.solve(residual)
         half = half - dw / model.give
-        decrements.append(residual @ dw + balance**2 / model.total)
-        pulls = pulls - model.curvature * t * (x @ dw - model.centre @ dw + balance / model.total)
+        decrements.append(residual @ dw + balance**2 * model.unit)
+        pulls = pulls - model.curvature * t * (x @ dw - model.centre @ dw + balance * model.unit)
     return jnp.clip(pulls, 0, C * t**2), decrements[0]
 
 
