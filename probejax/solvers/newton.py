@@ -214,42 +214,39 @@ def _step(form, data, factor, t, C, point: Point):
 
 
 def _direction(form, data, factor, pull, curvature, point: Point) -> tuple[Point, Array]:
-    """Solves for a Newton step by conjugate gradients; tells whether the factor is still useful."""
+    """Solves for a Newton step by conjugate gradients; tells whether the factor is still useful.
+
+    What passes from one iteration to the next is the preconditioned residual, not the direction
+    that it makes: so an accelerator makes the direction and its inner products in one go.
+    """
     matrix = data.rough if form.rounds else data.exact
     total = jnp.maximum(curvature.sum(), _TINY)
-    bend = lambda f: curvature * (f - curvature @ f / total)  # D~ f
-    zero = jnp.zeros_like(point.u)
-    side = form.back(data.exact, pull - curvature * (pull.sum() / total)) - point.u
 
     def begin(residual):
         z = form.precondition(matrix, factor, residual)
         f = form.scores(matrix, z)
         return z, f, form.dot(residual, z, f)
 
-    z, f, first = begin(side)
-    carry = (zero, jnp.zeros_like(pull), side, z, f, first, jnp.zeros((), int))
-
     def going(carry):
         *_, error, count = carry
         return (count == 0) | ((error > _EXACT**2 * first) & (count < 3 * _STALE))
 
     def iterate(carry):
-        u, scores, residual, q, f, error, count = carry
-        bent = bend(f)
-        share = _ratio(error, form.dot(q, q, f) + f @ bent)
+        u, scores, residual, q, f, z, zf, ratio, error, count = carry
+        q, f = z + ratio * q, zf + ratio * f
+        pulled = curvature @ f
+        bend = curvature @ (f * f) - pulled * pulled / total  # f D~ f
+        share = _ratio(error, form.dot(q, q, f) + bend)
+        bent = curvature * (f - pulled / total)
         residual = residual - share * (q + form.back(matrix, bent))
-        z, zf, new = begin(residual)
-        ratio = _ratio(new, error)
-        return (
-            u + share * q,
-            scores + share * f,
-            residual,
-            z + ratio * q,
-            zf + ratio * f,
-            new,
-            count + 1,
-        )
+        u, scores = u + share * q, scores + share * f
+        z, zf, left = begin(residual)
+        return u, scores, residual, q, f, z, zf, _ratio(left, error), left, count + 1
 
+    u, f = jnp.zeros_like(point.u), jnp.zeros_like(pull)
+    side = form.back(data.exact, pull - curvature * (pull.sum() / total)) - point.u
+    z, zf, first = begin(side)
+    carry = (u, f, side, u, f, z, zf, jnp.zeros(()), first, jnp.zeros((), int))
     u, f, *_, count = jax.lax.while_loop(going, iterate, carry)
     if form.rounds:
         f = form.scores(data.exact, u)
@@ -331,7 +328,8 @@ def _factor_samples(gram, curvature, ridge):
     scale, rest = (root * size).astype(gram.dtype), (size**2 + ridge).astype(gram.dtype)
     system = gram * scale[:, None] * scale[None, :]
     factor = cholesky.inverse(cholesky.factor(system + jnp.diag(rest))), root, size
-    return *factor, _through(factor, root)
+    intercept = _through(factor, root)
+    return *factor, intercept / jnp.maximum(intercept.sum(), _TINY)
 
 
 def _through(factor, side):
@@ -345,7 +343,7 @@ def _precondition_samples(gram, factor, u):
     """Woodbury's identity, with the intercept that the factor's D leaves free."""
     _, root, _, intercept = factor
     rest = _through(factor, root * (gram @ u))
-    return u - rest + rest.sum() / jnp.maximum(intercept.sum(), _TINY) * intercept
+    return u - rest + rest.sum() * intercept
 
 
 def _apart_features(columns, u, duals):
