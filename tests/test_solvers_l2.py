@@ -114,6 +114,18 @@ def test_both_forms_find_the_same_minimum(noise):
     assert not by_samples.w[:, :, 20:].any()
 
 
+def test_rows_of_low_rank_whose_labels_contradict_are_certified():
+    """In sample space nothing determines a part of the solution, and rounding adds up there."""
+    rng, count, n, rank = np.random.default_rng(0), 24, 64, 20
+    x = (rng.normal(size=(count * n, rank)) * np.geomspace(0.1, 100, rank)).astype(np.float32)
+    y = ((x[:, 5] > 0) ^ (rng.random(count * n) < 0.3)).astype(np.int32).reshape(count, n)
+    lanes = (np.arange(count * n).reshape(count, n), np.ones((count, n), bool), y)
+    wide = np.pad(x, ((0, 0), (0, n)))  # fewer rows than columns, but of rank 20
+    found, expected = (l2.solve_path(each, *lanes, STRENGTHS) for each in (wide, x))
+    assert (found.code == codes.CONVERGED).all() and (found.gap <= 1e-6).all()
+    np.testing.assert_allclose(found.objective, expected.objective, rtol=2e-6)
+
+
 @pytest.mark.parametrize("columns", [D, pytest.param(N + 20, marks=pytest.mark.thorough)])
 def test_what_lanes_share_is_made_once(monkeypatch, lanes, columns):
     x, rows, mask, y = lanes

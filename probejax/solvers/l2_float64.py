@@ -133,16 +133,40 @@ def solve(
     for part, columns in ((np.flatnonzero(fold), width), (np.flatnonzero(~fold), None)):
         if len(part):
             some = _narrow(Lanes(*(array[part] for array in lanes)), columns)
-            paths.append(_walked(x, shared, some, strengths[part], limits))
+            paths.append(_solved(x, shared, some, strengths[part], limits))
             places.append(part)
     back = np.argsort(np.concatenate(places))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[back], *paths)
 
 
-def _walked(x, shared: Products, lanes: Lanes, strengths, limits: Limits) -> Solution:
-    """Runs all lanes, a batch at a time; float64 factors take over where float32 ones fail."""
+def _solved(x, shared: Products, lanes: Lanes, strengths, limits: Limits) -> Solution:
+    """Solves in the form with the smaller system, and in feature space what is still uncertified.
+
+    In sample space a solution is not unique where rows are of low rank. Where their labels also
+    contradict each other, rounding adds up in what nothing determines.
+    """
     n, d = lanes.rows.shape[1], x.shape[1]
     form, batch = _form(n, d), limits.batch or sizes.width(n * min(n, d))
+    found = _walked(x, shared, lanes, strengths, limits, form, batch)
+    wanted = np.array(limits.tolerances)[limits.keep]
+    left = np.flatnonzero(((found.gap > wanted) & (found.code == codes.CONVERGED)).any(axis=1))
+    if form == newton.FEATURES or not len(left):
+        return found
+    rest = Lanes(*(array[left] for array in lanes))
+    other = _walked(x, shared, rest, strengths[left], limits, newton.FEATURES, 1)
+    better = other.gap < found.gap[left]
+
+    def put(old, new):
+        place = better.reshape(better.shape + (1,) * (new.ndim - 2))
+        old[left] = np.where(place, new, old[left])
+        return old
+
+    return jax.tree.map(put, found, other)
+
+
+def _walked(x, shared: Products, lanes: Lanes, strengths, limits: Limits, form, batch) -> Solution:
+    """Runs all lanes, a batch at a time; float64 factors take over where float32 ones fail."""
+    n, d = lanes.rows.shape[1], x.shape[1]
     enough = (np.array(limits.tolerances) * _SHARE, limits.max_trips)
     every = (*lanes, strengths)
     load = lambda rows, *others: (_data(form, x, shared, rows), *others)
