@@ -19,7 +19,7 @@ from tests.test_sweep import place, write_sae
 
 __all__ = ["place"]  # a fixture
 
-LAUNCHES = {"l1._advance": [85], "l2_float64._walk": [113, 54, 15, 3]}  # of each loop, at most
+LAUNCHES = {"l1._advance": [75], "l2_float64._walk": [113, 56, 13, 3]}  # of each loop, at most
 METHODS = "default,logreg_l1,multitoken,sae_k16_binarised"
 
 

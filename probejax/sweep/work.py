@@ -117,7 +117,7 @@ def _logreg(size: Size, d: int, _k: int) -> Work:
     fits = size.lanes + size.folds
     products = _STEPS * _ITERATIONS * 2.0 * m * m
     path = _FACTORS * m**3 / 3 + products + _STEPS * 4.0 * n * m + _STRENGTHS * 2.0 * n * d
-    kernels = _STEPS * (_ITERATIONS * 15 + 55) + _FACTORS * 114
+    kernels = _STEPS * (_ITERATIONS * 13 + 56) + _FACTORS * 113
     return Work(fits * path, fits * _STEPS * _ITERATIONS * 4.0 * m * m, _batches(size) * kernels)
 
 
@@ -168,7 +168,7 @@ def _sae(size: Size, _d: int, k: int) -> Work:
     trips = _STRENGTHS * _TRIPS
     trip = 2.0 * size.n * k * k + k**3 / 3 + 12.0 * size.n * k
     return Work(
-        fits * trips * trip, fits * trips * 8.0 * size.n * k, _batches(size, _L1_WIDTH) * trips * 80
+        fits * trips * trip, fits * trips * 8.0 * size.n * k, _batches(size, _L1_WIDTH) * trips * 75
     )
 
 
