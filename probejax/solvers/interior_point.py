@@ -136,7 +136,8 @@ def trip(x, frame, state, *, limits, precision) -> State:
     least = jnp.fmin(gap, state.least)
     if x.dtype == jnp.float32:  # whose gaps are no smaller than their noise; `judge` will see
         centred = _complementarity(state.slack) <= _CENTRED * tolerance * value
-        stuck = (idle >= _PATIENCE) & (centred | (idle >= 3 * _PATIENCE)) & (least < _NOISE)
+        seen = (least < _NOISE) | (decrement <= tolerance * value)
+        stuck = (idle >= _PATIENCE) & (centred | (idle >= 3 * _PATIENCE)) & seen
         over = (over & centred) | stuck | (trips >= max_trips)
 
     here = (jnp.arange(steps) == state.stage) & over
