@@ -14,7 +14,7 @@ TEST = (2048, 6144)
 """Test rows of a lane."""
 BLOCK = 1024
 """Rows of a matrix of any length, where they are worked on a block at a time."""
-SHARED = (512, 2048, 4096)
+SHARED = (512, 1024, 2048, 4096)
 """Rows that the lanes of a batch train on, all together."""
 TABLE = (512, 2048, 4096, 6144)
 """Rows of which lanes take some, where a device keeps them."""

@@ -64,14 +64,14 @@ class Linear(Probe):
 def products(w: Float[np.ndarray, "L d"], x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "L n"]:
     """Returns the inner products of many vectors with the rows of a matrix, block by block."""
     width, block = sizes.width(1, 64), sizes.BLOCK
-    pad = -len(x) % block
-    x = np.pad(x, ((0, pad), (0, 0))).reshape(-1, block, x.shape[1])
 
     def of_rows(rows):
-        rows = jax.device_put(rows)  # once
-        return each(lambda some: _product(some, rows), w, width).T
+        count, pad = len(rows), block - len(rows)
+        rows = jax.device_put(np.pad(rows, ((0, pad), (0, 0))) if pad else rows)  # once
+        return each(lambda some: _product(some, rows), w, width)[:, :count]
 
-    return np.concatenate([of_rows(rows) for rows in x]).T[:, : x.shape[0] * block - pad]
+    found = [of_rows(x[begin : begin + block]) for begin in range(0, len(x), block)]
+    return np.concatenate(found or [np.zeros((len(w), 0), np.float32)], axis=1)
 
 
 @jax.jit
