@@ -48,37 +48,37 @@ def seconds(function: Callable[[], object]) -> float:
     return statistics.median(times)
 
 
-SUITES = {
-    "audit": lambda: audit.suite(
-        common.CACHE_DIR.value,
-        *(_PUBLISHED.value, _DONE.value, _TASKS.value, _PARTS.value),
-        names=_NAMED.value,
-        seeds=_SEEDS.value,
+SUITES = {  # what says what it measures, and what does
+    "audit": (
+        audit,
+        lambda: audit.suite(
+            common.CACHE_DIR.value,
+            *(_PUBLISHED.value, _DONE.value, _TASKS.value, _PARTS.value),
+            names=_NAMED.value,
+            seeds=_SEEDS.value,
+        ),
     ),
-    "compile": lambda: compile.suite(common.CACHE_DIR.value),
-    "harvest": lambda: harvest.suite(seconds, common.CACHE_DIR.value),
-    "probes": lambda: probes.suite(_REPEATS.value, common.CACHE_DIR.value),
-    "saes": lambda: saes.suite(seconds),
-    "multitoken": lambda: multitoken.suite(common.CACHE_DIR.value),
-}
-_ABOUT = {
-    **{"audit": audit, "compile": compile, "harvest": harvest},
-    **{"probes": probes, "saes": saes, "multitoken": multitoken},
+    "compile": (compile, lambda: compile.suite(common.CACHE_DIR.value)),
+    "harvest": (harvest, lambda: harvest.suite(seconds, common.CACHE_DIR.value)),
+    "probes": (probes, lambda: probes.suite(_REPEATS.value, common.CACHE_DIR.value)),
+    "saes": (saes, lambda: saes.suite(seconds)),
+    "multitoken": (multitoken, lambda: multitoken.suite(common.CACHE_DIR.value)),
 }
 _SUITE = flags.DEFINE_enum("suite", None, list(SUITES), "What to measure.", required=True)
 
 
 def main(_: list[str]) -> None:
     """Runs one suite, or says what it is."""
+    about, suite = SUITES[_SUITE.value]
     if common.DRY_RUN.value:
-        print(inspect.getdoc(_ABOUT[_SUITE.value]))
+        print(inspect.getdoc(about))
         if _SUITE.value == "probes":
             wanted = probes.wanted(common.CACHE_DIR.value)
             print("\nrecord, and the ratio to reach:")
             print("\n".join(f"{name}  {goal or '-'}" for name, (goal, _) in wanted.items()))
         return
     devices.compilation_cache(artifacts.cache_dir(common.CACHE_DIR.value))
-    for figure in SUITES[_SUITE.value]():
+    for figure in suite():
         print(storage.encode_json(figure), flush=True)
 
 

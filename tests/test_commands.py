@@ -145,10 +145,18 @@ def test_the_commands_are_all_here():
     assert entries == {"audit", "sweep", "harvest", "report", "train_sae", "benchmark"}
 
 
-def test_every_command_has_a_dry_run():
-    for command in ("audit", "sweep", "harvest", "report", "train_sae", "benchmark"):
-        text = (ROOT / "experiments" / f"{command}.py").read_text()
-        assert "common.DRY_RUN.value" in text, command
+def test_a_dry_run_of_a_benchmark_names_its_records(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.benchmark", "--suite=probes", "--only=fits/*/640",
+         "--dry_run"],
+        env=os.environ | {"PROBEJAX_CACHE": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"},
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("The suite `probes` of the benchmark")
+    records = done.stdout.partition("the ratio to reach:\n")[2].splitlines()
+    assert records == ["fits/logreg/640  8.0", "fits/sae_k128/640  8.0"]
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("lines", [1, 10_000])  # what a buffer holds, and more

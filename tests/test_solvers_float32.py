@@ -5,6 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from probejax.solvers import arithmetic, codes, l1, l2, rotated
+from tests.test_solvers_l1 import latents
 
 STRENGTHS = np.logspace(5, -5, 10)
 
@@ -184,3 +185,14 @@ def test_folds_go_in_the_coordinates_of_their_lane(d, monkeypatch):
     assert (found.code[:3] == codes.CONVERGED).all() and (wider.code[:3] == codes.CONVERGED).all()
     exact = l2.solve_path(x, rows, folds, y, STRENGTHS)
     np.testing.assert_allclose(found.objective, exact.objective, rtol=3e-6)
+
+
+def test_an_l1_walk_ends_where_its_bound_is_noise():
+    """At strong C on contradicting labels float32 sees no gap; nothing is left to do, though."""
+    pairs = [latents(1000, 16, seed) for seed in range(4)]
+    z, y = np.stack([z for z, _ in pairs]), np.stack([y for _, y in pairs])
+    y ^= np.random.default_rng(0).random(y.shape) < 0.2
+    with arithmetic.using("float32"), arithmetic.counting() as counted:
+        found = l1.solve_path(z, np.ones(y.shape, bool), y, STRENGTHS)
+    assert (found.code == codes.CONVERGED).all() and counted["on_host"] == 0
+    assert found.trips.max() < 30 and found.trips.mean() < 10  # 100 and 31 with the bound alone

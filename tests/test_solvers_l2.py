@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from probejax import sizes
 from probejax.solvers import codes, l2, l2_float64
 
 STRENGTHS = np.logspace(5, -5, 10)
@@ -124,6 +125,13 @@ def test_rows_of_low_rank_whose_labels_contradict_are_certified():
     found, expected = (l2.solve_path(each, *lanes, STRENGTHS) for each in (wide, x))
     assert (found.code == codes.CONVERGED).all() and (found.gap <= 1e-6).all()
     np.testing.assert_allclose(found.objective, expected.objective, rtol=2e-6)
+
+
+@pytest.mark.parametrize("n", sizes.TRAIN)
+def test_inner_products_of_one_lane_are_hardly_padded(n):
+    x, rows = np.ones((n, n + 1), np.float32), np.arange(n)[None]
+    found = l2_float64.products(x, rows, np.ones((1, n), bool))
+    assert found.gram is not None and len(found.gram) <= max(n, sizes.SHARED[0])
 
 
 @pytest.mark.parametrize("columns", [D, pytest.param(N + 20, marks=pytest.mark.thorough)])

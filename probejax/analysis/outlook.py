@@ -10,10 +10,9 @@ from probejax.activations import duration
 from probejax.analysis.labels import counted
 from probejax.analysis.published import models
 from probejax.analysis.run import Run, check_finished, read_run
+from probejax.sweep.outlook import report_bytes
 
-# Seconds of a core and bytes that reports have taken: BUILD_NOTES.md, "Report".
-_START, _OF_A_FIT, _OF_A_TASK = 6.3, 0.25e-3, 0.135
-_FIGURES, _FIT_BYTES, _TASK_BYTES = 13e6, 900, 95e3
+_START, _OF_A_FIT, _OF_A_PAGE = 6.3, 0.25e-3, 0.135  # seconds: BUILD_NOTES.md, "Report"
 
 
 def look(out: epath.PathLike, also: Sequence[epath.PathLike] = ()) -> str:
@@ -28,7 +27,7 @@ def look(out: epath.PathLike, also: Sequence[epath.PathLike] = ()) -> str:
       StorageError: a unit is damaged.
       DamagedFile: a run's `config.json` is.
     """
-    lines, seconds, size = [], _START, _FIGURES
+    lines, all_fits, all_pages = [], 0, 0
     for folder in map(epath.Path, (out, *also)):
         run = read_run(folder)
         check_finished(folder, run)
@@ -38,8 +37,9 @@ def look(out: epath.PathLike, also: Sequence[epath.PathLike] = ()) -> str:
             f"{folder}: {run.status}; {counted(len(tasks), 'task')}, {fits:,} fits, "
             f"{counted(pages, 'page')} of examples"
         )
-        seconds += _OF_A_FIT * fits + _OF_A_TASK * pages
-        size += _FIT_BYTES * fits + _TASK_BYTES * pages
+        all_fits, all_pages = all_fits + fits, all_pages + pages
+    seconds = _START + _OF_A_FIT * all_fits + _OF_A_PAGE * all_pages
+    size = report_bytes(all_fits, all_pages)
     lines.append(
         f"The report takes about {duration(seconds)} on one core and {size / 1e6:.0f} MB in {out}; "
         "no model and no device is needed."

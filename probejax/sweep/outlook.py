@@ -15,8 +15,9 @@ from probejax.sweep.source import Vectors
 from probejax.sweep.units import Unit
 from probejax.tasks import Drawing, LeftOut, sentences
 
-# Of a finished run, measured: of a fit in units, scores and tables, of a task's page, of figures.
-_FIT_BYTES, _TASK_BYTES, _FIGURES = 1_200, 95_000, 13e6
+# Bytes, measured: of a fit in its unit and scores; of a report its figures, a fit and a task's page.
+_FIT_BYTES = 300
+_FIGURES, _REPORTED_FIT, _PAGE = 13e6, 900, 95e3
 _START = 20.0  # seconds until the first unit begins, and of the report after the last
 _GB = 1e9
 
@@ -136,8 +137,11 @@ def look(
         limits = {"keep": keep_tokens, "allowed_gb": disk_gb, "free": sys.maxsize}
         token_disk.forecast(lists, workers=at_once, **limits)
     rows = tuple(_rows(plan, units, drawn, machine, together))
+    fits = sum(row.fits for row in rows)
     tokens, per_token, on_disk = _harvest(plan, lists)
-    on_disk = {"results": _results(len(drawn), sum(row.fits for row in rows))} | on_disk
+    on_disk = {
+        "results": _FIT_BYTES * fits + report_bytes(fits, len(drawn)) if rows else 0.0
+    } | on_disk
     on_device = _on_device(plan, most, together, model_parallel, machine.is_cpu)
     return Outlook(
         machine=machine,
@@ -229,9 +233,14 @@ def _harvest(
     )
 
 
-def _results(tasks: int, fits: int) -> float:
-    """Returns the bytes that a run's folder takes with its report."""
-    return _FIT_BYTES * fits + _TASK_BYTES * tasks + _FIGURES if tasks else 0.0
+def report_bytes(fits: int, pages: int) -> float:
+    """Returns about what a report takes on the disk, in bytes.
+
+    Args:
+      fits: that it shows.
+      pages: of examples, one for each task with test scores.
+    """
+    return _FIGURES + _REPORTED_FIT * fits + _PAGE * pages
 
 
 def _on_device(
