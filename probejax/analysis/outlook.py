@@ -10,7 +10,7 @@ from probejax.activations import duration
 from probejax.analysis.labels import counted
 from probejax.analysis.published import models
 from probejax.analysis.run import Run, check_finished, read_run
-from probejax.sweep.outlook import report_bytes
+from probejax.report_size import report_bytes
 
 _START, _OF_A_FIT, _OF_A_PAGE = 6.3, 0.25e-3, 0.135  # seconds: BUILD_NOTES.md, "Report"
 

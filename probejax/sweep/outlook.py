@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from probejax import activations, probes
 from probejax import sizes as listed
 from probejax.activations import duration, flops_per_token
+from probejax.report_size import report_bytes
 from probejax.sweep import data, machines, memory, token_disk, work
 from probejax.sweep.machines import Machine
 from probejax.sweep.plan import Plan
@@ -15,9 +16,7 @@ from probejax.sweep.source import Vectors
 from probejax.sweep.units import Unit
 from probejax.tasks import Drawing, LeftOut, sentences
 
-# Bytes, measured: of a fit in its unit and scores; of a report its figures, a fit and a task's page.
-_FIT_BYTES = 300
-_FIGURES, _REPORTED_FIT, _PAGE = 13e6, 900, 95e3
+_FIT_BYTES = 300  # of a fit in its unit and scores; measured
 _START = 20.0  # seconds until the first unit begins, and of the report after the last
 _GB = 1e9
 
@@ -139,9 +138,8 @@ def look(
     rows = tuple(_rows(plan, units, drawn, machine, together))
     fits = sum(row.fits for row in rows)
     tokens, per_token, on_disk = _harvest(plan, lists)
-    on_disk = {
-        "results": _FIT_BYTES * fits + report_bytes(fits, len(drawn)) if rows else 0.0
-    } | on_disk
+    results = _FIT_BYTES * fits + report_bytes(fits, pages=len(drawn)) if rows else 0.0
+    on_disk = {"results": results} | on_disk
     on_device = _on_device(plan, most, together, model_parallel, machine.is_cpu)
     return Outlook(
         machine=machine,
@@ -231,16 +229,6 @@ def _harvest(
             for name, cached in places.items()
         },
     )
-
-
-def report_bytes(fits: int, pages: int) -> float:
-    """Returns about what a report takes on the disk, in bytes.
-
-    Args:
-      fits: that it shows.
-      pages: of examples, one for each task with test scores.
-    """
-    return _FIGURES + _REPORTED_FIT * fits + _PAGE * pages
 
 
 def _on_device(
