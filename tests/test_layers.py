@@ -12,7 +12,7 @@ TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
 # A room imports rooms of lower layers only.
 LAYERS = (
-    ("foreign", "rules", "inputs", "positions", "sites", "sizes"),
+    ("foreign", "rules", "inputs", "positions", "sites", "sizes", "report_size"),
     ("stored_unit",),
     ("stored_scores",),
     ("artifacts", "storage", "devices", "hosts", "metrics", "spreadsheet"),
