@@ -56,7 +56,7 @@ def test_of_a_run_that_has_begun_the_rest_is_told(config, place, begun):
 def test_a_run_that_is_done_takes_nothing(config, place, finished):
     found = px.runs.foresee(config, finished[0], cache_dir=place / "cache")
     assert not found.rows and found.seconds == 0 and found.ran
-    assert "\n4 units are finished.\n" in str(found)
+    assert str(found) == "Nothing is left to run here; 4 units are finished."
     with_probes = px.runs.foresee(
         config, finished[0], cache_dir=place / "cache", save_probes=True, target="v5e-8"
     )

@@ -268,13 +268,16 @@ def _lines(found: Outlook) -> Iterator[str]:
     machine, rows = found.machine, found.rows
     units, fits = sum(row.units for row in rows), sum(row.fits for row in rows)
     yield from (f"Left out: {line}" for line in sentences(found.left_out))
+    if not rows:
+        yield f"Nothing is left to run here; {found.finished:,} units are finished."
+        return
     yield ", ".join(
         f"{count:,} {what}{'s' if count != 1 else ''}"
         for count, what in ((found.tasks, "task"), (units, "unit"), (fits, "fit"))
     )
     if found.finished:
-        yield f"{found.finished:,} units are finished" + (" and not among them." if rows else ".")
-    width = max((len(row.method) for row in rows), default=len("method"))
+        yield f"{found.finished:,} units are finished and not among them."
+    width = max(len(row.method) for row in rows)
     yield f"{'method':{width}}  units    fits  programs  time on {machine.name}"
     for row in rows:
         programs = "?" if row.programs is None else str(row.programs)
